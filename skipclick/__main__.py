@@ -1,0 +1,139 @@
+"""`python -m skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from skipclick.checkpoint import load_checkpoint, save_checkpoint
+from skipclick.drawing import draw_overlay
+from skipclick.files import replaced_atomically
+from skipclick.predictor import DTYPES, Predictor
+from skipclick.prompts import Click
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0, or 2 after one line on standard error where the input is at fault."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"skipclick: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m skipclick", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+    segment = commands.add_parser(
+        "segment",
+        help="cut an object out of a photo by clicks",
+        description="Clicks are X,Y in pixels of the photo, x to the right and y down, in the order they are given.",
+    )
+    segment.add_argument("photo", type=Path)
+    for name, positive in (("--positive", True), ("--negative", False)):
+        segment.add_argument(
+            name,
+            metavar="X,Y",
+            dest="clicks",
+            action="append",
+            type=_positive_click if positive else _negative_click,
+            help=f"a click {'on the object' if positive else 'that corrects what is too much'}; may be repeated",
+        )
+    segment.add_argument("-o", "--output", type=Path, required=True, help="the mask, a PNG of 0 and 255")
+    segment.add_argument("--overlay", type=Path, help="a picture of photo, mask and clicks")
+    segment.add_argument("--checkpoint", default="bundled", help="'bundled' or a checkpoint file (default: bundled)")
+    segment.add_argument(
+        "--resolution", type=int, help="side in pixels that the network works at (default: the model's)"
+    )
+    segment.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    segment.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
+    segment.set_defaults(run=_segment)
+    convert = commands.add_parser("convert", help="write the authors' released .pth as .safetensors")
+    convert.add_argument("released", type=Path)
+    convert.add_argument("out", type=Path)
+    convert.set_defaults(run=_convert)
+    info = commands.add_parser("info", help="show what a checkpoint holds")
+    info.add_argument("checkpoint", help="'bundled' or a checkpoint file")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _positive_click(text: str) -> Click:
+    return _parse_click(text, positive=True)
+
+
+def _negative_click(text: str) -> Click:
+    return _parse_click(text, positive=False)
+
+
+def _parse_click(text: str, positive: bool) -> Click:
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a click; write X,Y such as 120,80") from None
+    return Click(x, y, positive)
+
+
+def _segment(options: argparse.Namespace) -> None:
+    if not options.clicks:
+        raise ValueError("no clicks; give at least one --positive X,Y")
+    image = _read_photo(options.photo)
+    resolution = (options.resolution, options.resolution) if options.resolution else None
+    predictor = Predictor(load_checkpoint(options.checkpoint), resolution, options.device, options.dtype)
+    start = time.perf_counter()
+    features = predictor.encode(image)
+    encoded = time.perf_counter()
+    probability = None
+    for count in range(1, len(options.clicks) + 1):  # one after the other, as an annotator would
+        probability = predictor.click(features, options.clicks[:count], probability)
+    clicked = time.perf_counter()
+    assert probability is not None
+    mask = probability > 0.5
+    _write_png(options.output, mask.astype(np.uint8) * 255)
+    if options.overlay:
+        _write_png(options.overlay, cv2.cvtColor(draw_overlay(image, mask, options.clicks), cv2.COLOR_RGB2BGR))
+    print(
+        f"{options.output}: {mask.mean():.1%} of the photo; encode {1e3 * (encoded - start):.0f} ms, "
+        f"{1e3 * (clicked - encoded) / len(options.clicks):.0f} ms per click, {predictor.version}"
+    )
+
+
+def _read_photo(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # turned as its EXIF says
+    if image is None:
+        raise ValueError(f"{path} is not a picture that can be read")
+    return np.asarray(image, np.uint8)
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    encoded, data = cv2.imencode(".png", image)
+    assert encoded
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _convert(options: argparse.Namespace) -> None:
+    model = load_checkpoint(options.released)
+    save_checkpoint(model, options.out, version=model.version, provenance={"converted_from": options.released.name})
+    print(f"saved {options.out} ({options.out.stat().st_size / 1e6:.0f} MB)")
+
+
+def _info(options: argparse.Namespace) -> None:
+    model = load_checkpoint(options.checkpoint)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{model.version}: {num_parameters / 1e6:.1f} million parameters")
+    print(json.dumps(model.config.to_dict(), indent=2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

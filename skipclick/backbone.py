@@ -1,0 +1,89 @@
+"""The frozen image encoder and its four taps (paper section 3.2, Eq. 6). Networks come from timm."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from skipclick.config import ConvNetConfig, ModelConfig, VitConfig
+
+
+class VitBackbone(nn.Module):
+    """Patch tokens of the tapped blocks of a ViT; class and register tokens are dropped."""
+
+    def __init__(self, config: VitConfig, patch_size: int, pretrained: bool = False) -> None:
+        super().__init__()
+        self.vit = timm.create_model(
+            config.name,
+            pretrained=pretrained,
+            num_classes=0,
+            dynamic_img_size=True,
+            patch_size=patch_size,
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            num_heads=config.num_heads,
+        )
+        self.taps = list(config.taps)
+        self.final_norm = config.final_norm
+        self.patch_size = patch_size
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        height, width = image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
+        blocks = self.vit.forward_intermediates(
+            image, indices=self.taps, norm=self.final_norm, output_fmt="NLC", intermediates_only=True
+        )
+        # (B, N, C) -> (B, C, h, w) as views: the memory stays token by token (channels last)
+        return tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in blocks)
+
+
+class ConvBackbone(nn.Module):
+    """Outputs of the four stages of a ResNet, at strides 4, 8, 16, 32."""
+
+    def __init__(self, config: ConvNetConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        self.stages = timm.create_model(
+            config.name,
+            pretrained=pretrained,
+            features_only=True,
+            out_indices=(1, 2, 3, 4),
+            layers=config.depths,
+            channels=config.widths,
+            stem_width=config.stem_width,
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.stages(image))
+
+
+class Backbone(nn.Module):
+    """Normalises an image and returns its taps. Frozen unless the configuration says otherwise.
+
+    `forward(image: (B, 3, H, W) float in [0, 1])` returns one (B, C_i, h_i, w_i) map per tap, shallow to deep.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: ModelConfig, pretrained: bool = False) -> None:
+        super().__init__()
+        # Constants of the configuration, not weights: they do not belong into a state dict.
+        self.register_buffer("mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
+        self.encoder: VitBackbone | ConvBackbone = (
+            VitBackbone(config.backbone, config.patch_size, pretrained)
+            if isinstance(config.backbone, VitConfig)
+            else ConvBackbone(config.backbone, pretrained)
+        )
+        self.frozen = not config.train_backbone
+        self.requires_grad_(config.train_backbone)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """A frozen encoder stays in evaluation mode whatever the rest of the model does."""
+        super().train(mode and not self.frozen)
+        return self
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            taps: tuple[Tensor, ...] = self.encoder((image - self.mean) / self.std)
+        return taps

@@ -1,0 +1,89 @@
+"""Measures of interactive segmentation: IoU, and the number of clicks (NoC) that reaches a given IoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_CLICKS = 20
+
+
+def iou(prediction: NDArray[np.bool_], target: NDArray[np.int8]) -> float:
+    """Intersection over union of a mask and the object, in [0, 1]; nan if both are empty.
+
+    prediction: bool (H, W). target: int8 (H, W), 1 object, 0 background, -1 ignored (counts nowhere).
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape: resize one of them")
+    is_object = target == 1
+    intersection = np.count_nonzero(prediction & is_object)
+    union = np.count_nonzero((prediction | is_object) & (target != -1))
+    return intersection / union if union else float("nan")
+
+
+def noc(ious: Sequence[float], threshold: float, cap: int = MAX_CLICKS) -> int:
+    """Number of clicks until the IoU first reaches the threshold; `cap` if no one of the first `cap` does.
+
+    ious: the IoU after click 1, 2, …. Compared in float32, as the released code does.
+    """
+    reached = np.asarray(ious[:cap], np.float32) >= np.float32(threshold)
+    return int(np.argmax(reached)) + 1 if reached.any() else cap
+
+
+def mean_noc(ious_per_object: Sequence[Sequence[float]], threshold: float, cap: int = MAX_CLICKS) -> float:
+    """NoC@threshold of a data set: the mean over its objects."""
+    return float(np.mean([noc(ious, threshold, cap) for ious in ious_per_object]))
+
+
+def num_failures(ious_per_object: Sequence[Sequence[float]], threshold: float, cap: int = MAX_CLICKS) -> int:
+    """How many objects have a NoC of `cap`: the tables' "≥20@threshold".
+
+    An object that reaches the threshold with its very last click counts too (released code).
+    """
+    return sum(noc(ious, threshold, cap) == cap for ious in ious_per_object)
+
+
+def mean_iou_at(ious_per_object: Sequence[Sequence[float]], num_clicks: int) -> float:
+    """Mean IoU after `num_clicks` clicks; an object that was finished earlier keeps its last IoU."""
+    return float(np.mean([ious[min(num_clicks, len(ious)) - 1] for ious in ious_per_object]))
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveIoU:
+    """The running IoU that training reports, at a threshold that drifts to the best one (released code).
+
+    Start with `AdaptiveIoU()` each epoch and replace it by `updated(...)` after each batch.
+    """
+
+    threshold: float = 0.4
+    moving_average: float = 0.0  # of the batches' IoU, decay 0.9
+    iou_sum: float = 0.0
+    num_batches: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean IoU of the batches so far; 0 before the first."""
+        return self.iou_sum / self.num_batches if self.num_batches else 0.0
+
+    def updated(self, probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> AdaptiveIoU:
+        """The metric after one more batch; a batch without any object changes nothing.
+
+        probabilities: float32 (B, H, W) in [0, 1]. targets: int8 (B, H, W), 1 object, 0 else, -1 ignored.
+        """
+        if not (targets == 1).any():
+            return self
+
+        def batch_iou(threshold: float) -> float:
+            return float(np.nanmean([iou(p > threshold, t) for p, t in zip(probabilities, targets, strict=True)]))
+
+        candidates = (self.threshold, self.threshold - 0.025, self.threshold + 0.025)
+        best_iou, best_threshold = max(((batch_iou(t), t) for t in candidates), key=lambda pair: pair[0])
+        return AdaptiveIoU(
+            threshold=0.99 * self.threshold + 0.01 * best_threshold,
+            moving_average=0.9 * self.moving_average + 0.1 * best_iou,
+            iou_sum=self.iou_sum + best_iou,
+            num_batches=self.num_batches + 1,
+        )

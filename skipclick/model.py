@@ -1,0 +1,100 @@
+"""SkipClick as a whole: one path, cut where caching cuts it.
+
+    encode (image)             backbone -> prepare        once per image
+    decode (features, prompt)  prompts -> mixer -> pyramid -> decoder   once per click
+
+B batch, (H, W) network resolution, (h, w) token grid, N = h * w tokens, C mixer width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skipclick.backbone import Backbone
+from skipclick.config import ModelConfig
+from skipclick.decoder import Decoder
+from skipclick.mixer import Mixer
+from skipclick.prompts import PromptEmbedding, prompt_maps
+from skipclick.pyramid import ParallelPyramid, TopDownPyramid
+
+
+@dataclass(frozen=True)
+class PreparedFeatures:
+    """What one head makes of an image's taps before any click."""
+
+    fused: Tensor  # (B, N, C), Eq. 7
+    skips: tuple[Tensor, ...]  # image halves of the pyramid's first convolutions, Eq. 8; empty without skips
+
+    def repeat(self, num_objects: int) -> PreparedFeatures:
+        """Features for `num_objects` objects of each image, (B * num_objects, ...), objects of an image adjacent."""
+        return PreparedFeatures(
+            self.fused.repeat_interleave(num_objects, dim=0),
+            tuple(skip.repeat_interleave(num_objects, dim=0) for skip in self.skips),
+        )
+
+
+class SkipClick(nn.Module):
+    """The network. `version` names the weights; it travels with checkpoints and predictions."""
+
+    def __init__(self, config: ModelConfig, *, pretrained: bool = False, version: str = "untrained") -> None:
+        """`pretrained=True` fetches the backbone's published weights through timm; the head starts fresh."""
+        super().__init__()
+        self.config = config
+        self.version = version
+        self.backbone = Backbone(config, pretrained)
+        self.fuse = nn.Linear(sum(config.tap_widths), config.mixer_width) if config.fuse else None
+        self.prompts = PromptEmbedding(config.patch_size, config.mixer_width)
+        self.mixer = Mixer(config.mixer_width, config.mixer_depth, config.mixer_heads, config.mixer_grid)
+        self.pyramid: ParallelPyramid | TopDownPyramid = (
+            ParallelPyramid(config) if config.pyramid == "parallel" else TopDownPyramid(config)
+        )
+        self.decoder = Decoder(config.pyramid_channels, config.decoder_channels)
+
+    def forward(self, image: Tensor, previous: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) from an image (B, 3, H, W) in [0, 1] and a prompt (see `prompts.prompt_maps`)."""
+        prompt = prompt_maps(previous, positives, negatives, self.config.click_radius)
+        return self.decode(self.encode(image), prompt)
+
+    def encode(self, image: Tensor) -> PreparedFeatures:
+        """All that no click can change: backbone, then this head's preparation."""
+        return self.prepare(self.backbone(image))
+
+    def prepare(self, taps: Sequence[Tensor]) -> PreparedFeatures:
+        """This head's part of the image's features; linear in the taps."""
+        grid = self._grid(taps)
+        tokens = [_to_grid(tap, grid).flatten(2).transpose(1, 2) for tap in taps]  # each (B, N, C_i)
+        fused = tokens[0] if self.fuse is None else self.fuse(torch.cat(tokens, dim=-1))  # (B, N, C)     Eq. 7
+        return PreparedFeatures(fused, self.pyramid.prepare(taps))
+
+    def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
+        """Logits (B, 1, H, W) from prepared features and prompt maps (B, 3, H, W); the only work of a click."""
+        size = (prompt.shape[-2], prompt.shape[-1])
+        logits = self.decode_coarse(features, prompt)  # (B, 1, 4h, 4w)
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+    def decode_coarse(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
+        """The same before the last upsampling: (B, 1, 4h, 4w)."""
+        grid = (prompt.shape[-2] // self.config.patch_size, prompt.shape[-1] // self.config.patch_size)
+        x = self.mixer(features.fused, self.prompts(prompt), grid)  # (B, N, C)                          Eq. 3-4
+        mixed = x.transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
+        logits: Tensor = self.decoder(self.pyramid(mixed, features.skips, prompt))  #                     Eq. 8-9
+        return logits
+
+    def _grid(self, taps: Sequence[Tensor]) -> tuple[int, int]:
+        """The mixer's token grid for these taps: theirs for a ViT, the stride-16 stage's for a ConvNet."""
+        tap = taps[2] if self.config.pyramid == "top_down" else taps[0]
+        return tap.shape[-2], tap.shape[-1]
+
+
+def _to_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A tap at the mixer's grid: averaged where finer, interpolated where coarser, untouched where equal."""
+    if tap.shape[-2:] == grid:
+        return tap
+    if tap.shape[-2] > grid[0]:
+        return F.adaptive_avg_pool2d(tap, grid)
+    return F.interpolate(tap, size=grid, mode="bilinear", align_corners=False)

@@ -1,0 +1,153 @@
+"""The feature pyramid with skip connections from the backbone (paper section 3.2, Eq. 8).
+
+A pyramid has two halves. `prepare(taps)` is what the image alone determines: the first layer of each level is linear in
+the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`; the second part is
+computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skipclick.config import ModelConfig
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(1, channels)  # one group, eps 1e-5, as released
+
+
+class ParallelLevel(nn.Module):
+    """One level of the paper's pyramid: its first convolution in two halves, then norms and further convolutions."""
+
+    def __init__(self, mixed: nn.Module, skip: nn.Module | None, refine: nn.Sequential) -> None:
+        super().__init__()
+        self.mixed = mixed
+        self.skip = skip
+        self.refine = refine
+
+    def forward(self, mixed: Tensor, skip: Tensor | None) -> Tensor:
+        x = self.mixed(mixed)
+        refined: Tensor = self.refine(x if skip is None else x + skip)
+        return refined
+
+
+class ParallelPyramid(nn.Module):
+    """The paper's pyramid over a ViT: four independent branches from one token grid (released: `SimpleFPN`).
+
+    Nominal strides for patch size 14 are 3.5, 7, 14 and 28 pixels; odd grids are floored at the coarsest level.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, (o4, o8, o16, o32) = config.mixer_width, config.pyramid_channels
+        # Inner widths follow from the channels that enter: twice as many where a skip is concatenated.
+        entering = 2 * width if config.skip_connections else width
+        w4, w8, w32 = max(2 * o4, entering // 2), max(o8, entering // 2), max(o32, 2 * entering)
+
+        def down(outputs: int, kernel: int) -> Callable[[bool], nn.Module]:
+            return lambda bias: nn.Conv2d(width, outputs, kernel, stride=kernel, bias=bias)
+
+        def up(outputs: int) -> Callable[[bool], nn.Module]:
+            return lambda bias: nn.ConvTranspose2d(width, outputs, 2, stride=2, bias=bias)
+
+        def level(first: Callable[[bool], nn.Module], *refine: nn.Module) -> ParallelLevel:
+            # The two halves are one convolution and have one bias.
+            skip = first(False) if config.skip_connections else None
+            return ParallelLevel(first(True), skip, nn.Sequential(*refine, nn.GELU()))
+
+        self.levels = nn.ModuleList(
+            [
+                level(
+                    up(w4),
+                    _group_norm(w4),
+                    nn.GELU(),
+                    nn.ConvTranspose2d(w4, w4 // 2, 2, stride=2),
+                    _group_norm(w4 // 2),
+                    nn.Conv2d(w4 // 2, o4, 1),
+                    _group_norm(o4),
+                ),
+                level(up(w8), _group_norm(w8), nn.Conv2d(w8, o8, 1), _group_norm(o8)),
+                level(down(o16, 1), _group_norm(o16)),
+                level(down(w32, 2), _group_norm(w32), nn.Conv2d(w32, o32, 1), _group_norm(o32)),
+            ]
+        )
+
+    def prepare(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """taps: four (B, C, h, w). Returns the image halves of the levels' first convolutions, or nothing without skips."""
+        return tuple(level.skip(tap) for level, tap in zip(self.levels, taps, strict=False) if level.skip is not None)
+
+    def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
+        """mixed: (B, C, h, w). Returns the levels fine to coarse: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
+
+        The prompt maps are not used here: the paper's pyramid sees clicks through the mixer only.
+        """
+        halves: Sequence[Tensor | None] = skips or [None] * 4
+        return [level(mixed, half) for level, half in zip(self.levels, halves, strict=True)]
+
+
+class ConvBlock(nn.Module):
+    """Residual block of two 3x3 convolutions with batch norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(y)))
+
+
+def _strided(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+    )
+
+
+class TopDownPyramid(nn.Module):
+    """The pyramid for a convolutional backbone, whose taps lie at strides 4, 8, 16 and 32: each enters at its own.
+
+    Coarse levels flow into fine ones, and the prompt maps also enter directly at strides 4 and 8: with tokens of 16 pixels
+    alone, a small network places late clicks too coarsely.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width, (o4, o8, o16, o32) = config.mixer_width, config.pyramid_channels
+        self.skips = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 1)
+            for inputs, outputs in zip(config.tap_widths, config.pyramid_channels, strict=True)
+        )
+        self.mixed16 = nn.Conv2d(width, o16, 1)
+        self.mixed32 = nn.Conv2d(width, o32, 2, stride=2)
+        self.from32 = nn.Conv2d(o32, o16, 1)
+        self.from16 = nn.Conv2d(o16, o8, 1)
+        self.from8 = nn.Conv2d(o8, o4, 1)
+        self.prompt4 = nn.Sequential(_strided(3, 16), _strided(16, o4))
+        self.prompt8 = _strided(o4, o8)
+        self.blocks = nn.ModuleList(ConvBlock(channels) for channels in config.pyramid_channels)
+
+    def prepare(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """taps: (B, C_i, H/s, W/s) for s in 4, 8, 16, 32. Returns them projected to the levels' channels."""
+        return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=True))
+
+    def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
+        """mixed: (B, C, H/16, W/16); prompt: (B, 3, H, W). Returns the levels fine to coarse, strides 4, 8, 16, 32."""
+        block4, block8, block16, block32 = self.blocks
+        skip4, skip8, skip16, skip32 = skips
+        fine4 = self.prompt4(prompt)  # (B, o4, H/4, W/4)
+        fine8 = self.prompt8(fine4)  # (B, o8, H/8, W/8)
+        x32 = block32(self.mixed32(mixed) + skip32)
+        x16 = block16(self.mixed16(mixed) + skip16 + _double(self.from32(x32)))
+        x8 = block8(skip8 + fine8 + _double(self.from16(x16)))
+        x4 = block4(skip4 + fine4 + _double(self.from8(x8)))
+        return [x4, x8, x16, x32]
+
+
+def _double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -1,0 +1,153 @@
+"""Which object a training sample asks for, and the random clicks it starts from (released code: multi-point sampler)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED_ID = 128
+NUM_SLOTS = 24  # click slots for each polarity
+_KERNEL = np.ones((3, 3), np.uint8)
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Defaults are the released code's."""
+
+    min_object_area: int = 1000  # pixels in the crop; smaller objects become background
+    keep_background_prob: float = 0.05  # a crop without objects is kept with this probability at each draw
+    max_draws: int = 20  # then it is kept anyway (released: unbounded)
+    merge_prob: float = 0.15  # two objects become one target
+    count_decay: float = 0.8  # k extra clicks have probability ~ decay^k
+    erode_prob: float = 0.9  # positive clicks fall into the eroded object
+    erode_iterations: int = 3
+    border_ratio: float = 0.1  # width of the border region, relative to the square root of the object's area
+    negative_regions: tuple[float, float, float] = (0.1, 0.4, 0.5)  # background, other objects, border
+    single_centre_prob: float = 0.0  # start from one click at the object's centre, as an annotator does (ours)
+
+
+@dataclass(frozen=True)
+class ObjectSample:
+    """A target and what its clicks are drawn from."""
+
+    target: NDArray[np.int8]  # (H, W): 1 object, 0 background, -1 ignored
+    parts: tuple[Mask, ...]  # the objects merged into the target; empty for a background sample
+    others: Mask  # (H, W): pixels of objects that are not the target
+
+
+@dataclass(frozen=True)
+class Points:
+    """Clicks in slots: (NUM_SLOTS, 2) float32 as (row, column), padded with -1."""
+
+    positives: NDArray[np.float32]
+    negatives: NDArray[np.float32]
+
+
+def sample_object(ids: NDArray[np.uint8], config: SamplerConfig, rng: np.random.Generator) -> ObjectSample:
+    """Choose a target among the objects of an id map (uint8 (H, W)); without objects a background sample comes back."""
+    areas = np.bincount(ids.ravel(), minlength=256)
+    areas[[0, IGNORED_ID]] = 0
+    candidates = np.flatnonzero(areas >= config.min_object_area)
+    num_parts = 0 if len(candidates) == 0 else 1
+    if len(candidates) > 1 and rng.random() < config.merge_prob:
+        num_parts = 2
+    chosen = rng.choice(candidates, size=num_parts, replace=False) if num_parts else np.empty(0, np.int64)
+    parts = tuple(ids == value for value in chosen)
+    target = np.zeros(ids.shape, np.int8)
+    for part in parts:
+        target[part] = 1
+    others = np.isin(ids, np.setdiff1d(candidates, chosen))
+    target[ids == IGNORED_ID] = -1
+    return ObjectSample(target, parts, others)
+
+
+def sample_points(sample: ObjectSample, config: SamplerConfig, rng: np.random.Generator) -> Points:
+    """The clicks a sample starts from."""
+    if sample.parts and rng.random() < config.single_centre_prob:
+        return Points(_slots([_centre(sample.target == 1)]), _slots([]))
+    return Points(_slots(_sample_positives(sample, config, rng)), _slots(_sample_negatives(sample, config, rng)))
+
+
+def count_probabilities(num_counts: int, decay: float) -> NDArray[np.float64]:
+    """Probabilities of 0, 1, ..., num_counts - 1 extra clicks: geometric, normalised."""
+    weights = decay ** np.arange(num_counts, dtype=np.float64)
+    return np.asarray(weights / weights.sum())
+
+
+def eroded(mask: Mask, iterations: int = 3) -> Mask:
+    """The mask's inside, or the mask itself where 10 pixels or fewer would be left."""
+    inside = cv2.erode(mask.astype(np.uint8), _KERNEL, iterations=iterations).astype(bool)
+    return inside if inside.sum() > 10 else mask
+
+
+def border_width(mask: Mask, ratio: float = 0.1) -> int:
+    """Width in pixels of the region around an object where negative clicks like to fall."""
+    return math.ceil(ratio * math.sqrt(float(mask.sum())))
+
+
+def border(mask: Mask, ratio: float = 0.1) -> Mask:
+    """That region: the dilated object minus the object."""
+    grown = cv2.dilate(mask.astype(np.uint8), _KERNEL, iterations=border_width(mask, ratio)).astype(bool)
+    return grown & ~mask
+
+
+def _sample_positives(sample: ObjectSample, config: SamplerConfig, rng: np.random.Generator) -> list[tuple[int, int]]:
+    if not sample.parts:
+        return []
+    regions = [
+        eroded(part, config.erode_iterations) if rng.random() < config.erode_prob else part for part in sample.parts
+    ]
+    if len(regions) == 1:
+        count = 1 + rng.choice(NUM_SLOTS, p=count_probabilities(NUM_SLOTS, config.count_decay))
+        return _draw(regions[0], int(count), rng)
+    # Each of several merged objects has a click of its own, the further ones fall on either.
+    firsts = [point for region in regions for point in _draw(region, 1, rng)]
+    count = int(rng.choice(NUM_SLOTS + 1, p=count_probabilities(NUM_SLOTS + 1, config.count_decay)))
+    extra = [_draw(regions[rng.integers(len(regions))], 1, rng) for _ in range(min(count, NUM_SLOTS - len(firsts)))]
+    return firsts + [point for points in extra for point in points]
+
+
+def _sample_negatives(sample: ObjectSample, config: SamplerConfig, rng: np.random.Generator) -> list[tuple[int, int]]:
+    count = int(rng.choice(NUM_SLOTS + 1, p=count_probabilities(NUM_SLOTS + 1, config.count_decay)))
+    per_region = rng.multinomial(count, config.negative_regions)
+    target = sample.target == 1
+    background = ~target
+    points: list[tuple[int, int]] = []
+    if per_region[0]:
+        points += _draw(background, int(per_region[0]), rng)
+    if per_region[1]:
+        points += _draw(sample.others if sample.others.any() else background, int(per_region[1]), rng)
+    if per_region[2]:
+        # Around nothing there is no border: negatives of a background sample fall anywhere.
+        points += _draw(border(target, config.border_ratio) if sample.parts else background, int(per_region[2]), rng)
+    return points
+
+
+def _draw(region: Mask, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Uniform pixels with replacement; none from an empty region."""
+    indices = np.flatnonzero(region)
+    if len(indices) == 0:
+        return []
+    rows, columns = np.divmod(indices[rng.integers(len(indices), size=count)], region.shape[1])
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
+def _centre(mask: Mask) -> tuple[int, int]:
+    """The pixel farthest from the outside."""
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
+    row, column = divmod(int(distance.argmax()), mask.shape[1])
+    return row, column
+
+
+def _slots(points: list[tuple[int, int]]) -> NDArray[np.float32]:
+    slots = np.full((NUM_SLOTS, 2), -1, np.float32)
+    if points:
+        slots[: len(points)] = points
+    return slots
