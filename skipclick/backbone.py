@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import timm
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ class VitBackbone(nn.Module):
 
     def __init__(self, config: VitConfig, patch_size: int, pretrained: bool = False) -> None:
         super().__init__()
-        self.vit = timm.create_model(
+        self.vit: Any = timm.create_model(
             config.name,
             pretrained=pretrained,
             num_classes=0,

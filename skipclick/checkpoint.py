@@ -50,8 +50,8 @@ def save_checkpoint(
 ) -> None:
     """Write weights and configuration atomically.
 
-    `half` stores matrices and kernels in float16 (vectors stay float32); loading always gives float32. `provenance` is any
-    JSON: data, command, seed, results.
+    `half` stores matrices and kernels in float16 (vectors stay float32); loading always gives float32. `provenance` is
+    any JSON: data, command, seed, results.
     """
     metadata = {
         "format": FORMAT,

@@ -39,7 +39,7 @@ class ConvNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Everything that fixes the network's shape and function. Raises `ValueError` on combinations that cannot be built."""
+    """Everything that fixes the network's shape and function. `ValueError` on combinations that cannot be built."""
 
     backbone: VitConfig | ConvNetConfig = field(default_factory=VitConfig)
     train_backbone: bool = False  # Table 1: only the baseline trains it
@@ -63,8 +63,8 @@ class ModelConfig:
         convolutional = isinstance(self.backbone, ConvNetConfig)
         if convolutional != (self.pyramid == "top_down"):
             raise ValueError(
-                f"pyramid={self.pyramid!r} does not fit a {type(self.backbone).__name__}: a ViT's taps share one grid and "
-                "take 'parallel', a ConvNet's have strides of their own and take 'top_down'"
+                f"pyramid={self.pyramid!r} does not fit a {type(self.backbone).__name__}: a ViT's taps share one grid "
+                "and take 'parallel', a ConvNet's have strides of their own and take 'top_down'"
             )
         if not self.fuse and (self.num_taps != 1 or self.tap_widths[0] != self.mixer_width):
             raise ValueError("fuse=False needs a single tap as wide as mixer_width; set fuse=True or taps=(index,)")

@@ -77,5 +77,5 @@ class Mixer(nn.Module):
         """The position embedding at another grid, (1, h * w, C): bicubic, without antialiasing (released code)."""
         if grid == (self.grid, self.grid):
             return self.pos_embed
-        image = self.pos_embed.transpose(1, 2).unflatten(2, (self.grid, self.grid))  # (1, C, G, G)
+        image = self.pos_embed.transpose(1, 2).reshape(1, -1, self.grid, self.grid)  # (1, C, G, G)
         return F.interpolate(image, size=grid, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)

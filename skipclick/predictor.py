@@ -57,7 +57,7 @@ class Predictor:
         self.flip = flip
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         self.model.requires_grad_(False)
 
     @property
@@ -117,7 +117,7 @@ class Predictor:
             return torch.zeros(1, 1, *self.resolution, device=self.device)
         if previous.shape != size or previous.dtype != np.float32:
             raise ValueError(
-                f"previous is {previous.dtype} {previous.shape}; give the float32 {size} array that the last click returned"
+                f"previous is {previous.dtype} {previous.shape}; give what the last click returned, float32 {size}"
             )
         return self._resize(torch.from_numpy(previous).to(self.device)[None, None], self.resolution)
 

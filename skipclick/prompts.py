@@ -55,7 +55,7 @@ def disk_map(points: Tensor, height: int, width: int, radius: float) -> Tensor:
     Returns:
         (B, 1, height, width) float32, values 0 and 1.
     """
-    batch, num_points, _ = points.shape
+    batch = points.shape[0]
     # Only the pixels of each disk's bounding square are visited: a disk per click, not an image per click.
     span = torch.arange(math.ceil(2 * radius) + 2, dtype=points.dtype, device=points.device)  # (S,)
     first = torch.floor(points - radius)  # (B, N, 2)

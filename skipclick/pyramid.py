@@ -1,8 +1,8 @@
 """The feature pyramid with skip connections from the backbone (paper section 3.2, Eq. 8).
 
-A pyramid has two halves. `prepare(taps)` is what the image alone determines: the first layer of each level is linear in
-the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`; the second part is
-computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
+A pyramid has two halves. `prepare(taps)` is what the image alone determines: the first layer of each level is linear
+in the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`; the second part
+is computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
 """
 
 from __future__ import annotations
@@ -17,21 +17,6 @@ from skipclick.config import ModelConfig
 
 def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(1, channels)  # one group, eps 1e-5, as released
-
-
-class ParallelLevel(nn.Module):
-    """One level of the paper's pyramid: its first convolution in two halves, then norms and further convolutions."""
-
-    def __init__(self, mixed: nn.Module, skip: nn.Module | None, refine: nn.Sequential) -> None:
-        super().__init__()
-        self.mixed = mixed
-        self.skip = skip
-        self.refine = refine
-
-    def forward(self, mixed: Tensor, skip: Tensor | None) -> Tensor:
-        x = self.mixed(mixed)
-        refined: Tensor = self.refine(x if skip is None else x + skip)
-        return refined
 
 
 class ParallelPyramid(nn.Module):
@@ -53,39 +38,40 @@ class ParallelPyramid(nn.Module):
         def up(outputs: int) -> Callable[[bool], nn.Module]:
             return lambda bias: nn.ConvTranspose2d(width, outputs, 2, stride=2, bias=bias)
 
-        def level(first: Callable[[bool], nn.Module], *refine: nn.Module) -> ParallelLevel:
-            # The two halves are one convolution and have one bias.
-            skip = first(False) if config.skip_connections else None
-            return ParallelLevel(first(True), skip, nn.Sequential(*refine, nn.GELU()))
-
-        self.levels = nn.ModuleList(
+        firsts = (up(w4), up(w8), down(o16, 1), down(w32, 2))
+        self.mixed = nn.ModuleList(first(True) for first in firsts)
+        # The two halves are one convolution and have one bias.
+        self.skips = nn.ModuleList(first(False) for first in firsts if config.skip_connections)
+        self.refine = nn.ModuleList(
             [
-                level(
-                    up(w4),
+                nn.Sequential(
                     _group_norm(w4),
                     nn.GELU(),
                     nn.ConvTranspose2d(w4, w4 // 2, 2, stride=2),
                     _group_norm(w4 // 2),
                     nn.Conv2d(w4 // 2, o4, 1),
                     _group_norm(o4),
+                    nn.GELU(),
                 ),
-                level(up(w8), _group_norm(w8), nn.Conv2d(w8, o8, 1), _group_norm(o8)),
-                level(down(o16, 1), _group_norm(o16)),
-                level(down(w32, 2), _group_norm(w32), nn.Conv2d(w32, o32, 1), _group_norm(o32)),
+                nn.Sequential(_group_norm(w8), nn.Conv2d(w8, o8, 1), _group_norm(o8), nn.GELU()),
+                nn.Sequential(_group_norm(o16), nn.GELU()),
+                nn.Sequential(_group_norm(w32), nn.Conv2d(w32, o32, 1), _group_norm(o32), nn.GELU()),
             ]
         )
 
     def prepare(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """taps: four (B, C, h, w). Returns the image halves of the levels' first convolutions, or nothing without skips."""
-        return tuple(level.skip(tap) for level, tap in zip(self.levels, taps, strict=False) if level.skip is not None)
+        """taps: (B, C, h, w) each. Returns the image halves of the levels' first convolutions; none without skips."""
+        return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=False))
 
     def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
         """mixed: (B, C, h, w). Returns the levels fine to coarse: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
 
         The prompt maps are not used here: the paper's pyramid sees clicks through the mixer only.
         """
-        halves: Sequence[Tensor | None] = skips or [None] * 4
-        return [level(mixed, half) for level, half in zip(self.levels, halves, strict=True)]
+        levels = [first(mixed) for first in self.mixed]
+        if skips:
+            levels = [level + skip for level, skip in zip(levels, skips, strict=True)]
+        return [refine(level) for refine, level in zip(self.refine, levels, strict=True)]
 
 
 class ConvBlock(nn.Module):
@@ -112,8 +98,8 @@ def _strided(inputs: int, outputs: int) -> nn.Sequential:
 class TopDownPyramid(nn.Module):
     """The pyramid for a convolutional backbone, whose taps lie at strides 4, 8, 16 and 32: each enters at its own.
 
-    Coarse levels flow into fine ones, and the prompt maps also enter directly at strides 4 and 8: with tokens of 16 pixels
-    alone, a small network places late clicks too coarsely.
+    Coarse levels flow into fine ones, and the prompt maps also enter directly at strides 4 and 8: with tokens of 16
+    pixels alone, a small network places late clicks too coarsely.
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -1,8 +1,8 @@
 """The authors' released checkpoints: read without executing anything, renamed to our modules.
 
-Such a file is a zip that `torch.save` wrote: {"state_dict": tensors, "config": constructor arguments}. The pickle inside
-refers to classes of the authors' package (a loss object hangs in the configuration), so neither `torch.load(weights_only=True)`
-nor a plain unpickler will do: the first refuses, the second imports.
+Such a file is a zip that `torch.save` wrote: {"state_dict": tensors, "config": constructor arguments}. The pickle
+inside refers to classes of the authors' package (a loss object hangs in the configuration), so neither
+`torch.load(weights_only=True)` nor a plain unpickler will do: the first refuses, the second imports.
 """
 
 from __future__ import annotations
@@ -135,16 +135,16 @@ def convert_released(
 def released_config(parameters: Mapping[str, Any], num_backbone_blocks: int = 12) -> ModelConfig:
     """Our configuration from the authors' constructor arguments.
 
-    The hub name decides the backbone. Unknown names (a network of another size under the same scheme) take their sizes from
-    `backbone_params`, with as many heads as the mixer has.
+    The hub name decides the backbone. Unknown names (a network of another size under the same scheme) take their sizes
+    from `backbone_params`, with as many heads as the mixer has.
     """
     hub_name = str(parameters["extractor_type"])
     mixer, neck, head = parameters["backbone_params"], parameters["neck_params"], parameters["head_params"]
     base = DINOV3_VITB16 if hub_name.startswith("dinov3") else DINOV2.get(hub_name)
     if base is None:
         base = DINOV2["dinov2_vitb14_reg" if hub_name.endswith("_reg") else "dinov2_vitb14"]
-        backbone = replace(
-            base.backbone,
+        backbone = VitConfig(
+            name=base.backbone.name,
             embed_dim=mixer["embed_dim"],
             num_heads=mixer["num_heads"],
             depth=num_backbone_blocks,
@@ -217,16 +217,15 @@ def _renamed_level(
     level: int, layer: int, kind: str, tensor: Tensor, config: ModelConfig
 ) -> Iterator[tuple[str, Tensor]]:
     """A level's first convolution sees [mixed, skip] concatenated; ours is two convolutions that share a bias."""
-    prefix = f"pyramid.levels.{level}"
     if layer > 0:
-        yield f"{prefix}.refine.{layer - 1}.{kind}", tensor
+        yield f"pyramid.refine.{level}.{layer - 1}.{kind}", tensor
     elif kind == "bias" or not config.skip_connections:
-        yield f"{prefix}.mixed.{kind}", tensor
+        yield f"pyramid.mixed.{level}.{kind}", tensor
     else:
         inputs = 0 if level < 2 else 1  # transposed convolutions have their input channels first
         mixed, skip = tensor.chunk(2, dim=inputs)
-        yield f"{prefix}.mixed.weight", mixed
-        yield f"{prefix}.skip.weight", skip
+        yield f"pyramid.mixed.{level}.weight", mixed
+        yield f"pyramid.skips.{level}.weight", skip
 
 
 def _dinov2_to_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

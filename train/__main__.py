@@ -12,10 +12,8 @@ from pathlib import Path
 import torch
 
 from skipclick.checkpoint import save_checkpoint
-from skipclick.config import ModelConfig
-from skipclick.model import SkipClick
 from train.config import RECIPES, TrainConfig
-from train.fit import fit, read_state
+from train.fit import fit, read_state, trained_model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,14 +83,8 @@ def _overridden(config: TrainConfig, options: argparse.Namespace) -> TrainConfig
 def _export(options: argparse.Namespace) -> None:
     state = read_state(options.state)
     config = json.loads(state["config"])
-    model = SkipClick(ModelConfig.from_dict(config["model"]))
-    if state["average"] is None:
-        model.load_state_dict(state["model"])
-    else:
-        prefix = "module."
-        model.load_state_dict({k.removeprefix(prefix): v for k, v in state["average"].items() if k.startswith(prefix)})
     provenance = {"steps": state["step"], "training": {k: v for k, v in config.items() if k != "model"}}
-    save_checkpoint(model, options.out, version=options.version, provenance=provenance, half=True)
+    save_checkpoint(trained_model(state), options.out, version=options.version, provenance=provenance, half=True)
     print(f"saved {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
 

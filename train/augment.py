@@ -88,11 +88,10 @@ def _resize(pixels: Tensor, labels: Tensor, size: list[int]) -> tuple[Tensor, Te
 
 def _random_colours(pixels: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
     """Brightness, contrast and channel shifts in one affine map per channel."""
-    gain, offset = 1.0, np.zeros(3)
+    gain, offset = 1.0, torch.zeros(3, 1, 1)
     if rng.random() < config.brightness_contrast_prob:
         gain = 1.0 + rng.uniform(*config.contrast)
-        offset = offset + 255.0 * rng.uniform(*config.brightness)
+        offset += 255.0 * rng.uniform(*config.brightness)
     if rng.random() < config.rgb_shift_prob:
-        offset = offset + rng.uniform(-config.rgb_shift, config.rgb_shift, size=3)
-    shift = torch.from_numpy(offset).float().view(3, 1, 1)
-    return (pixels.float() * gain + shift).clamp_(0, 255).round_().to(torch.uint8)
+        offset += torch.from_numpy(rng.uniform(-config.rgb_shift, config.rgb_shift, size=(3, 1, 1)))
+    return (pixels.float() * gain + offset).clamp_(0, 255).round_().to(torch.uint8)

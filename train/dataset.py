@@ -23,7 +23,6 @@ from torch.utils.data import Dataset
 from train.augment import AugmentConfig, augment
 from train.sampler import IGNORED_ID, SamplerConfig, sample_object, sample_points
 
-
 HOLD_OUT_ONE_IN = 20
 
 Split = Literal["train", "held_out", "all"]
@@ -45,7 +44,8 @@ class Photo:
             raise ValueError(f"{self.name}: cannot read {self.image if image is None else self.mask}")
         if ids.ndim != 2 or ids.shape != image.shape[:2]:
             raise ValueError(
-                f"{self.name}: mask {ids.shape} does not fit the photo {image.shape[:2]}; one 8-bit channel of equal size is needed"
+                f"{self.name}: a mask of shape {ids.shape} does not fit a photo of {image.shape[:2]}; "
+                "it needs one 8-bit channel of equal size"
             )
         return np.asarray(image, np.uint8), np.asarray(ids, np.uint8)
 
@@ -119,7 +119,7 @@ class ObjectDataset(Dataset[Batch]):
 
     def __getitem__(self, position: int) -> Batch:
         rng = np.random.default_rng((self.seed, position))
-        image, ids = self.photos[rng.integers(len(self.photos))].read()
+        image, ids = self.photos[int(rng.integers(len(self.photos)))].read()
         image, ids = self._augmented(image, ids, rng)
         targets, positives, negatives = [], [], []
         for _ in range(self.num_objects):

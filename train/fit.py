@@ -21,6 +21,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from skipclick.checkpoint import build_model
+from skipclick.config import ModelConfig
 from skipclick.files import replaced_atomically
 from skipclick.model import SkipClick
 from train.config import TrainConfig
@@ -41,11 +43,6 @@ class TrainingState:
     average: AveragedModel | None  # exponential moving average of the weights
     optimizer: torch.optim.Optimizer
     step: int = 0  # every random number of a step derives from (seed, step), so there is no generator to save
-
-    @property
-    def best_model(self) -> SkipClick:
-        """What would be exported: the averaged weights where there is an average."""
-        return self.average.module if self.average else self.model
 
     def state_dict(self, config: TrainConfig) -> dict[str, Any]:
         return {
@@ -108,7 +105,7 @@ def _new_state(config: TrainConfig, device: torch.device) -> TrainingState:
     model = SkipClick(config.model, pretrained=config.pretrained).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = None
     if config.ema_decay is not None:
-        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -133,7 +130,7 @@ def _batches(config: TrainConfig, data: Path, first_step: int, num_workers: int,
     starts = (step * config.batch_size + group.rank * share for step in range(first_step, config.steps))
     return DataLoader(
         dataset,
-        batch_sampler=[range(start, start + share) for start in starts],
+        batch_sampler=[list(range(start, start + share)) for start in starts],
         num_workers=num_workers,
         collate_fn=collate,
     )
@@ -176,6 +173,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"training checkpoint {path} does not exist")
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
+
+
+def trained_model(state: dict[str, Any]) -> SkipClick:
+    """The model of a training checkpoint, with the averaged weights where there is an average."""
+    config = ModelConfig.from_dict(json.loads(state["config"])["model"])
+    prefix = "module."
+    average = state["average"] or {}
+    averaged = {key.removeprefix(prefix): value for key, value in average.items() if key.startswith(prefix)}
+    return build_model(config, averaged or state["model"], version="in training")
 
 
 class _Log:

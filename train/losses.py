@@ -1,4 +1,4 @@
-"""Losses over logits (B, 1, H, W) and targets (B, 1, H, W) float: 1 object, 0 background, -1 ignored, soft labels between."""
+"""Losses over logits (B, 1, H, W) and float targets (B, 1, H, W): 1 object, 0 background, -1 ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which object a training sample asks for, and the random clicks it starts from (released code: multi-point sampler)."""
+"""Which object a training sample asks for, and the random clicks it starts from (released: multi-point sampler)."""
 
 from __future__ import annotations
 
