@@ -45,8 +45,7 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> list[int]:
 
 def _runs(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Lengths (in values, four to a pixel, at most 65,536) and contents of the runs of equal pixels."""
-    pixels = np.ascontiguousarray(mask).reshape(-1).view(np.uint8)
-    pixels = pixels != 0
+    pixels = mask.reshape(-1).astype(np.bool_, copy=False)
     starts = np.concatenate(([0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1))
     lengths = np.diff(starts, append=pixels.size) * _CHANNELS
     num_pieces = -(-lengths // _LONGEST_RUN)

@@ -72,8 +72,12 @@ class ModelConfig:
             raise ValueError(f"skip connections need four taps, one for each pyramid level; got {self.num_taps}")
         if self.mixer_width % self.mixer_heads:
             raise ValueError(f"mixer_width {self.mixer_width} is not a multiple of mixer_heads {self.mixer_heads}")
-        if isinstance(self.backbone, VitConfig) and max(self.backbone.taps) >= self.backbone.depth:
-            raise ValueError(f"taps {self.backbone.taps} lie beyond the backbone's {self.backbone.depth} blocks")
+        if isinstance(self.backbone, VitConfig):
+            taps, depth = self.backbone.taps, self.backbone.depth
+            if sorted(set(taps)) != list(taps) or taps[0] < 0:
+                raise ValueError(f"taps {taps} must be block indices from 0 that increase")
+            if taps[-1] >= depth:
+                raise ValueError(f"taps {taps} lie beyond the backbone's {depth} blocks")
 
     @property
     def tap_widths(self) -> tuple[int, ...]:

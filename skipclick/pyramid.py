@@ -7,7 +7,7 @@ is computed once per image. `forward(mixed, skips, prompt)` is the rest, once pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,21 +27,22 @@ class ParallelPyramid(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width, (o4, o8, o16, o32) = config.mixer_width, config.pyramid_channels
-        # Inner widths follow from the channels that enter: twice as many where a skip is concatenated.
-        entering = 2 * width if config.skip_connections else width
+        width, tap_width, (o4, o8, o16, o32) = config.mixer_width, config.tap_widths[0], config.pyramid_channels
+        # Inner widths follow from the channels that enter: more of them where a skip is concatenated.
+        entering = width + tap_width if config.skip_connections else width
         w4, w8, w32 = max(2 * o4, entering // 2), max(o8, entering // 2), max(o32, 2 * entering)
 
-        def down(outputs: int, kernel: int) -> Callable[[bool], nn.Module]:
-            return lambda bias: nn.Conv2d(width, outputs, kernel, stride=kernel, bias=bias)
+        def firsts(inputs: int, bias: bool) -> list[nn.Module]:
+            return [
+                nn.ConvTranspose2d(inputs, w4, 2, stride=2, bias=bias),
+                nn.ConvTranspose2d(inputs, w8, 2, stride=2, bias=bias),
+                nn.Conv2d(inputs, o16, 1, bias=bias),
+                nn.Conv2d(inputs, w32, 2, stride=2, bias=bias),
+            ]
 
-        def up(outputs: int) -> Callable[[bool], nn.Module]:
-            return lambda bias: nn.ConvTranspose2d(width, outputs, 2, stride=2, bias=bias)
-
-        firsts = (up(w4), up(w8), down(o16, 1), down(w32, 2))
-        self.mixed = nn.ModuleList(first(True) for first in firsts)
         # The two halves are one convolution and have one bias.
-        self.skips = nn.ModuleList(first(False) for first in firsts if config.skip_connections)
+        self.mixed = nn.ModuleList(firsts(width, bias=True))
+        self.skips = nn.ModuleList(firsts(tap_width, bias=False) if config.skip_connections else [])
         self.refine = nn.ModuleList(
             [
                 nn.Sequential(

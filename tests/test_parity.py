@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from parity_files import for_each_golden, load_golden
+from rule_weights import layout_of, rule_model
 from torch import Tensor, nn
 
 from skipclick.config import ModelConfig, VitConfig
@@ -20,8 +22,6 @@ from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import Predictor
 from skipclick.prompts import Click, disk_map, prompt_maps, scale_clicks
 from skipclick.simulation import next_click
-from tests.parity_files import for_each_golden, load_golden
-from tests.rule_weights import layout_of, rule_model
 
 FLOAT32 = {"atol": 2e-4, "rtol": 1e-4}
 FLOAT64 = {"atol": 1e-6, "rtol": 1e-7}

@@ -54,14 +54,11 @@ class TrainingState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.load_weights(state)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-
-    def load_weights(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
 
 
 def fit(
@@ -82,7 +79,7 @@ def fit(
     if resume:
         state.load_state_dict(read_state(last))
     elif init:
-        state.load_weights(read_state(init))
+        state.model.load_state_dict(read_state(init)["model"])
     batches = _batches(config, data, state.step, num_workers, group)
     output.mkdir(parents=True, exist_ok=True)
     log = _Log(output / "log.jsonl", state.step, config) if group.is_main else None

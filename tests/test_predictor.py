@@ -1,0 +1,159 @@
+"""Protects the two public calls: checked input, statelessness, the cached path, resizing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from test_config import SMALL, SMALL_CONV
+
+from skipclick import Click, Predictor
+from skipclick.config import ModelConfig, preset
+from skipclick.model import SkipClick
+from skipclick.prompts import click_points, scale_clicks
+
+
+@pytest.fixture(params=["vit", "baseline", "convnet"])
+def model(request: pytest.FixtureRequest) -> SkipClick:
+    torch.manual_seed(0)
+    config: ModelConfig = {"vit": SMALL, "baseline": preset("frozen", SMALL), "convnet": SMALL_CONV}[request.param]
+    return SkipClick(config).eval()
+
+
+@pytest.fixture
+def photo() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+def resolution_for(model: SkipClick) -> tuple[int, int]:
+    return 4 * model.config.size_multiple, 3 * model.config.size_multiple
+
+
+CLICKS = [Click(60, 40), Click(10.5, 80.25, positive=False), Click(100, 20)]
+
+
+def test_cached_features_answer_exactly_as_the_full_forward(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    """Three clicks on one `ImageFeatures` against a fresh forward of the whole network for each."""
+    resolution = resolution_for(model)
+    predictor = Predictor(model, resolution)
+    features = predictor.encode(photo)
+    previous = None
+    for count in range(1, len(CLICKS) + 1):
+        answer = predictor.click(features, CLICKS[:count], previous)
+        image = predictor._resize(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255, resolution)
+        mask = predictor._previous(previous, features.image_size)
+        positives, negatives = click_points([scale_clicks(CLICKS[:count], features.image_size, resolution)])
+        with torch.inference_mode():
+            logits = model(image, mask, positives, negatives)
+        expected = predictor._resize(logits.sigmoid(), features.image_size)[0, 0].numpy()
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+        previous = answer
+
+
+def test_clicking_leaves_features_as_they_were(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    """The released code adds clicks into the cached tensor itself; a second object would then start wrong."""
+    predictor = Predictor(model, resolution_for(model))
+    features = predictor.encode(photo)
+    first = predictor.click(features, CLICKS[:1])
+    predictor.click(features, CLICKS, first)
+    np.testing.assert_array_equal(predictor.click(features, CLICKS[:1]), first)
+
+
+def test_the_answer_has_the_photos_size_and_is_a_probability(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    predictor = Predictor(model, resolution_for(model))
+    answer = predictor.click(predictor.encode(photo), CLICKS[:1])
+    assert answer.shape == photo.shape[:2]
+    assert answer.dtype == np.float32
+    assert answer.min() >= 0
+    assert answer.max() <= 1
+
+
+def test_previous_probability_and_sign_matter(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    predictor = Predictor(model, resolution_for(model))
+    features = predictor.encode(photo)
+    plain = predictor.click(features, CLICKS[:1])
+    assert not np.array_equal(plain, predictor.click(features, CLICKS[:1], np.ones_like(plain)))
+    assert not np.array_equal(plain, predictor.click(features, [replace(CLICKS[0], positive=False)]))
+
+
+def test_mirroring_photo_and_clicks_mirrors_a_flipped_answer(model: SkipClick) -> None:
+    """With test-time flip the network cannot tell left from right; at network resolution this is exact."""
+    resolution = resolution_for(model)
+    photo = np.random.default_rng(1).integers(0, 256, (*resolution, 3), dtype=np.uint8)
+    predictor = Predictor(model, resolution, flip=True)
+    answer = predictor.click(predictor.encode(photo), [Click(20, 30)])
+    mirrored = predictor.click(predictor.encode(photo[:, ::-1]), [Click(resolution[1] - 1 - 20, 30)])
+    np.testing.assert_allclose(mirrored[:, ::-1], answer, atol=1e-5)
+
+
+def test_bfloat16_agrees_with_float32(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    answers = []
+    for dtype in ("float32", "bfloat16"):
+        predictor = Predictor(model, resolution_for(model), dtype=dtype)
+        answers.append(predictor.click(predictor.encode(photo), CLICKS[:1]))
+    np.testing.assert_allclose(answers[0], answers[1], atol=0.05)
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    answers = []
+    for device in ("cpu", "cuda"):
+        predictor = Predictor(model, resolution_for(model), device)
+        answers.append(predictor.click(predictor.encode(photo), CLICKS))
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
+
+
+def test_the_callers_model_is_left_alone(model: SkipClick) -> None:
+    before = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
+    Predictor(model, resolution_for(model), dtype="bfloat16")
+    assert {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()} == before
+
+
+def test_default_resolution_is_the_models(model: SkipClick) -> None:
+    assert Predictor(model).resolution == model.config.resolution
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        (np.zeros((20, 20, 3), np.float32), "uint8"),
+        ([[1, 2], [3, 4]], "NumPy array"),
+        (np.zeros((20, 20), np.uint8), "RGB"),
+        (np.zeros((20, 20, 4), np.uint8), "RGB"),
+        (np.zeros((0, 20, 3), np.uint8), "RGB"),
+    ],
+)
+def test_wrong_images_are_refused(model: SkipClick, image: NDArray[np.uint8], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Predictor(model, resolution_for(model)).encode(image)
+
+
+@pytest.mark.parametrize(
+    ("clicks", "previous", "sentence"),
+    [
+        ([], None, "at least one"),
+        ([Click(-1, 5)], None, "outside the image"),
+        ([Click(5, 90.5)], None, "outside the image"),
+        ([Click(float("nan"), 5)], None, "outside the image"),
+        (CLICKS, np.zeros((90, 120)), "float32"),
+        (CLICKS, np.zeros((120, 90), np.float32), r"\(90, 120\)"),
+    ],
+)
+def test_wrong_clicks_are_refused(
+    model: SkipClick, photo: NDArray[np.uint8], clicks: list[Click], previous: NDArray[np.float32], sentence: str
+) -> None:
+    predictor = Predictor(model, resolution_for(model))
+    features = predictor.encode(photo)
+    with pytest.raises(ValueError, match=sentence):
+        predictor.click(features, clicks, previous)
+
+
+def test_wrong_settings_are_refused(model: SkipClick) -> None:
+    with pytest.raises(ValueError, match="multiples of"):
+        Predictor(model, (100, 100))
+    with pytest.raises(ValueError, match="float32"):
+        Predictor(model, dtype="int8")
