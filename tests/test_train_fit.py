@@ -78,13 +78,13 @@ def test_starting_from_a_checkpoint_takes_its_weights_only(photo_folder: Path, t
 AVERAGING = """
 import sys, torch
 from torch import nn
-from train.distributed import average_gradients, join_group
+from train.distributed import average_gradients, joined_group
 
-group = join_group(torch.device("cpu"))
 layers = nn.ModuleList([nn.Linear(2, 3), nn.Linear(3, 1)])
-for parameter in layers[0].parameters():
-    parameter.grad = torch.full_like(parameter, group.rank + 1.0)
-average_gradients(layers.parameters(), group)
+with joined_group(torch.device("cpu")) as group:
+    for parameter in layers[0].parameters():
+        parameter.grad = torch.full_like(parameter, group.rank + 1.0)
+    average_gradients(layers.parameters(), group)
 assert group.size == 2
 assert all((p.grad == 1.5).all() for p in layers[0].parameters()), [p.grad for p in layers[0].parameters()]
 assert all(p.grad is None for p in layers[1].parameters())

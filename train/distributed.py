@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,17 @@ class Group:
         return self.rank == 0
 
 
-def join_group(device: torch.device) -> Group:
-    """Join the processes that `torchrun` started, or be alone."""
+@contextmanager
+def joined_group(device: torch.device) -> Iterator[Group]:
+    """The processes that `torchrun` started, joined for the length of the block; or this one alone."""
     if "WORLD_SIZE" not in os.environ:
-        return Group()
+        yield Group()
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Group(dist.get_rank(), dist.get_world_size())
+    try:
+        yield Group(dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()  # or its threads abort the interpreter at exit
 
 
 def average_gradients(parameters: Iterable[Parameter], group: Group) -> None:

@@ -27,7 +27,7 @@ from skipclick.files import replaced_atomically
 from skipclick.model import SkipClick
 from train.config import TrainConfig
 from train.dataset import Batch, ObjectDataset, collate, list_photos
-from train.distributed import Group, average_gradients, join_group
+from train.distributed import Group, average_gradients, joined_group
 from train.losses import LOSSES
 from train.step import training_loss
 
@@ -72,7 +72,20 @@ def fit(
     resume: bool = False,
 ) -> Path:
     """Train and return the path of the last checkpoint. `init` starts from its weights, `resume` continues `output`."""
-    group = join_group(device)
+    with joined_group(device) as group:
+        return _fit(config, data, output, device, num_workers, init, resume, group)
+
+
+def _fit(
+    config: TrainConfig,
+    data: Path,
+    output: Path,
+    device: torch.device,
+    num_workers: int,
+    init: Path | None,
+    resume: bool,
+    group: Group,
+) -> Path:
     last = output / "last.pt"
     torch.manual_seed(config.seed)
     state = _new_state(config, device)
