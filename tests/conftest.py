@@ -1,0 +1,57 @@
+"""Fixtures of the backend's tests: an app around a predictor that draws discs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fakes import DiscPredictor, FlatImages
+from flask import Flask
+from flask.testing import FlaskClient
+
+from backend.annotator import Annotator
+from backend.app import create_app
+from backend.executor import DeviceExecutor
+from backend.settings import Settings
+
+
+@pytest.fixture
+def predictor() -> DiscPredictor:
+    return DiscPredictor()
+
+
+@pytest.fixture
+def images() -> FlatImages:
+    return FlatImages()
+
+
+@pytest.fixture
+def make_annotator(predictor: DiscPredictor, images: FlatImages) -> Iterator[Callable[..., Annotator[Any]]]:
+    """Annotators of version "discs-1" that are closed at the end; keyword arguments replace the defaults."""
+    made: list[Annotator[Any]] = []
+
+    def make(**changes: Any) -> Annotator[Any]:
+        parts = {"predictor": predictor, "images": images, "executor": DeviceExecutor(), "version": "discs-1"}
+        annotator: Annotator[Any] = Annotator(**({"feature_bytes": 1 << 20, "memo_bytes": 8 << 20} | parts | changes))
+        made.append(annotator)
+        return annotator
+
+    yield make
+    for annotator in made:
+        annotator.close()
+
+
+@pytest.fixture
+def annotator(make_annotator: Callable[..., Annotator[Any]]) -> Annotator[Any]:
+    return make_annotator()
+
+
+@pytest.fixture
+def app(annotator: Annotator[Any]) -> Flask:
+    return create_app(Settings(), annotator)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()

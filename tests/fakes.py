@@ -1,0 +1,71 @@
+"""Stand-ins for the model and for images: discs around clicks on images of one colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.protocol import ImageReference
+from skipclick.prompts import Click
+
+RADIUS = 12
+"""Of the discs that `DiscPredictor` draws, in pixels."""
+
+
+@dataclass(frozen=True)
+class DiscFeatures:
+    """What `DiscPredictor` knows of an image: its size and mean colour."""
+
+    image_size: tuple[int, int]
+    mean: float
+    nbytes: int = 1000
+
+
+@dataclass
+class DiscPredictor:
+    """A disc for each positive click, a hole for each negative one, drawn into the previous mask.
+
+    Only the newest click is drawn, so a wrong or missing previous mask shows.
+    """
+
+    calls: list[tuple[Click, ...]] = field(default_factory=list)
+    encoded: list[tuple[int, int]] = field(default_factory=list)
+    lock: Lock = field(default_factory=Lock)
+
+    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
+        with self.lock:
+            self.encoded.append((image.shape[0], image.shape[1]))
+        return DiscFeatures((image.shape[0], image.shape[1]), float(image.mean()))
+
+    def click(
+        self, features: DiscFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        with self.lock:
+            self.calls.append(tuple(clicks))
+        height, width = features.image_size
+        probability = np.zeros((height, width), np.float32) if previous is None else 0.99 * previous
+        rows, columns = np.ogrid[:height, :width]
+        newest = clicks[-1]
+        disc = (rows - newest.y) ** 2 + (columns - newest.x) ** 2 <= RADIUS**2
+        probability[disc] = 0.9 if newest.positive else 0.1
+        return probability.astype(np.float32)
+
+
+@dataclass
+class FlatImages:
+    """Images of one colour, 160 x 120 unless `sizes` says otherwise (width, height by address)."""
+
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)
+
+    def key(self, reference: ImageReference) -> str:
+        return reference.url
+
+    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
+        self.loaded.append(reference.url)
+        width, height = self.sizes.get(reference.url, (160, 120))
+        return np.full((height, width, 3), sum(reference.url.encode()) % 256, np.uint8)

@@ -1,0 +1,253 @@
+"""Protects the HTTP side: errors that say what to do and reveal nothing, passwords, metrics, and prompt answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import DiscFeatures, DiscPredictor, FlatImages
+from flask.testing import FlaskClient
+from numpy.typing import NDArray
+from recorded import clicked_bodies, recorded_requests
+
+from backend.annotator import Annotator
+from backend.app import create_app
+from backend.pixels import ImageError
+from backend.protocol import ImageReference
+from backend.settings import Settings
+
+MakeAnnotator = Callable[..., Annotator[Any]]
+
+
+def opened_task() -> dict[str, Any]:
+    body: dict[str, Any] = recorded_requests("02", "/predict")[0]["body"]
+    return body
+
+
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_health(client: FlaskClient, path: str) -> None:
+    assert client.get(path).json == {"status": "UP", "model_class": "SkipClick"}
+
+
+def test_setup_reports_an_unusable_config_where_label_studio_shows_it(client: FlaskClient) -> None:
+    """Label Studio shows no more of a failed request than its status line."""
+    body = recorded_requests("01", "/setup")[0]["body"]
+    body["schema"] = body["schema"].replace("BrushLabels", "PolygonLabels")
+    answer = client.post("/setup", json=body)
+    assert answer.status_code == 400
+    assert 'no BrushLabels tag with toName="image"' in answer.json["error"]
+    assert 'no BrushLabels tag with toName="image"' in answer.status
+    assert "\n" not in answer.status
+
+
+def test_status_lines_stay_ascii_and_log_lines_stay_lines(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = clicked_bodies("03")[0]
+    body["params"]["context"]["result"][0]["value"]["keypointlabels"] = ["Лыжа\r\nX-Evil: 1"]
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 400
+    assert "Лыжа" in answer.json["error"]
+    assert answer.status.isascii()
+    assert "\r" not in answer.status
+    assert "X-Evil" not in answer.headers
+    assert all(record.message.count("\n") == 0 for record in caplog.records)
+
+
+def test_an_opened_task_is_warmed_and_stores_nothing(
+    client: FlaskClient, annotator: Annotator[Any], predictor: DiscPredictor
+) -> None:
+    assert client.post("/predict", json=opened_task()).json == {"results": []}
+    deadline = time.monotonic() + 5
+    while annotator.cache_stats()["features"].entries == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert len(predictor.encoded) == 1
+
+
+def test_an_opened_task_without_a_usable_image_is_answered_all_the_same(client: FlaskClient) -> None:
+    body = opened_task()
+    body["tasks"][0]["data"] = {"text": "no image"}
+    assert client.post("/predict", json=body).json == {"results": []}
+    body["label_config"] = "<View/>"
+    assert client.post("/predict", json=body).json == {"results": []}
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"tasks": 1}'])
+@pytest.mark.parametrize("path", ["/predict", "/setup", "/webhook"])
+def test_bad_bodies_are_refused_with_a_sentence(client: FlaskClient, path: str, data: bytes) -> None:
+    answer = client.post(path, data=data, content_type="application/json")
+    if path != "/predict" and data.startswith(b'{"'):
+        return  # a webhook or setup without tasks is their normal form
+    assert answer.status_code == 400
+    assert len(answer.json["error"]) > 10
+
+
+def test_unknown_routes_and_methods(client: FlaskClient) -> None:
+    assert client.get("/nothing").json == {"error": "Not Found"}
+    assert client.get("/predict").status_code == 405
+
+
+def test_training_is_answered_honestly(client: FlaskClient) -> None:
+    for request in recorded_requests("90", "/webhook"):
+        answer = client.post("/webhook", json=request["body"])
+        assert answer.status_code == 201
+        assert answer.json["status"] == "ok"
+        assert "job" not in answer.json
+        training = request["body"]["action"] == "START_TRAINING"
+        assert answer.json["result"] == ("this version does not train yet" if training else None)
+
+
+class BrokenImages(FlatImages):
+    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
+        raise ImageError("tried GET http://ls/a.png: status 401; set LABEL_STUDIO_API_KEY")
+
+
+class BrokenPredictor(DiscPredictor):
+    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
+        raise RuntimeError("CUDA error at 0xdeadbeef")
+
+
+def test_an_image_that_cannot_be_had(make_annotator: MakeAnnotator, caplog: pytest.LogCaptureFixture) -> None:
+    client = create_app(Settings(), make_annotator(images=BrokenImages())).test_client()
+    answer = client.post("/predict", json=clicked_bodies("03")[0])
+    assert answer.status_code == 400
+    assert "set LABEL_STUDIO_API_KEY" in answer.json["error"]
+    assert "set LABEL_STUDIO_API_KEY" in caplog.text
+
+
+def test_our_own_mistakes_reach_the_log_and_not_the_client(
+    make_annotator: MakeAnnotator, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = create_app(Settings(), make_annotator(predictor=BrokenPredictor())).test_client()
+    answer = client.post("/predict", json=clicked_bodies("03")[0])
+    assert answer.status_code == 500
+    assert "deadbeef" not in answer.text
+    assert "Traceback" not in answer.text
+    assert "deadbeef" in caplog.text
+    assert answer.headers["X-Request-ID"] in answer.json["error"]
+    assert answer.headers["X-Request-ID"] in caplog.text
+
+
+def test_no_secret_and_no_body_is_logged(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    setup = recorded_requests("01", "/setup")[0]["body"] | {"access_token": "hidden-token"}
+    client.post("/setup", json=setup, query_string={"token": "hidden-query"})
+    body = clicked_bodies("03")[0]
+    body["params"] |= {"login": "hidden-login", "password": "hidden-password"}
+    body["tasks"][0]["meta"] = "hidden-body"
+    client.post("/predict", json=body, headers={"Authorization": "Basic hidden"})
+    client.post("/predict", data=b'{"hidden": "body"', content_type="application/json")
+    assert "hidden" not in caplog.text
+
+
+def test_one_line_per_request(client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client.post("/predict", json=clicked_bodies("04")[1])
+    (line,) = [record.message for record in caplog.records if record.name == "backend.requests"]
+    for part in ("route=/predict", "status=200", "task=3", "clicks=2", "encode_ms=", "click_ms=", "rle_ms="):
+        assert part in line
+
+
+def test_basic_authorization(make_annotator: MakeAnnotator) -> None:
+    settings = Settings(basic_auth_user="me", basic_auth_pass="päss:word")
+    client = create_app(settings, make_annotator()).test_client()
+    assert client.get("/health").status_code == 200
+    for path in ("/", "/versions", "/metrics"):
+        refused = client.get(path)
+        assert refused.status_code == 401
+        assert refused.headers["WWW-Authenticate"].startswith("Basic")
+        assert client.get(path, auth=("me", "wrong")).status_code == 401
+        assert client.get(path, headers={"Authorization": "Bearer x"}).status_code == 401
+        assert client.get(path, auth=("me", "päss:word")).status_code == 200
+    assert client.post("/predict", json=opened_task()).status_code == 401
+
+
+def test_metrics(client: FlaskClient) -> None:
+    client.post("/predict", json=clicked_bodies("03")[0])
+    text = client.get("/metrics").text
+    for line in (
+        'skipclick_requests_total{route="/predict",status="200"} 1.0',
+        'skipclick_stage_seconds_count{stage="encode"} 1.0',
+        'skipclick_cache_entries{cache="features"} 1.0',
+        'skipclick_cache_bytes{cache="memo"} 76800.0',
+        'skipclick_cache_misses_total{cache="features"} 1.0',
+    ):
+        assert line in text
+
+
+def test_two_apps_count_for_themselves(make_annotator: MakeAnnotator) -> None:
+    one, other = (create_app(Settings(), make_annotator()).test_client() for _ in range(2))
+    one.get("/health")
+    assert 'route="/health"' in one.get("/metrics").text
+    assert 'route="/health"' not in other.get("/metrics").text
+
+
+class SlowPredictor(DiscPredictor):
+    """Encodes until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
+        self.inside.set()
+        self.go_on.wait(10)
+        return super().encode(image)
+
+
+def test_health_setup_and_opening_are_prompt_while_an_image_is_encoded(make_annotator: MakeAnnotator) -> None:
+    slow = SlowPredictor()
+    app = create_app(Settings(), make_annotator(predictor=slow))
+    setup = recorded_requests("01", "/setup")[0]["body"]
+    with ThreadPoolExecutor(1) as pool:
+        click = pool.submit(app.test_client().post, "/predict", json=clicked_bodies("03")[0])
+        assert slow.inside.wait(5)
+        client = app.test_client()
+        client.get("/health")
+        begin = time.perf_counter()
+        assert client.get("/health").status_code == 200
+        assert client.post("/setup", json=setup).status_code == 200
+        assert client.post("/predict", json=opened_task()).status_code == 200
+        assert time.perf_counter() - begin < 0.1
+        slow.go_on.set()
+        assert click.result(10).status_code == 200
+
+
+def test_too_many_predictions_leave_threads_for_the_rest(make_annotator: MakeAnnotator) -> None:
+    slow = SlowPredictor()
+    annotator = make_annotator(predictor=slow)
+    app = create_app(Settings(threads=6), annotator)
+    body = clicked_bodies("03")[0]
+    with ThreadPoolExecutor(2) as pool:
+        clicks = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
+        while annotator._waiting.total() < 2:
+            time.sleep(0.001)
+        refused = app.test_client().post("/predict", json=body)
+        assert refused.status_code == 503
+        assert refused.headers["Retry-After"] == "1"
+        assert app.test_client().get("/health").status_code == 200
+        assert app.test_client().post("/predict", json=opened_task()).status_code == 200
+        slow.go_on.set()
+        assert [click.result(10).status_code for click in clicks] == [200, 200]
+    assert app.test_client().post("/predict", json=body).status_code == 200
+
+
+def test_two_fast_clicks_at_once(client: FlaskClient, predictor: DiscPredictor) -> None:
+    """Recording 27: the second click comes before the first is answered. Both get the mask of their own clicks."""
+    first, second = clicked_bodies("27")
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(
+            pool.map(lambda body: client.application.test_client().post("/predict", json=body), (first, second))
+        )
+    rles = [answer.json["results"][0]["result"][0]["value"]["rle"] for answer in answers]
+    again = [client.post("/predict", json=body) for body in (first, second)]
+    assert rles == [answer.json["results"][0]["result"][0]["value"]["rle"] for answer in again]
+    assert rles[0] != rles[1]
+    assert len(predictor.encoded) == 1
