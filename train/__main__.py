@@ -1,4 +1,4 @@
-"""`python -m train fit | export`: train on a folder of photos with masks, and turn the result into a checkpoint."""
+"""`python -m train fit | validate | export`: from a folder of photos with masks to a checkpoint that is served."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from skipclick.checkpoint import save_checkpoint
+from bench.datasets import open_dataset
+from bench.noc import evaluate, markdown_table, summarise
+from skipclick.checkpoint import load_checkpoint, save_checkpoint
+from skipclick.predictor import DTYPES, Predictor
 from train.config import RECIPES, TrainConfig
+from train.dataset import is_held_out
 from train.fit import fit, read_state, trained_model
 
 
@@ -54,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("out", type=Path, help="the .safetensors to write")
     export.add_argument("--version", default="skipclick", help="name shown with every prediction")
     export.set_defaults(run=_export)
+    validate = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
+    validate.add_argument("checkpoint", help="'bundled' or a checkpoint file")
+    validate.add_argument("--data", type=Path, required=True, help="the folder that was trained on")
+    validate.add_argument("--limit", type=int, help="only the first held-out photos")
+    validate.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    validate.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
+    validate.set_defaults(run=_validate)
     return parser
 
 
@@ -86,6 +98,13 @@ def _export(options: argparse.Namespace) -> None:
     provenance = {"steps": state["step"], "training": {k: v for k, v in config.items() if k != "model"}}
     save_checkpoint(trained_model(state), options.out, version=options.version, provenance=provenance, half=True)
     print(f"saved {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _validate(options: argparse.Namespace) -> None:
+    dataset = open_dataset("folder", options.data, options.limit, keep=is_held_out)
+    predictor = Predictor(load_checkpoint(options.checkpoint), device=options.device, dtype=options.dtype)
+    photos = tqdm((dataset[i] for i in range(len(dataset))), total=len(dataset), unit="photo")
+    print(markdown_table({"held out": summarise(list(evaluate(predictor, photos)))}))
 
 
 if __name__ == "__main__":
