@@ -43,7 +43,8 @@ def test_cached_features_answer_exactly_as_the_full_forward(model: SkipClick, ph
     previous = None
     for count in range(1, len(CLICKS) + 1):
         answer = predictor.click(features, CLICKS[:count], previous)
-        image = predictor._resize(torch.from_numpy(photo).permute(2, 0, 1)[None].float() / 255, resolution)
+        pixels = torch.from_numpy(photo).permute(2, 0, 1)[None]
+        image = predictor._resize(pixels if model.config.antialias else pixels.float(), resolution).float() / 255
         mask = predictor._previous(previous, features.image_size)
         positives, negatives = click_points([scale_clicks(CLICKS[:count], features.image_size, resolution)])
         with torch.inference_mode():
