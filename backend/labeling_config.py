@@ -14,10 +14,12 @@ from defusedxml.ElementTree import fromstring
 PROMPT_KINDS = {"keypointlabels": "KeyPointLabels", "rectanglelabels": "RectangleLabels"}
 BRUSH_KIND = "brushlabels"
 
+# smart="false" on the brush is needed: Label Studio takes a brush for a smart tool too and would offer it first under
+# Auto-Detect, where a click with it sends no request.
 EXAMPLE = """\
 <View>
   <Image name="image" value="$image" zoom="true"/>
-  <BrushLabels name="mask" toName="image">
+  <BrushLabels name="mask" toName="image" smart="false">
     <Label value="Object" background="#1e88e5"/>
   </BrushLabels>
   <KeyPointLabels name="click" toName="image" smart="true">
@@ -56,7 +58,7 @@ class LabelingConfig:
                 return control
         raise ConfigError(
             f'the labeling config has no BrushLabels tag with toName="{image}"; masks need one: add '
-            f'<BrushLabels name="mask" toName="{image}"> with the labels of the smart tag'
+            f'<BrushLabels name="mask" toName="{image}" smart="false"> with the labels of the smart tag'
         )
 
 
