@@ -32,9 +32,11 @@ class PreparedFeatures:
 
     def repeat(self, num_objects: int) -> PreparedFeatures:
         """Features for `num_objects` objects of each image, (B * num_objects, ...), objects of an image adjacent."""
+        # Repeating loses the memory format, and maps of two formats are slow to add.
+        skips = [skip.repeat_interleave(num_objects, dim=0) for skip in self.skips]
         return PreparedFeatures(
             self.fused.repeat_interleave(num_objects, dim=0),
-            tuple(skip.repeat_interleave(num_objects, dim=0) for skip in self.skips),
+            tuple(skip.contiguous(memory_format=torch.channels_last) for skip in skips),
         )
 
 
