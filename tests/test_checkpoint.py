@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity_files import golden_paths
+from parity_files import for_each_golden, golden_paths
 from rule_weights import released_parameters, rule_state, rule_tensor
 from safetensors.torch import load_file, save_file
 from test_config import SMALL
@@ -23,8 +23,11 @@ from skipclick.config import ModelConfig
 from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
 
-RELEASED = golden_paths("*_checkpoint.pth")
 LAYOUTS = golden_paths("layout_*.json")
+
+
+def layout(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -71,13 +74,14 @@ def test_the_bundled_checkpoint_loads() -> None:
     assert load_checkpoint("bundled").version == "skipclick-tiny"
 
 
-@pytest.mark.parametrize("path", RELEASED, ids=[p.stem for p in RELEASED])
-def test_a_released_file_loads_with_the_weights_it_holds(path: Path) -> None:
-    model = load_checkpoint(path)
+@for_each_golden("*_checkpoint.pth")
+def test_a_released_file_loads_with_the_weights_it_holds(golden: Path) -> None:
+    model = load_checkpoint(golden)
     weight = rule_tensor("patch_embed_coords.proj.weight", tuple(model.prompts.proj.weight.shape))
     assert torch.equal(model.prompts.proj.weight, weight)
-    state, parameters = read_released(path)
-    assert len(state) == 289
+    state, parameters = read_released(golden)
+    for key, tensor in state.items():
+        assert torch.equal(tensor, rule_tensor(key, tuple(tensor.shape))), key
     assert parameters["extractor_type"].startswith("dinov2_")
     # the loss object in the configuration is there, but as a thing that can do nothing
     assert type(parameters["head_params"]["loss_decode"]).__name__ == "Placeholder"
@@ -87,10 +91,10 @@ def test_a_released_file_loads_with_the_weights_it_holds(path: Path) -> None:
     "path", [pytest.param(p, marks=pytest.mark.slow if "vitb" in p.stem else ()) for p in LAYOUTS], ids=lambda p: p.stem
 )
 def test_every_released_layout_converts_strictly_and_runs(path: Path) -> None:
-    layout = json.loads(path.read_text())
-    model = build_model(*convert_released(rule_state(layout), released_parameters(layout)), version="x")
-    assert model.config.mixer_depth == layout["config"]["mixer_depth"]
-    assert model.config.skip_connections == layout["config"]["skip_connections"]
+    described = layout(path)
+    model = build_model(*convert_released(rule_state(described), released_parameters(described)), version="x")
+    assert model.config.mixer_depth == described["config"]["mixer_depth"]
+    assert model.config.skip_connections == described["config"]["skip_connections"]
     side = 4 * model.config.patch_size
     with torch.inference_mode():
         logits = model(
@@ -99,10 +103,11 @@ def test_every_released_layout_converts_strictly_and_runs(path: Path) -> None:
     assert torch.isfinite(logits).all()
 
 
-def test_the_shell_converts_a_released_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@for_each_golden("*_checkpoint.pth")
+def test_the_shell_converts_a_released_file(golden: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
-    assert main(["convert", str(RELEASED[0]), str(out)]) == 0
-    converted, original = load_checkpoint(out), load_checkpoint(RELEASED[0])
+    assert main(["convert", str(golden), str(out)]) == 0
+    converted, original = load_checkpoint(out), load_checkpoint(golden)
     assert converted.config == original.config
     for key, tensor in original.state_dict().items():
         assert torch.equal(converted.state_dict()[key], tensor), key
@@ -162,9 +167,9 @@ def test_anything_else_gets_one_clear_line(tmp_path: Path, capsys: pytest.Captur
     assert not (tmp_path / "out.safetensors").exists()
 
 
-def test_unsupported_released_variants_are_named(model: SkipClick) -> None:
-    layout = json.loads(LAYOUTS[0].read_text())
-    parameters = {**released_parameters(layout), "use_conv_stack": True}
+@for_each_golden("layout_tiny_skip.json")
+def test_unsupported_released_variants_are_named(golden: Path) -> None:
+    parameters = {**released_parameters(layout(golden)), "use_conv_stack": True}
     with pytest.raises(ValueError, match="convolutional mixer"):
         convert_released({}, parameters)
 

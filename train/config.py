@@ -69,7 +69,7 @@ RECIPES: dict[str, TrainConfig] = {
     "paper": TrainConfig(),
     # skipclick-tiny from scratch, in three runs: small views at a constant rate, larger views ...
     "tiny": _TINY,
-    "tiny-middle": replace(_TINY, augment=replace(_TINY.augment, crop=256), learning_rate=1.5e-3),
+    "tiny-middle": replace(_TINY, augment=replace(_TINY.augment, crop=320), learning_rate=1.5e-3),
     # ... then views of serving size while the rate falls to nothing, without regions and garments (see the model card).
     "tiny-finish": replace(
         _TINY,
