@@ -20,7 +20,7 @@ from skipclick.model import SkipClick
 from train.__main__ import main
 from train.augment import AugmentConfig
 from train.config import RECIPES, TrainConfig
-from train.dataset import Batch, collate
+from train.dataset import Batch, collate, list_photos
 from train.distributed import Group
 from train.fit import _batches, fit, read_state, trained_model
 from train.losses import LOSSES
@@ -173,6 +173,13 @@ def test_the_exported_checkpoint_is_the_averaged_model(photo_folder: Path, tmp_p
     assert served.version == "discs"
     for key, tensor in averaged.state_dict().items():
         torch.testing.assert_close(served.state_dict()[key], tensor, rtol=1e-3, atol=1e-4)  # float16 in the file
+
+
+def test_validation_measures_the_photos_held_out(photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held_out = list_photos(photo_folder, "held_out")
+    num_objects = sum(len(np.unique(photo.read()[1])) - 1 for photo in held_out)
+    assert main(["validate", "bundled", "--data", str(photo_folder)]) == 0
+    assert f"| held out | {num_objects} |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
