@@ -11,14 +11,27 @@ from torch import Tensor, nn
 from skipclick.config import ConvNetConfig, ModelConfig, VitConfig
 
 
+def _create(name: str, pretrained: bool, **options: Any) -> Any:
+    """timm's model; what goes wrong while published weights are fetched becomes one sentence."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"the published weights of {name} could not be loaded ({type(error).__name__}); "
+            "timm fetches them from the network once, afterwards they lie in its cache"
+        ) from error
+
+
 class VitBackbone(nn.Module):
     """Patch tokens of the tapped blocks of a ViT; class and register tokens are dropped."""
 
     def __init__(self, config: VitConfig, patch_size: int, pretrained: bool = False) -> None:
         super().__init__()
-        self.vit: Any = timm.create_model(
+        self.vit: Any = _create(
             config.name,
-            pretrained=pretrained,
+            pretrained,
             num_classes=0,
             dynamic_img_size=True,
             patch_size=patch_size,
@@ -44,9 +57,9 @@ class ConvBackbone(nn.Module):
 
     def __init__(self, config: ConvNetConfig, pretrained: bool = False) -> None:
         super().__init__()
-        self.stages = timm.create_model(
+        self.stages = _create(
             config.name,
-            pretrained=pretrained,
+            pretrained,
             features_only=True,
             out_indices=(1, 2, 3, 4),
             layers=config.depths,
