@@ -25,10 +25,8 @@ from backend.executor import DeviceExecutor, Priority
 from backend.images import ImageSource
 from backend.protocol import Box, ImageReference, SmartClick
 from skipclick.features import ByteLru, CacheStats, FeatureCache
+from skipclick.predictor import MASK_THRESHOLD
 from skipclick.prompts import Click
-
-THRESHOLD = 0.5
-"""A pixel belongs to the object where its probability is above this."""
 
 _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
@@ -123,7 +121,7 @@ class Annotator(Generic[F]):
             )
             probability = work.result()
         with _timed(stages, "mask"):
-            mask = probability > THRESHOLD
+            mask = probability > MASK_THRESHOLD
             score = float(probability[mask].mean()) if mask.any() else 0.0
         return Annotation(mask, score, stages)
 

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.drawing import draw_overlay
+from skipclick.predictor import MASK_THRESHOLD
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
@@ -27,7 +28,7 @@ def main() -> None:
     pictures = []
     for count in range(1, len(CLICKS) + 1):
         probability = predictor.click(features, CLICKS[:count], probability)
-        pictures.append(draw_overlay(image, probability > 0.5, CLICKS[:count]))
+        pictures.append(draw_overlay(image, probability > MASK_THRESHOLD, CLICKS[:count]))
     row = cv2.resize(np.concatenate(pictures, axis=1), None, fx=0.55, fy=0.55, interpolation=cv2.INTER_AREA)
     cv2.imwrite(str(ROOT / "docs" / "coffee.png"), row[:, :, ::-1])
 

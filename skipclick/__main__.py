@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
 from skipclick.files import replaced_atomically
-from skipclick.predictor import DTYPES, Predictor
+from skipclick.predictor import DTYPES, MASK_THRESHOLD, Predictor
 from skipclick.prompts import Click
 
 
@@ -99,7 +99,7 @@ def _segment(options: argparse.Namespace) -> None:
         probability = predictor.click(features, options.clicks[:count], probability)
     clicked = time.perf_counter()
     assert probability is not None
-    mask = probability > 0.5
+    mask = probability > MASK_THRESHOLD
     _write_png(options.output, mask.astype(np.uint8) * 255)
     if options.overlay:
         _write_png(options.overlay, cv2.cvtColor(draw_overlay(image, mask, options.clicks), cv2.COLOR_RGB2BGR))

@@ -110,19 +110,22 @@ class ModelConfig:
         if kind not in ("vit", "convnet"):
             raise ValueError(f"backbone kind {kind!r} is unknown; expected 'vit' or 'convnet'")
         backbone_class: type[VitConfig | ConvNetConfig] = ConvNetConfig if kind == "convnet" else VitConfig
-        return cls(backbone=_build(backbone_class, backbone), **_checked(cls, values, without={"backbone"}))
+        values["backbone"] = backbone_class(**_checked(backbone_class, backbone))
+        return cls(**_checked(cls, values))
 
 
-def _checked(cls: type, values: Mapping[str, Any], without: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
-    names = {f.name for f in fields(cls)} - without
+def _checked(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values if they are exactly the fields of `cls`, with JSON's lists as tuples again."""
+    names = {f.name for f in fields(cls)}
     if names != set(values):
         missing, unknown = sorted(names - set(values)), sorted(set(values) - names)
         raise ValueError(f"{cls.__name__}: missing fields {missing}, unknown fields {unknown}")
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
-def _build(cls: type[VitConfig | ConvNetConfig], values: Mapping[str, Any]) -> VitConfig | ConvNetConfig:
-    return cls(**_checked(cls, values))
+def _quarter_taps(depth: int) -> tuple[int, ...]:
+    """The last block of each quarter of a ViT: 2, 5, 8, 11 of 12 (Eq. 6)."""
+    return tuple(depth // 4 * quarter - 1 for quarter in (1, 2, 3, 4))
 
 
 Preset = Literal["baseline", "frozen", "intermediate", "skip"]
@@ -142,17 +145,15 @@ def preset(
     if not isinstance(vit, VitConfig):
         raise ValueError("the presets of Table 1 vary the taps of a ViT; this base has a ConvNet")
     if name in ("intermediate", "skip"):
-        quarter = vit.depth // 4
-        taps = tuple(quarter * (i + 1) - 1 for i in range(4))
         return replace(
             base,
-            backbone=replace(vit, taps=taps),
+            backbone=replace(vit, taps=_quarter_taps(vit.depth)),
             train_backbone=False,
             fuse=True,
             skip_connections=name == "skip",
         )
     if name in ("baseline", "frozen"):
-        block = vit.depth // 4 - 1 if tap == "released" else vit.depth - 1
+        block = _quarter_taps(vit.depth)[0] if tap == "released" else vit.depth - 1
         return replace(
             base,
             backbone=replace(vit, taps=(block,)),
@@ -164,14 +165,13 @@ def preset(
 
 
 def _dinov2(size: str, embed_dim: int, depth: int, num_heads: int, registers: bool) -> ModelConfig:
-    quarter = depth // 4
     return ModelConfig(
         backbone=VitConfig(
             name=f"vit_{size}_patch14_{'reg4_' if registers else ''}dinov2",
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
-            taps=(quarter - 1, 2 * quarter - 1, 3 * quarter - 1, depth - 1),
+            taps=_quarter_taps(depth),
         ),
         mixer_width=embed_dim,
         mixer_heads=num_heads,

@@ -22,6 +22,7 @@ from skipclick.features import ImageFeatures
 from skipclick.model import SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
+MASK_THRESHOLD = 0.5  # a pixel is the object's where its probability exceeds this (released demo)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 

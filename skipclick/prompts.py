@@ -36,7 +36,7 @@ def click_points(clicks: Sequence[Sequence[Click]], device: torch.device | str =
 
     def padded(positive: bool) -> Tensor:
         rows = [[(c.y, c.x) for c in object_clicks if c.positive == positive] for object_clicks in clicks]
-        longest = max(1, *(len(row) for row in rows)) if rows else 1
+        longest = max([1, *map(len, rows)])
         filled = [row + [(-1.0, -1.0)] * (longest - len(row)) for row in rows]
         return torch.tensor(filled, dtype=torch.float32, device=device)
 

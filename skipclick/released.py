@@ -128,7 +128,8 @@ def convert_released(
         raise ValueError(
             "this released variant is not SkipClick: it has a convolutional mixer, no previous mask, or no disks"
         )
-    config = released_config(parameters, num_backbone_blocks=_num_blocks(state, "feature_extractor.", ".norm1.weight"))
+    num_blocks = sum(key.startswith("feature_extractor.") and key.endswith(".norm1.weight") for key in state)
+    config = released_config(parameters, num_backbone_blocks=num_blocks)
     return config, dict(_renamed(state, config))
 
 
@@ -149,7 +150,7 @@ def released_config(parameters: Mapping[str, Any], num_backbone_blocks: int = 12
             num_heads=mixer["num_heads"],
             depth=num_backbone_blocks,
         )
-        base = replace(base, backbone=backbone, mixer_width=mixer["embed_dim"], mixer_heads=mixer["num_heads"])
+        base = replace(base, backbone=backbone)
     side, patch = _pair(mixer["img_size"])[0], _pair(mixer["patch_size"])[0]
     base = replace(
         base,
@@ -170,10 +171,6 @@ def released_config(parameters: Mapping[str, Any], num_backbone_blocks: int = 12
 
 def _pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _num_blocks(state: Mapping[str, Tensor], prefix: str, suffix: str) -> int:
-    return sum(key.startswith(prefix) and key.endswith(suffix) and ".blocks." in key for key in state)
 
 
 _RENAMED = [
@@ -199,8 +196,7 @@ def _renamed(state: Mapping[str, Tensor], config: ModelConfig) -> Iterator[tuple
             yield from _renamed_level(_LEVELS[match[1]], int(match[2]), match[3], tensor, config)
         else:
             yield _rename(key), tensor
-    assert isinstance(config.backbone, VitConfig)
-    rename = _dinov3_to_timm if config.patch_size == 16 else _dinov2_to_timm
+    rename = _dinov3_to_timm if "storage_tokens" in backbone else _dinov2_to_timm
     for key, tensor in rename(backbone).items():
         yield f"backbone.encoder.vit.{key}", tensor
 

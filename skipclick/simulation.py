@@ -107,8 +107,8 @@ def training_click_region(
             f"probability {probability.shape} and target {target.shape} differ in shape: resize one of them"
         )
     is_object = target == 1
-    distance_fn = _chamfer_distance(is_object & (probability < TRAINING_THRESHOLD))
-    distance_fp = _chamfer_distance(~is_object & (probability > TRAINING_THRESHOLD))
+    distance_fn = chamfer_distance(is_object & (probability < TRAINING_THRESHOLD))
+    distance_fp = chamfer_distance(~is_object & (probability > TRAINING_THRESHOLD))
     depth_fn, depth_fp = float(distance_fn.max()), float(distance_fp.max())
     positive = depth_fn > depth_fp
     distance, depth = (distance_fn, depth_fn) if positive else (distance_fp, depth_fp)
@@ -128,7 +128,7 @@ def training_click(
     return Click(x=float(col), y=float(row), positive=positive)
 
 
-def _chamfer_distance(region: NDArray[np.bool_]) -> NDArray[np.float32]:
+def chamfer_distance(region: NDArray[np.bool_]) -> NDArray[np.float32]:
     """5×5 chamfer distance, float32 (H, W), to the nearest pixel outside; beyond the image is outside."""
     padded = cv2.copyMakeBorder(region.view(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
     return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)[1:-1, 1:-1]

@@ -72,42 +72,29 @@ def fit(
     resume: bool = False,
 ) -> Path:
     """Train and return the path of the last checkpoint. `init` starts from its weights, `resume` continues `output`."""
-    with joined_group(device) as group:
-        return _fit(config, data, output, device, num_workers, init, resume, group)
-
-
-def _fit(
-    config: TrainConfig,
-    data: Path,
-    output: Path,
-    device: torch.device,
-    num_workers: int,
-    init: Path | None,
-    resume: bool,
-    group: Group,
-) -> Path:
     last = output / "last.pt"
     torch.manual_seed(config.seed)
-    state = _new_state(config, device)
-    if resume:
-        state.load_state_dict(read_state(last))
-    elif init:
-        state.model.load_state_dict(read_state(init)["model"])
-    batches = _batches(config, data, state.step, num_workers, group)
-    output.mkdir(parents=True, exist_ok=True)
-    log = _Log(output / "log.jsonl", state.step, config) if group.is_main else None
-    saved = time.monotonic()
-    for batch in batches:
-        loss, grad_norm, iou = _optimise(state, batch.to(device), config, group)
-        state.step += 1
+    with joined_group(device) as group:
+        state = _new_state(config, device)
+        if resume:
+            state.load_state_dict(read_state(last))
+        elif init:
+            state.model.load_state_dict(read_state(init)["model"])
+        batches = _batches(config, data, state.step, num_workers, group)
+        output.mkdir(parents=True, exist_ok=True)
+        log = _Log(output / "log.jsonl", state.step, config) if group.is_main else None
+        saved = time.monotonic()
+        for batch in batches:
+            loss, grad_norm, iou = _optimise(state, batch.to(device), config, group)
+            state.step += 1
+            if log:
+                log.add(state.step, loss, grad_norm, iou, config.learning_rate_at(state.step - 1))
+                if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+                    save_state(state, config, last)
+                    saved = time.monotonic()
         if log:
-            log.add(state.step, loss, grad_norm, iou, config.learning_rate_at(state.step - 1))
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                save_state(state, config, last)
-                saved = time.monotonic()
-    if log:
-        log.close()
-        save_state(state, config, last)
+            log.close()
+            save_state(state, config, last)
     return last
 
 

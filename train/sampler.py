@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.simulation import chamfer_distance
+
 IGNORED_ID = 128
 NUM_SLOTS = 24  # click slots for each polarity
 _KERNEL = np.ones((3, 3), np.uint8)
@@ -140,9 +142,7 @@ def _draw(region: Mask, count: int, rng: np.random.Generator) -> list[tuple[int,
 
 def _centre(mask: Mask) -> tuple[int, int]:
     """The pixel farthest from the outside."""
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_5)[1:-1, 1:-1]
-    row, column = divmod(int(distance.argmax()), mask.shape[1])
+    row, column = divmod(int(chamfer_distance(mask).argmax()), mask.shape[1])
     return row, column
 
 
