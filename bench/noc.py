@@ -1,303 +1,313 @@
 """How many clicks a method needs: the NoC benchmark with a simulated annotator.
 
-    python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR DAVIS=DIR --output runs/noc.json
-    python bench/noc.py --model grabcut --dataset folder=DIR --limit 50 --jobs 2
-
 Each object is clicked until its IoU reaches 0.95, at most 20 times: the first click into the middle of the object, each
 further one into the middle of the largest error. NoC@t is the mean number of clicks until the IoU reaches t, where an
-object that never does counts 20 (paper section 4.1). Every IoU and every click goes to the output file.
+object that never does counts 20 (paper section 4.1 and appendix A). Every IoU and every click goes to the output file.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import json
-import multiprocessing
-import platform
-import statistics
-import subprocess
+import math
 import sys
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import cv2
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from tqdm import tqdm
+if not __package__:  # run as a script: the packages lie in the folder above, and this folder's files are no packages
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-if not __package__:  # run as a script: the packages lie in the folder above
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from bench.datasets import LAYOUTS, EvaluationSet, Sample, open_dataset
-from bench.rivals import GrabCutModel
-from skipclick import Click, Predictor, load_checkpoint
+from bench.compare import check_comparable, compare, comparison_report
+from bench.datasets import LAYOUTS, describe_datasets, open_dataset
+from bench.evaluation import make_rules
+from bench.journal import append_entry, resume_journal, start_journal
+from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
+from bench.paper import TABLES
+from bench.provenance import software_versions
+from bench.results import Results, read_results, write_results
+from bench.rivals import RIVALS
+from bench.runner import Task, Timed, Workers, collect, open_workers, plan, run_task
+from bench.tables import check_table, paper_table, published_table, report
+from bench.throughput import Throughput, benchmark_throughput, simple_loops, throughput_table
 from skipclick.files import replaced_atomically
-from skipclick.metrics import iou, mean_iou_at, mean_noc, num_failures
 from skipclick.predictor import DTYPES
-from skipclick.simulation import next_click
 
-F = TypeVar("F")
-
-
-class ClickModel(Protocol[F]):
-    """What is measured: anything with the two calls of `Predictor`."""
-
-    @property
-    def version(self) -> str:
-        """Name of the method and its weights."""
-
-    def encode(self, image: NDArray[np.uint8]) -> F:
-        """All that depends on the photo alone; uint8 RGB (H, W, 3)."""
-
-    def click(self, features: F, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """The object's probability, float32 (H, W), after all its clicks."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """The evaluation protocol; the defaults are those of the published figures."""
-
-    num_clicks: int = 20
-    """Clicks per object at most; NoC counts an object that fails as so many."""
-    target_iou: float = 0.95
-    """An object is finished once it is this good."""
-    threshold: float = 0.49
-    """A pixel belongs to the mask above this probability (0.5 when serving)."""
-
-
-@dataclass(frozen=True)
-class ObjectResult:
-    """One object's clicks, what each of them led to, and how long it took."""
-
-    image: str
-    object_id: int
-    ious: list[float]
-    clicks: list[Click]
-    encode_ms: float
-    """Of the photo, shared by its objects."""
-    click_ms: list[float]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A data set's row of the table."""
-
-    num_objects: int
-    noc85: float
-    noc90: float
-    noc95: float
-    failures85: int
-    failures90: int
-    miou1: float
-    miou3: float
-    miou5: float
-    miou10: float
-    encode_ms: float
-    """Median over photos."""
-    click_ms: float
-    """Median over clicks."""
-
-
-def simulate(
-    model: ClickModel[F], features: F, target: NDArray[np.int8], rules: Rules | None = None
-) -> tuple[list[float], list[Click], list[float]]:
-    """Segment one object by simulated clicks: IoU after each click, the clicks, milliseconds of each.
-
-    features: `model.encode` of the photo. target: int8 (H, W), 1 object, 0 background, -1 ignored.
-    """
-    rules = rules or Rules()
-    ious: list[float] = []
-    clicks: list[Click] = []
-    click_ms: list[float] = []
-    probability: NDArray[np.float32] | None = None
-    mask = np.zeros(target.shape, np.bool_)
-    while len(clicks) < rules.num_clicks and (not ious or ious[-1] < rules.target_iou):
-        clicks.append(next_click(mask, target, [(int(click.y), int(click.x)) for click in clicks]))
-        started = time.perf_counter()
-        probability = model.click(features, clicks, probability)
-        click_ms.append(1e3 * (time.perf_counter() - started))
-        mask = probability > rules.threshold
-        ious.append(iou(mask, target))
-    return ious, clicks, click_ms
-
-
-def evaluate(model: ClickModel[F], samples: Iterable[Sample], rules: Rules | None = None) -> Iterator[ObjectResult]:
-    """Simulate all objects of all samples, in order; a photo is encoded once for all its objects.
-
-    An iterator: wrap it in `list`, or watch the results as they come.
-    """
-    for sample in samples:
-        started = time.perf_counter()
-        features = model.encode(sample.image)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        encode_ms = 1e3 * (time.perf_counter() - started)
-        for object_id, target in sample.targets.items():
-            ious, clicks, click_ms = simulate(model, features, target, rules)
-            yield ObjectResult(sample.name, object_id, ious, clicks, encode_ms, click_ms)
-
-
-def summarise(results: Sequence[ObjectResult], num_clicks: int = 20) -> Summary:
-    """The figures of one data set; raises ValueError if there are no results."""
-    if not results:
-        raise ValueError("the data set has no objects: nothing to summarise")
-    ious = [result.ious for result in results]
-    return Summary(
-        num_objects=len(results),
-        noc85=mean_noc(ious, 0.85, num_clicks),
-        noc90=mean_noc(ious, 0.90, num_clicks),
-        noc95=mean_noc(ious, 0.95, num_clicks),
-        failures85=num_failures(ious, 0.85, num_clicks),
-        failures90=num_failures(ious, 0.90, num_clicks),
-        miou1=mean_iou_at(ious, 1),
-        miou3=mean_iou_at(ious, 3),
-        miou5=mean_iou_at(ious, 5),
-        miou10=mean_iou_at(ious, 10),
-        encode_ms=statistics.median({result.image: result.encode_ms for result in results}.values()),
-        click_ms=statistics.median(ms for result in results for ms in result.click_ms),
-    )
-
-
-def markdown_table(summaries: dict[str, Summary]) -> str:
-    """One row per data set; IoU in percent, times in milliseconds."""
-    head = "| data set | objects | NoC@85 | NoC@90 | NoC@95 | ≥20@85 | ≥20@90 "
-    head += "| mIoU@1 | @3 | @5 | @10 | encode ms | click ms |"
-    lines = [head, "|---" + "|---:" * (head.count("|") - 2) + "|"]
-    for name, s in summaries.items():
-        clicks = f"{s.noc85:.2f} | {s.noc90:.2f} | {s.noc95:.2f} | {s.failures85} | {s.failures90}"
-        quality = " | ".join(f"{100 * value:.1f}" for value in (s.miou1, s.miou3, s.miou5, s.miou10))
-        lines.append(f"| {name} | {s.num_objects} | {clicks} | {quality} | {s.encode_ms:.1f} | {s.click_ms:.1f} |")
-    return "\n".join(lines)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """What to measure, small enough to send to a worker process."""
-
-    name: str
-    """"grabcut", "bundled" or a checkpoint file."""
-    resolution: int | None
-    device: str
-    dtype: str
-    flip: bool
-
-
-@functools.cache
-def load_model(spec: ModelSpec) -> ClickModel[Any]:
-    """Built once per process."""
-    if spec.name == "grabcut":
-        return GrabCutModel()
-    if spec.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
-    resolution = (spec.resolution, spec.resolution) if spec.resolution else None
-    return Predictor(load_checkpoint(spec.name), resolution, spec.device, spec.dtype, flip=spec.flip)
-
-
-def _evaluate_photo(spec: ModelSpec, dataset: EvaluationSet, index: int) -> list[ObjectResult]:
-    return list(evaluate(load_model(spec), [dataset[index]]))
-
-
-def _evaluate_all(spec: ModelSpec, dataset: EvaluationSet, num_jobs: int) -> Iterator[list[ObjectResult]]:
-    """The results of one photo after another, computed by so many processes."""
-    work = functools.partial(_evaluate_photo, spec, dataset)
-    if num_jobs == 1:
-        yield from map(work, range(len(dataset)))
-        return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_jobs, mp_context=spawn, initializer=_use_one_thread) as pool:
-        yield from pool.map(work, range(len(dataset)))
-
-
-def _use_one_thread() -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
-def _measure(spec: ModelSpec, dataset: EvaluationSet, num_jobs: int) -> list[ObjectResult]:
-    """All results of a data set, under a progress bar that shows the NoC so far."""
-    results: list[ObjectResult] = []
-    with tqdm(total=len(dataset), desc=dataset.name, unit="photo") as bar:
-        for of_photo in _evaluate_all(spec, dataset, num_jobs):
-            results.extend(of_photo)
-            ious = [result.ious for result in results]
-            if ious:
-                bar.set_postfix_str(f"NoC@85 {mean_noc(ious, 0.85):.2f}, @90 {mean_noc(ious, 0.90):.2f}")
-            bar.update()
-    return results
-
-
-def _versions() -> dict[str, str | None]:
-    root = Path(__file__).resolve().parent.parent
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    return {
-        "commit": git.stdout.strip() or None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def _report(spec: ModelSpec, results: dict[EvaluationSet, list[ObjectResult]]) -> dict[str, Any]:
-    """All that is needed to check the table or to draw another one."""
-    return {
-        "model": asdict(spec) | {"version": load_model(spec).version},
-        "rules": asdict(Rules()),
-        "versions": _versions(),
-        "datasets": {
-            dataset.name: asdict(summarise(objects)) | {"objects": [asdict(result) for result in objects]}
-            for dataset, objects in results.items()
-        },
-    }
+EXAMPLES = """\
+examples:
+  the paper's protocol on three sets, every click to a file:
+    python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR DAVIS=DIR --output runs/noc.json
+  two models side by side, figures for a paper:
+    python bench/noc.py --model mine.safetensors grabcut --dataset GrabCut=DIR --output runs/two.json --plots runs/plots
+  what annotators get, clicking as people do, on a team's own photos:
+    python bench/noc.py --model bundled --dataset folder=DIR --protocol serve --clicks jitter --seeds 5
+  did it get worse? (exit status 1 if so):
+    python bench/noc.py --model new.safetensors --dataset GrabCut=DIR --compare runs/old.json --tolerance 0.1
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after one line on standard error where the input is at fault."""
-    options = _parser().parse_args(arguments)
-    spec = ModelSpec(options.model, options.resolution, options.device, options.dtype, options.flip)
+    """Exit status: 0, 1 where results got worse or did not repeat, 2 after one line where the input is at fault."""
+    command = sys.argv[1:] if arguments is None else list(arguments)
+    parser = _parser()
+    options = parser.parse_args(command)
     try:
-        names = [name for name, _ in options.dataset]
-        if len(set(names)) < len(names):
-            raise ValueError("each data set can be given once only")
-        datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
-        version = load_model(spec).version
-        results = {dataset: _measure(spec, dataset, options.jobs) for dataset in datasets}
-        report = _report(spec, results)
-        if options.output:
-            with replaced_atomically(options.output) as temporary:
-                temporary.write_text(json.dumps(report) + "\n")
+        if options.list:
+            print(describe_datasets(dict(options.dataset)))
+            return 0
+        if not options.model or not options.dataset:
+            parser.error("--model and --dataset are needed, or --list, which says what data sets there are")
+        return _measure(options, command)
     except (ValueError, OSError) as error:
         print(f"noc: {error}", file=sys.stderr)
         return 2
-    print(f"{version}, {Rules().num_clicks} clicks at most\n")
-    print(markdown_table({dataset.name: summarise(objects) for dataset, objects in results.items()}))
-    return 0
+    except BrokenProcessPool:
+        print("noc: a worker process died, perhaps for lack of memory: use fewer --jobs", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = ": the same command with --resume continues" if options.output else ""
+        print(f"noc: interrupted{hint}", file=sys.stderr)
+        return 130
+
+
+def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
+    """The whole command: measure, write, report, compare."""
+    _check(options)
+    old = read_results(options.compare) if options.compare else None
+    use_deterministic_kernels(options.device)
+    rules = make_rules(options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip)
+    datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
+    names = [dataset.name for dataset in datasets]
+    if old:
+        check_comparable(old, rules.to_dict(), options.model, names)
+    if options.table:
+        check_table(options.table, len(options.model), names)
+    tasks = plan(options.model, datasets, rules, device=options.device, dtype=options.dtype, side=options.resolution)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    status = 0
+    with open_workers(options.device, options.jobs, options.batch) as workers:
+        measured = _run_all(tasks, workers, options)
+        results = collect(tasks, [one.measurement for one in measured], command, created)
+        if options.output:
+            write_results(options.output, results)
+            _journal(options.output).unlink()
+        sections = [report(results)]
+        if options.profile:
+            sections.append(throughput_table(_ways(tasks, measured, workers)))
+        if options.repeat:
+            again = collect(tasks, [run_task(task, workers).measurement for task in tasks], command, created)
+            difference = first_difference(results, again)
+            sections.append(f"Measured twice: {difference or 'every click and every IoU the same, bit for bit'}.")
+            status = 1 if difference else status
+    if options.table:
+        sections.append(paper_table(results, options.table, options.paper))
+    elif options.paper:
+        sections.append(published_table(results))
+    if old:
+        comparison = compare(old, results)
+        sections.append(f"### Against {options.compare}\n\n{comparison_report(comparison, options.tolerance)}")
+        status = 1 if comparison.regressions(options.tolerance) else status
+    if options.plots:
+        sections.append("Figures: " + ", ".join(map(str, _plot(results, tasks, options.plots))))
+    text = "\n\n".join(sections)
+    print(text)
+    if options.output:
+        with replaced_atomically(options.output.with_suffix(".md")) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+    return status
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises ValueError where options contradict each other or need what is not installed: before hours of work."""
+    if options.seeds is not None and options.clicks != "jitter":
+        raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
+    if options.output and options.output.suffix != ".json":
+        raise ValueError(
+            f"--output {options.output} is a JSON file, with a .md beside it: give a name that ends in .json"
+        )
+    if options.resume and not options.output:
+        raise ValueError("--resume continues the journal beside --output: give the --output of the interrupted run")
+    if options.resume and options.profile:
+        raise ValueError("--profile times a whole run: leave --resume away")
+    if options.plots:
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            raise ValueError("--plots needs matplotlib: pip install -r requirements-bench.txt") from None
+
+
+def _run_all(tasks: Sequence[Task], workers: Workers, options: argparse.Namespace) -> list[Timed]:
+    """Measure every task; with an output file, through a journal beside it."""
+    if not options.output:
+        return [run_task(task, workers) for task in tasks]
+    journal = _journal(options.output)
+    subject = _subject(tasks, workers)
+    if options.resume and journal.exists():
+        done = resume_journal(journal, subject)
+    else:
+        if journal.exists():
+            print(f"noc: {journal} is begun anew (--resume would have continued it)", file=sys.stderr)
+        start_journal(journal, subject)
+        done = []
+    return [run_task(task, workers, done, lambda entry: append_entry(journal, entry)) for task in tasks]
+
+
+def _ways(tasks: Sequence[Task], measured: Sequence[Timed], workers: Workers) -> Iterator[Throughput]:
+    """This run beside simple loops over the same photos."""
+    for task, one in zip(tasks, measured, strict=True):
+        yield from simple_loops(task)
+        yield benchmark_throughput(task, one, workers)
+
+
+def _journal(output: Path) -> Path:
+    return output.with_name(output.name + ".journal")
+
+
+def _subject(tasks: Sequence[Task], workers: Workers) -> dict[str, Any]:
+    """What must be the same where a run is resumed, for its results to be those of an uninterrupted one."""
+    names = list(dict.fromkeys(task.spec.name for task in tasks))
+    return {
+        "versions": software_versions(),
+        "rules": tasks[0].rules.to_dict(),
+        "models": [(name, checkpoint_sha256(name)) for name in names],
+        "settings": [asdict(task.spec) for task in tasks],
+        "data sets": [(task.dataset.name, task.dataset.folder, len(task.dataset)) for task in tasks],
+        "batch": workers.group,
+    }
+
+
+def first_difference(one: Results, other: Results) -> str | None:
+    """Where two runs of one command found different things (times apart), in words; None if nowhere."""
+    for run, run_again in zip(one.runs, other.runs, strict=True):
+        for measurement, again in zip(run.measurements, run_again.measurements, strict=True):
+            where = f"{run.name} on {measurement.dataset}"
+            if measurement.problems != again.problems:
+                return f"{where}: other photos were broken the second time"
+            for first, second in zip(measurement.objects, again.objects, strict=True):
+                if (first.ious, first.clicks) != (second.ious, second.clicks):
+                    return f"{where}: {first.image} #{first.object_id} went differently the second time"
+    return None
+
+
+def _plot(results: Results, tasks: Sequence[Task], folder: Path) -> list[Path]:
+    from bench.plots import save_plots  # matplotlib is needed for this alone
+
+    specs = {(task.spec.name, task.dataset.name): task.spec for task in tasks}
+    datasets = {task.dataset.name: task.dataset for task in tasks}
+    return save_plots(
+        results,
+        folder,
+        lambda run, measurement: load_model(specs[run.name, measurement.dataset]),
+        lambda measurement: datasets[measurement.dataset],
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="'bundled', a checkpoint file, or the rival 'grabcut'")
-    parser.add_argument(
-        "--dataset",
-        required=True,
+    parser = argparse.ArgumentParser(
+        prog="noc.py", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = parser.add_argument_group("what to measure")
+    what.add_argument(
+        "--model",
         nargs="+",
+        metavar="MODEL",
+        help="'bundled', a checkpoint file (.safetensors of ours, .pth of the authors), or a rival: "
+        + "; ".join(f"{name} ({what_it_is})" for name, what_it_is in RIVALS.items()),
+    )
+    what.add_argument(
+        "--dataset",
+        nargs="+",
+        default=[],
         type=_named_folder,
         metavar="NAME=DIR",
         help=f"data sets and where they lie; NAME is one of {', '.join(LAYOUTS)}",
     )
-    parser.add_argument("--limit", type=_positive, help="only the first photos of each data set")
-    parser.add_argument("--output", type=Path, help="JSON with every object's IoU after each click")
-    parser.add_argument("--resolution", type=_positive, help="side in pixels that the network works at")
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored photo, as published figures do")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the network (default: float32)")
-    parser.add_argument("--jobs", type=_positive, default=1, help="processes with one thread each (default: 1)")
+    what.add_argument("--limit", type=_positive, metavar="N", help="only the first N photos of each data set")
+    what.add_argument("--list", action="store_true", help="say what each data set's folder holds and how much is there")
+
+    how = parser.add_argument_group("protocol")
+    how.add_argument(
+        "--protocol",
+        choices=("paper", "serve"),
+        default="paper",
+        help="paper: as the released code evaluates (default); serve: what the backend gives annotators",
+    )
+    how.add_argument(
+        "--clicks",
+        choices=("center", "jitter"),
+        default="center",
+        help="the middle of the largest error (default), or a random point of its inner half, as people click",
+    )
+    how.add_argument("--seeds", type=_positive, metavar="N", help="of jittered clicks: measured N times (default: 3)")
+    how.add_argument(
+        "--thresholds",
+        nargs="+",
+        type=_percent,
+        default=[85, 90, 95],
+        metavar="PERCENT",
+        help="IoU whose NoC is reported (default: 85 90 95)",
+    )
+    how.add_argument(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        help="average with the mirrored photo (default: as the protocol does, paper yes, serve no)",
+    )
+    how.add_argument(
+        "--resolution",
+        type=_positive,
+        metavar="SIDE",
+        help="side in pixels that the network works at (default: the paper's for the data set, 448, 672 or 896, "
+        "and the model's own for a ConvNet such as the bundled one)",
+    )
+
+    running = parser.add_argument_group("running")
+    running.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    running.add_argument("--dtype", default="float32", choices=sorted(DTYPES), help="of the network (default: float32)")
+    running.add_argument(
+        "--jobs",
+        type=_positive,
+        metavar="N",
+        help="on the CPU, processes with one thread each (default: 1; fastest: one for each core); on a GPU, threads "
+        "that share it (default: 4)",
+    )
+    running.add_argument(
+        "--batch",
+        type=_positive,
+        metavar="N",
+        help="photos whose objects are clicked in one batch (default: 1, on a GPU 8); changes results by rounding only",
+    )
+    running.add_argument("--resume", action="store_true", help="continue the interrupted run of the same --output")
+    running.add_argument("--repeat", action="store_true", help="measure twice; exit status 1 if any bit differs")
+    running.add_argument(
+        "--profile",
+        action="store_true",
+        help="also run two simple loops, and show photos and clicks per second and where the time goes",
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, metavar="FILE.json", help="every click and IoU; the tables go to FILE.md beside it"
+    )
+    output.add_argument("--plots", type=Path, metavar="DIR", help="figures as PDF and PNG (needs matplotlib)")
+    output.add_argument("--paper", action="store_true", help="print the published figures beside the measured ones")
+    output.add_argument(
+        "--table",
+        type=int,
+        choices=sorted(TABLES),
+        help="lay out as this table of the paper (1: its four checkpoints to --model, in the paper's order)",
+    )
+
+    comparison = parser.add_argument_group("comparison")
+    comparison.add_argument("--compare", type=Path, metavar="OLD.json", help="an earlier --output, object by object")
+    comparison.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        default=0.0,
+        metavar="CLICKS",
+        help="exit status 1 if NoC@85 or @90 rose by more than this and the 95%% interval excludes zero (default: 0)",
+    )
     return parser
 
 
@@ -309,8 +319,24 @@ def _named_folder(text: str) -> tuple[str, Path]:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _tolerance(text: str) -> float:
+    try:
+        clicks = float(text)
+    except ValueError:
+        clicks = -1.0
+    if not 0 <= clicks < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of clicks from 0")
+    return clicks
+
+
+def _percent(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 1 to 100")
     return int(text)
 
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.drawing import draw_overlay
-from skipclick.predictor import MASK_THRESHOLD
+from skipclick.masks import MASK_THRESHOLD
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"

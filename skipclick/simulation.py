@@ -1,7 +1,8 @@
 """The simulated annotator: where the next click goes, in evaluation and in training (released code).
 
-Both rules look at the two kinds of wrong pixels and click in the middle of the larger one, "large" meaning
-far from its border. Evaluation is deterministic, training draws at random from the inner half.
+All rules look at the two kinds of wrong pixels and click in the middle of the larger one, "large" meaning
+far from its border. The evaluation protocol is deterministic; training, and evaluation with the scatter of people's
+clicks (ours), draw at random from the inner half.
 """
 
 from __future__ import annotations
@@ -48,6 +49,30 @@ def next_click(prediction: NDArray[np.bool_], target: NDArray[np.int8], clicked:
     depth_fp, location_fp = _deepest_pixel(false_positive, clicked)
     positive = depth_fn > depth_fp
     row, col = location_fn if positive else location_fp
+    return Click(x=float(col), y=float(row), positive=positive)
+
+
+def jittered_click(
+    prediction: NDArray[np.bool_],
+    target: NDArray[np.int8],
+    clicked: Sequence[tuple[int, int]],
+    rng: np.random.Generator,
+) -> Click:
+    """A next click as people make it: anywhere in the inner half of the larger error, all pixels alike.
+
+    Arguments, ties and the click where nothing is wrong are those of `next_click`. The inner half is deeper than half
+    the deepest pixel by the 5×5 chamfer distance, as in training; beyond the image is outside.
+    """
+    regions = [chamfer_distance(region) for region in error_regions(prediction, target)]
+    for distance in regions:
+        for row, col in clicked:
+            distance[row, col] = 0.0
+    depth_fn, depth_fp = (float(distance.max()) for distance in regions)
+    positive = depth_fn > depth_fp
+    candidates = np.flatnonzero(regions[0] > depth_fn / 2 if positive else regions[1] > depth_fp / 2)
+    if not candidates.size:
+        return Click(x=0.0, y=0.0, positive=False)
+    row, col = divmod(int(rng.choice(candidates)), target.shape[1])
     return Click(x=float(col), y=float(row), positive=positive)
 
 

@@ -1,108 +1,106 @@
-"""Protects how evaluation sets are read: layouts, ignored pixels, instances, EXIF, and what is said when it fails."""
+"""Protects the table of data sets: opening them, their published sizes, the list for users, workers getting photos."""
 
 from __future__ import annotations
 
+import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
+from drawn_pictures import blank, save
 
-from bench.datasets import LAYOUTS, open_dataset
-
-PHOTO = np.zeros((6, 8, 3), np.uint8)
-PHOTO[0, 0] = (255, 0, 0)  # red, to catch swapped channels
+from bench.datasets import LAYOUTS, describe_datasets, open_dataset
 
 
-def write_set(root: Path, layout: str, masks: dict[str, NDArray[np.uint8]], photo: NDArray[np.uint8] = PHOTO) -> Path:
-    for folder in (LAYOUTS[layout].image_folder, LAYOUTS[layout].mask_folder):
-        (root / folder).mkdir()
-    for name, mask in masks.items():
-        Image.fromarray(photo).save(root / LAYOUTS[layout].image_folder / f"{name}.png")
-        Image.fromarray(mask).save(root / LAYOUTS[layout].mask_folder / f"{name}.bmp")
-    return root
-
-
-def blank(*shape: int) -> NDArray[np.uint8]:
-    return np.zeros(shape or (6, 8), np.uint8)
-
-
-@pytest.mark.parametrize("layout", ["GrabCut", "Berkeley"])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_trimaps_ignore_128(tmp_path: Path, layout: str, channels: int) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     mask = blank()
-    mask[1, :3], mask[2, :3] = 255, 128
-    stored = mask if channels == 1 else np.repeat(mask[:, :, None], 3, axis=2)
-    (sample,) = open_dataset(layout, write_set(tmp_path, layout, {"a": stored}))
-    assert sample.name == "a"
-    np.testing.assert_array_equal(sample.image, PHOTO)
-    expected = np.where(mask == 255, 1, np.where(mask == 128, -1, 0))
-    np.testing.assert_array_equal(sample.targets[1], expected)
-    assert sample.targets[1].dtype == np.int8
+    mask[0], mask[1] = 1, 2
+    for name in ("c", "a", "b", "d"):
+        save(tmp_path / "images" / f"{name}.jpg")
+        save(tmp_path / "masks" / f"{name}.png", mask)
+    return tmp_path
 
 
-def test_davis_takes_any_colour_and_ignores_nothing(tmp_path: Path) -> None:
-    mask = blank(6, 8, 3)
-    mask[1, 1], mask[2, 2], mask[3, 3] = (0, 0, 1), (128, 0, 0), (0, 255, 0)
-    (sample,) = open_dataset("DAVIS", write_set(tmp_path, "DAVIS", {"a": mask}))
-    np.testing.assert_array_equal(sample.targets[1], mask.any(axis=2))
+def test_every_data_set_of_the_paper_has_its_network_size() -> None:
+    sides = {name: layout.resolution and layout.resolution[0] for name, layout in LAYOUTS.items()}
+    assert sides == {
+        "GrabCut": 448,
+        "Berkeley": 448,
+        "DAVIS": 672,
+        "COCO_MVal": 448,
+        "SBD": 448,
+        "PascalVOC": 448,
+        "HQSeg-44k": 896,
+        "WSESeg": 896,
+        "SHSeg": 896,
+        "folder": None,
+        "coco": None,
+        "label-studio": None,
+    }
 
 
-def test_a_folder_gives_each_instance_its_target(tmp_path: Path) -> None:
-    mask = blank()
-    mask[0], mask[1], mask[2] = 1, 200, 128
-    (sample,) = open_dataset("folder", write_set(tmp_path, "folder", {"a": mask}))
-    assert list(sample.targets) == [1, 200]
-    for object_id, target in sample.targets.items():
-        np.testing.assert_array_equal(target, np.where(mask == 128, -1, mask == object_id))
+def test_photos_come_by_name_and_can_be_limited_and_filtered(folder: Path) -> None:
+    assert [sample.name for sample in open_dataset("folder", folder)] == ["a", "b", "c", "d"]
+    kept = open_dataset("folder", folder, limit=2, keep=lambda name: name != "a")
+    assert [sample.name for sample in kept] == ["b", "c"]
+    assert len(kept) == 2
 
 
-def test_photos_come_by_name_and_can_be_limited_and_filtered(tmp_path: Path) -> None:
-    mask = blank()
-    mask[0] = 1
-    root = write_set(tmp_path, "folder", dict.fromkeys(("c", "a", "b", "d"), mask))
-    assert [sample.name for sample in open_dataset("folder", root)] == ["a", "b", "c", "d"]
-    assert [sample.name for sample in open_dataset("folder", root, limit=3, keep=lambda name: name != "a")] == [
-        "b",
-        "c",
-        "d",
-    ]
+def test_opening_reads_no_pictures(folder: Path) -> None:
+    for path in folder.rglob("*.*"):
+        path.write_bytes(b"broken")
+    assert len(open_dataset("folder", folder)) == 4
 
 
-def test_a_photo_without_object_has_no_targets(tmp_path: Path) -> None:
-    (sample,) = open_dataset("GrabCut", write_set(tmp_path, "GrabCut", {"a": blank()}))
-    assert sample.targets == {}
+def test_photos_can_be_sent_to_worker_processes(folder: Path) -> None:
+    photo = open_dataset("folder", folder).photos[0]
+    sent = pickle.dumps(photo)
+    assert len(sent) < 2000
+    np.testing.assert_array_equal(pickle.loads(sent).load().targets[2], photo.load().targets[2])
 
 
-def test_photos_are_turned_as_exif_says(tmp_path: Path) -> None:
-    root = write_set(tmp_path, "DAVIS", {"a": np.ones((8, 6), np.uint8)})
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by 90°
-    Image.fromarray(PHOTO).save(root / "img" / "a.png", exif=exif)
-    (sample,) = open_dataset("DAVIS", root)
-    np.testing.assert_array_equal(sample.image, np.rot90(PHOTO, -1))
-
-
-def test_failures_say_what_is_wrong(tmp_path: Path) -> None:
+def test_a_wrong_folder_gets_one_line(folder: Path) -> None:
     with pytest.raises(ValueError, match="unknown data set 'Graabcut': known are GrabCut"):
-        open_dataset("Graabcut", tmp_path)
-    with pytest.raises(ValueError, match="no folder 'img'"):
-        open_dataset("DAVIS", tmp_path)
-    root = write_set(tmp_path, "DAVIS", {"a": blank(5, 8)})
-    with pytest.raises(ValueError, match=r"mask's size \(5, 8\) is not the photo's \(6, 8\)"):
-        open_dataset("DAVIS", root)[0]
-    with pytest.raises(ValueError, match="no photos here"):
-        open_dataset("DAVIS", root, keep=lambda name: False)
-    (root / "gt" / "a.bmp").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="cannot be read"):
-        open_dataset("DAVIS", root)[0]
-    (root / "gt" / "a.bmp").unlink()
-    with pytest.raises(ValueError, match="1 photos have no mask"):
-        open_dataset("DAVIS", root)
+        open_dataset("Graabcut", folder)
+    for name in set(LAYOUTS) - {"folder", "Berkeley"}:
+        with pytest.raises(ValueError, match=f"^{name}={folder}: .+; expected .+$"):
+            open_dataset(name, folder)
+    with pytest.raises(ValueError, match=r"there is no folder .*img; expected img/ and gt/"):
+        open_dataset("DAVIS", folder)
+    for path in (folder / "images").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"there are no pictures in .*images"):
+        open_dataset("folder", folder)
 
 
-def test_an_instance_mask_has_one_channel(tmp_path: Path) -> None:
-    dataset = open_dataset("folder", write_set(tmp_path, "folder", {"a": blank(6, 8, 3)}))
-    with pytest.raises(ValueError, match="one channel, not 3"):
-        dataset[0]
+def test_a_filter_that_keeps_nothing_is_said(folder: Path) -> None:
+    with pytest.raises(ValueError, match="there are no photos to measure"):
+        open_dataset("folder", folder, keep=lambda name: False)
+
+
+def test_the_list_has_every_data_set_and_its_counts() -> None:
+    lines = describe_datasets({}).splitlines()
+    for name, layout in LAYOUTS.items():
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        assert line.split()[1] == ("-" if layout.num_photos is None else f"{layout.num_photos:,}")
+        assert line.split()[2] == ("-" if layout.num_objects is None else f"{layout.num_objects:,}")
+    assert max(map(len, lines)) <= 120
+
+
+def test_the_list_counts_what_lies_in_given_folders(folder: Path) -> None:
+    (folder / "images" / "b.jpg").write_bytes(b"broken")
+    text = describe_datasets({"folder": folder, "Berkeley": folder, "DAVIS": folder})
+    assert f"folder={folder}: 4 photos, 6 objects, 1 broken\n  broken: {folder}/images/b.jpg: cannot be read" in text
+    assert f"Berkeley={folder}: 4 photos (published: 100), 0 objects (published: 100), 1 broken" in text
+    assert f"DAVIS={folder}: there is no folder {folder}/img; expected img/ and gt/" in text
+
+
+@pytest.mark.parametrize(("name", "module"), [("SBD", "scipy"), ("coco", "pycocotools")])
+def test_a_missing_package_is_said_with_its_remedy(
+    folder: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError, match=rf"need {module}: pip install -r requirements-bench\.txt"):
+        open_dataset(name, folder)

@@ -1,184 +1,210 @@
-"""Protects the benchmark: the simulated session click by click, the figures, the files, and the rival."""
+"""Protects the command: its files, its exit statuses, what it refuses, and that an interrupted run goes on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
+from bench_models import write_davis
 
-from bench.datasets import Sample
-from bench.noc import Rules, evaluate, main, markdown_table, simulate, summarise
-from bench.rivals import GrabCutModel
-from skipclick import Click
-from skipclick.metrics import iou
+from bench import noc
+from bench.noc import first_difference, main
+from bench.results import Results, read_results, write_results
 
-
-class DiscModel:
-    """Draws a disc at each click and remembers what it was asked."""
-
-    version = "discs"
-
-    def __init__(self, radius: int) -> None:
-        self.radius = radius
-        self.num_encoded = 0
-        self.previous_sums: list[float | None] = []
-
-    def encode(self, image: NDArray[np.uint8]) -> tuple[int, int]:
-        self.num_encoded += 1
-        return image.shape[0], image.shape[1]
-
-    def click(
-        self, features: tuple[int, int], clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
-        self.previous_sums.append(None if previous is None else float(previous.sum()))
-        canvas = np.zeros(features, np.float32)
-        for click in clicks:
-            cv2.circle(canvas, (int(click.x), int(click.y)), self.radius, (float(click.positive),), cv2.FILLED)
-        return canvas
-
-
-def scene() -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """A red ellipse on blue noise, and its target with a rim that does not count."""
-    rng = np.random.default_rng(0)
-    mask = np.zeros((90, 120), np.uint8)
-    cv2.ellipse(mask, (60, 45), (34, 24), 20, 0, 360, (1,), cv2.FILLED)
-    image = rng.integers(0, 60, (90, 120, 3), np.uint8)
-    image[:, :, 2] += 120
-    image[mask == 1] = image[mask == 1][:, ::-1]
-    rim = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    return image, np.where(rim == 1, -1, mask).astype(np.int8)
-
-
-def test_a_session_clicks_the_error_and_hands_the_answer_back() -> None:
-    _, target = scene()
-    model = DiscModel(radius=10)
-    ious, clicks, click_ms = simulate(model, target.shape, target, Rules(num_clicks=6))
-    assert len(ious) == len(clicks) == len(click_ms) == 6
-    assert clicks[0].positive
-    assert np.hypot(clicks[0].x - 60, clicks[0].y - 45) < 3
-    assert len(set(clicks)) == 6
-    assert model.previous_sums[0] is None
-    final = model.click(target.shape, clicks, None) > 0.49
-    assert ious[-1] == iou(final, target)
-    assert model.previous_sums[1] == pytest.approx((model.click(target.shape, clicks[:1], None) > 0.49).sum())
-
-
-def test_a_session_ends_when_the_object_is_good_enough() -> None:
-    disc = cv2.circle(np.zeros((60, 60), np.uint8), (30, 30), 10, (1,), cv2.FILLED)
-    target = np.asarray(disc, np.int8)
-    ious, clicks, _ = simulate(DiscModel(radius=10), target.shape, target)
-    assert ious == [1.0]
-    assert clicks == [Click(30.0, 30.0)]
-
-
-def test_a_photo_is_encoded_once_for_all_its_objects() -> None:
-    image, target = scene()
-    model = DiscModel(radius=10)
-    other = np.zeros_like(target)
-    other[:20, :20] = 1
-    samples = [Sample("a", image, {1: target, 7: other}), Sample("b", image, {3: target}), Sample("c", image, {})]
-    results = list(evaluate(model, samples, Rules(num_clicks=2)))
-    assert model.num_encoded == 3
-    assert [(result.image, result.object_id) for result in results] == [("a", 1), ("a", 7), ("b", 3)]
-
-
-def test_summary_and_table() -> None:
-    image, target = scene()
-    results = list(evaluate(DiscModel(radius=5), [Sample("a", image, {1: target})], Rules()))
-    summary = summarise(results)
-    assert (summary.num_objects, summary.noc85, summary.failures90) == (1, 20, 1)
-    assert summary.miou1 == results[0].ious[0]
-    lines = markdown_table({"Set": summary}).splitlines()
-    assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| Set | 1 | 20.00 | 20.00 | 20.00 | 1 | 1 |")
-    with pytest.raises(ValueError, match="no objects"):
-        summarise([])
-
-
-def test_grabcut_cuts_a_plain_object_and_is_repeatable() -> None:
-    image, target = scene()
-    model = GrabCutModel()
-    ious, clicks, _ = simulate(model, model.encode(image), target, Rules(num_clicks=5))
-    assert max(ious) > 0.9
-    assert simulate(model, model.encode(image), target, Rules(num_clicks=5))[:2] == (ious, clicks)
-
-
-def test_grabcut_answers_at_the_size_of_the_photo_whatever_the_clicks() -> None:
-    image, _ = scene()
-    large = cv2.resize(image, (700, 500)).astype(np.uint8)
-    model = GrabCutModel()
-    features = model.encode(large)
-    corners = [Click(0.0, 0.0), Click(699.0, 499.0, False), Click(350.0, 250.0)]
-    for clicks in (corners[:1], corners[1:2], corners):
-        for previous in (None, np.zeros((500, 700), np.float32), np.ones((500, 700), np.float32)):
-            probability = model.click(features, clicks, previous)
-            assert probability.shape == (500, 700)
-            assert probability.dtype == np.float32
-            assert 0 <= probability.min() <= probability.max() <= 1
+MODEL = ["--model", "bench_models:small_discs"]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
 def davis(tmp_path: Path) -> Path:
-    image, target = scene()
-    for folder in ("img", "gt"):
-        (tmp_path / folder).mkdir()
-    for name in ("1", "2"):
-        Image.fromarray(image).save(tmp_path / "img" / f"{name}.png")
-        Image.fromarray(np.where(target == 1, 255, 0).astype(np.uint8)).save(tmp_path / "gt" / f"{name}.png")
-    return tmp_path
+    return write_davis(tmp_path / "davis", num_photos=3)
 
 
-def test_the_command_writes_every_click(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def without_times(results: Results) -> list[object]:
+    return [
+        (run.name, one.dataset, one.seed, found.image, found.object_id, found.ious, found.clicks)
+        for run in results.runs
+        for one in run.measurements
+        for found in one.objects
+    ]
+
+
+def test_the_command_writes_every_click_and_its_tables(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = davis / "runs" / "noc.json"
-    assert main(["--model", "grabcut", "--dataset", f"DAVIS={davis}", "--limit", "1", "--output", str(output)]) == 0
-    assert "| DAVIS | 1 |" in capsys.readouterr().out
-    report = json.loads(output.read_text())
-    assert report["model"]["version"] == GrabCutModel().version
-    (entry,) = report["datasets"]["DAVIS"]["objects"]
-    assert entry["image"] == "1"
-    assert len(entry["ious"]) == len(entry["clicks"]) == len(entry["click_ms"])
-    assert set(entry["clicks"][0]) == {"x", "y", "positive"}
-    assert [path.name for path in output.parent.iterdir()] == ["noc.json"]
+    command = ["--model", "grabcut", MODEL[1], "--dataset", f"DAVIS={davis}", "--limit", "2", "--output", str(output)]
+    assert main(command) == 0
+    results = read_results(output)
+    assert results.command == command
+    assert [run.name for run in results.runs] == ["grabcut", MODEL[1]]
+    (measurement,) = results.runs[0].measurements
+    assert [one.image for one in measurement.objects] == ["0", "1"]
+    for one in measurement.objects:
+        assert len(one.ious) == len(one.clicks) == len(one.click_ms)
+    printed = capsys.readouterr().out
+    assert "### DAVIS (2 objects)" in printed
+    assert output.with_suffix(".md").read_text() == printed
+    assert sorted(path.name for path in output.parent.iterdir()) == ["noc.json", "noc.md"]
 
 
-@pytest.mark.slow  # each process imports torch
-def test_processes_find_the_same(davis: Path) -> None:
-    found = []
-    for jobs in ("1", "2"):
-        output = davis / f"{jobs}.json"
-        assert main(["--model", "grabcut", "--dataset", f"DAVIS={davis}", "--jobs", jobs, "--output", str(output)]) == 0
-        objects = json.loads(output.read_text())["datasets"]["DAVIS"]["objects"]
-        found.append([(entry["image"], entry["ious"], entry["clicks"]) for entry in objects])
-    assert found[0] == found[1]
+def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
+    output = davis / "noc.json"
+    jitter = ["--clicks", "jitter", "--seeds", "2", "--protocol", "serve"]
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", *jitter, "--output", str(output)]) == 0
+    results = read_results(output)
+    assert [one.seed for one in results.runs[0].measurements] == [0, 1]
+    assert results.rules["threshold"] == 0.5
+    assert results.rules["flip"] is False
+
+
+def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (davis / "gt" / "1.png").write_bytes(b"no picture")
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}"]) == 0
+    printed = capsys.readouterr().out
+    assert "### DAVIS (2 objects)" in printed
+    assert "Not measured, 1 photos:" in printed
+    assert "1.png" in printed
+
+
+def test_a_repeated_run_that_differs_exits_with_1(
+    davis: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--repeat"]
+    assert main(command) == 0
+    assert "Measured twice: every click and every IoU the same" in capsys.readouterr().out
+    monkeypatch.setattr(noc, "first_difference", lambda one, other: "0 #1 went differently")
+    assert main(command) == 1
+
+
+def test_the_smallest_difference_is_found(davis: Path) -> None:
+    output = davis / "noc.json"
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--output", str(output)]) == 0
+    results = read_results(output)
+    assert first_difference(results, results) is None
+    measurement = results.runs[0].measurements[0]
+    last = measurement.objects[-1]
+    objects = [*measurement.objects[:-1], replace(last, ious=[*last.ious[:-1], math.nextafter(last.ious[-1], 2)])]
+    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=objects)])])
+    assert first_difference(results, other) == f"{MODEL[1]} on DAVIS: 2 #1 went differently the second time"
+    slower = [replace(one, encode_ms=1e9, click_ms=[]) for one in measurement.objects]
+    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=slower)])])
+    assert first_difference(results, other) is None
+
+
+def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = davis / "old.json"
+    command = [*MODEL, "--dataset", f"DAVIS={davis}"]
+    assert main([*command, "--output", str(output)]) == 0
+    assert main([*command, "--compare", str(output)]) == 0
+    old = read_results(output)
+    measurement = old.runs[0].measurements[0]
+    perfect = [
+        replace(one, ious=[1.0], clicks=one.clicks[:1], click_ms=one.click_ms[:1]) for one in measurement.objects
+    ]
+    run = replace(old.runs[0], measurements=[replace(measurement, objects=perfect)])
+    write_results(output, replace(old, runs=[run]))
+    assert main([*command, "--compare", str(output), "--tolerance", "0.5"]) == 1
+    assert "**worse**" in capsys.readouterr().out
+    assert main([*command, "--compare", str(output), "--tolerance", "20"]) == 0
+
+
+def test_profile_and_published_figures_are_sections(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--profile", "--paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "### Speed" in printed
+    assert "### Beside the published figures" in printed
+
+
+def test_list_says_what_is_expected_and_found(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--dataset", f"DAVIS={davis}"]) == 0
+    printed = capsys.readouterr().out
+    assert "GrabCut" in printed
+    assert str(davis) in printed
+
+
+def test_an_interrupted_run_resumes(davis: Path) -> None:
+    """Killed after its first photo, then the same command with --resume: the result of an uninterrupted run."""
+    output = davis / "noc.json"
+    journal = davis / "noc.json.journal"
+    slow = ["--model", "bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "bench" / "noc.py"), *slow],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "noc: interrupted: the same command with --resume continues"
+    assert not output.exists()
+    first_photo = json.loads(journal.read_text().splitlines()[1])["objects"]
+
+    assert main([*slow, "--resume"]) == 0
+    assert not journal.exists()
+    resumed = read_results(output)
+    assert resumed.runs[0].measurements[0].objects[0].click_ms == first_photo[0]["click_ms"]
+    assert main(slow) == 0
+    assert without_times(read_results(output)) == without_times(resumed)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "grabcut", "--dataset", "DAVIS=nowhere"], "has no folder 'img'"),
-        (["--model", "grabcut", "--dataset", "Davis=."], "unknown data set 'Davis'"),
-        (["--model", "nowhere.safetensors", "--dataset", "DAVIS={davis}"], "nowhere.safetensors"),
-        (["--model", "grabcut", "--dataset", "DAVIS={davis}", "DAVIS={davis}"], "once only"),
+        (["--dataset", "DAVIS=nowhere"], "img"),
+        (["--dataset", "Davis=."], "unknown data set 'Davis'"),
+        (["--model", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--model", "grabcut", "grabcut"], "each model can be given once only"),
+        (["--dataset", "DAVIS={davis}", "DAVIS={davis}"], "each data set can be given once only"),
+        (["--seeds", "3"], "--clicks jitter"),
+        (["--resume"], "--output"),
+        (["--output", "runs/noc.txt"], "ends in .json"),
+        (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--compare", "nowhere.json"], "nowhere.json"),
     ],
 )
 def test_failures_are_one_line_and_exit_code_2(
     davis: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([argument.format(davis=davis) for argument in arguments]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    command = [*MODEL, "--dataset", f"DAVIS={davis}", *(argument.format(davis=davis) for argument in arguments)]
+    assert main(command) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("noc: ")
     assert message in error
 
 
-def test_a_malformed_option_is_refused_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--dataset", "DAVIS"], ["--dataset", "DAVIS=x", "--limit", "0"]):
-        with pytest.raises(SystemExit) as error:
-            main(["--model", "grabcut", *arguments])
-        assert error.value.code == 2
-    assert "is not NAME=DIR" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model and --dataset are needed"),
+        ([*MODEL, "--dataset", "DAVIS"], "is not NAME=DIR"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--limit", "0"], "is not a positive number"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--thresholds", "0.9"], "is not a percentage"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--tolerance", "nan"], "is not a number of clicks"),
+    ],
+)
+def test_a_malformed_option_is_refused_with_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "bench" / "noc.py"), "--help"]
+    shown = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0
+    assert "examples:" in shown.stdout

@@ -14,7 +14,13 @@ from parity_files import for_each_golden, load_golden, unpack_bits
 from scipy.ndimage import distance_transform_edt
 
 from skipclick import Click
-from skipclick.simulation import error_regions, next_click, training_click, training_click_region
+from skipclick.simulation import (
+    error_regions,
+    jittered_click,
+    next_click,
+    training_click,
+    training_click_region,
+)
 
 
 @for_each_golden("golden_clicker*.npz")
@@ -117,6 +123,37 @@ def test_memory_layout_does_not_matter() -> None:
     expected = next_click(prediction, target, [])
     assert next_click(np.asfortranarray(prediction), np.asfortranarray(target), []) == expected
     assert next_click(np.repeat(prediction, 2, 1)[:, ::2], np.repeat(target, 2, 1)[:, ::2], []) == expected
+
+
+def test_a_jittered_click_falls_on_all_of_the_inner_half_and_nowhere_else() -> None:
+    target = np.zeros((30, 40), np.int8)
+    target[4:17, 5:30] = 1  # 13 rows: depth 7 in the middle
+    target[4:17, 30:35] = -1
+    prediction = np.zeros(target.shape, bool)
+    prediction[22:27, :] = True  # the smaller error, although it has more pixels
+    inner = np.zeros(target.shape, bool)
+    inner[7:14, 8:27] = True  # deeper than 3.5
+    inner[10, 17] = False  # clicked before
+    drawn = np.zeros(target.shape, bool)
+    for seed in range(1500):
+        click = jittered_click(prediction, target, [(10, 17)], np.random.default_rng(seed))
+        assert click.positive
+        drawn[int(click.y), int(click.x)] = True
+    np.testing.assert_array_equal(drawn, inner)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), height=st.integers(1, 60), width=st.integers(1, 80), sigma=st.floats(0.5, 9))
+def test_a_jittered_click_corrects_an_error_and_repeats(seed: int, height: int, width: int, sigma: float) -> None:
+    target = (_blobs(seed, (height, width), sigma) > 0).astype(np.int8)
+    prediction = _blobs(seed + 1, (height, width), sigma) > 0
+    click = jittered_click(prediction, target, [], np.random.default_rng(seed))
+    assert click == jittered_click(prediction, target, [], np.random.default_rng(seed))
+    false_negative, false_positive = error_regions(prediction, target)
+    if not (false_negative | false_positive).any():
+        assert click == Click(0.0, 0.0, False)
+    else:
+        assert (false_negative if click.positive else false_positive)[int(click.y), int(click.x)]
 
 
 def test_training_click_falls_on_every_candidate_and_nowhere_else() -> None:

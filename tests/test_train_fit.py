@@ -179,13 +179,13 @@ def test_validation_measures_the_photos_held_out(photo_folder: Path, capsys: pyt
     held_out = list_photos(photo_folder, "held_out")
     num_objects = sum(len(np.unique(photo.read()[1])) - 1 for photo in held_out)
     assert main(["validate", "bundled", "--data", str(photo_folder)]) == 0
-    assert f"| held out | {num_objects} |" in capsys.readouterr().out
+    assert f"({num_objects} objects)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["fit", "--data", "/nowhere", "--output", "out", "--recipe", "tiny"], "no images"),
+        (["fit", "--data", "/nowhere", "--output", "out", "--recipe", "tiny"], "no folder /nowhere/images"),
         (["export", "nothing.pt", "out.safetensors"], "does not exist"),
     ],
 )

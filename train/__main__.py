@@ -7,15 +7,17 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from bench.datasets import open_dataset
-from bench.noc import evaluate, markdown_table, summarise
-from skipclick.checkpoint import load_checkpoint, save_checkpoint
-from skipclick.predictor import DTYPES, Predictor
+from bench.evaluation import Rules
+from bench.runner import Workers, collect, plan, run_task
+from bench.tables import report
+from skipclick.checkpoint import save_checkpoint
+from skipclick.predictor import DTYPES
 from train.config import RECIPES, TrainConfig
 from train.dataset import is_held_out
 from train.fit import fit, read_state, trained_model
@@ -102,9 +104,9 @@ def _export(options: argparse.Namespace) -> None:
 
 def _validate(options: argparse.Namespace) -> None:
     dataset = open_dataset("folder", options.data, options.limit, keep=is_held_out)
-    predictor = Predictor(load_checkpoint(options.checkpoint), device=options.device, dtype=options.dtype)
-    photos = tqdm((dataset[i] for i in range(len(dataset))), total=len(dataset), unit="photo")
-    print(markdown_table({"held out": summarise(list(evaluate(predictor, photos)))}))
+    tasks = plan([options.checkpoint], [dataset], Rules(flip=False), device=options.device, dtype=options.dtype)
+    measurements = [run_task(task, Workers()).measurement for task in tasks]
+    print(report(collect(tasks, measurements, sys.argv[1:], datetime.now(UTC).isoformat(timespec="seconds"))))
 
 
 if __name__ == "__main__":

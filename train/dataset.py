@@ -1,7 +1,8 @@
 """Photos with instance-id masks: what training reads.
 
-A folder holds `images/NAME.jpg` (or .png) and `masks/NAME.png`, 8 bit: 0 background, one id per object, 128 ignored.
-An optional `index.csv` with columns `name` and `kind` lets a run leave out kinds of photos.
+A folder holds `images/NAME.jpg` and `masks/NAME.png`, 8 bit: 0 background, one id per object, 128 ignored (`folder` in
+`bench/datasets`; other kinds of pictures will do). An optional `index.csv` with columns `name` and `kind` lets a run
+leave out kinds of photos.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from bench.datasets.paired import files_by_stem
+from bench.datasets.sample import read_ids, read_photo
 from train.augment import AugmentConfig, augment
 from train.sampler import IGNORED_ID, SamplerConfig, sample_object, sample_points
 
@@ -38,16 +40,13 @@ class Photo:
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """The photo, uint8 RGB (H, W, 3), turned as its EXIF says, and its ids, uint8 (H, W)."""
-        image = cv2.imread(str(self.image), cv2.IMREAD_COLOR_RGB)
-        ids = cv2.imread(str(self.mask), cv2.IMREAD_UNCHANGED)
-        if image is None or ids is None:
-            raise ValueError(f"{self.name}: cannot read {self.image if image is None else self.mask}")
-        if ids.ndim != 2 or ids.shape != image.shape[:2]:
+        image, ids = read_photo(self.image), read_ids(self.mask)
+        if ids.dtype != np.uint8 or ids.shape != image.shape[:2]:
             raise ValueError(
-                f"{self.name}: a mask of shape {ids.shape} does not fit a photo of {image.shape[:2]}; "
+                f"{self.name}: a mask of shape {ids.shape}, {ids.dtype}, does not fit a photo of {image.shape[:2]}; "
                 "it needs one 8-bit channel of equal size"
             )
-        return np.asarray(image, np.uint8), np.asarray(ids, np.uint8)
+        return image, ids.astype(np.uint8, copy=False)
 
 
 def is_held_out(name: str) -> bool:
@@ -57,7 +56,7 @@ def is_held_out(name: str) -> bool:
 
 def list_photos(folder: Path, split: Split = "train", exclude_kinds: Collection[str] = ()) -> list[Photo]:
     """The photos of a folder that have a mask, sorted by name. `ValueError` if there are none."""
-    images = {path.stem: path for path in sorted((folder / "images").glob("*")) if path.suffix in (".jpg", ".png")}
+    images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
     kinds = _kinds(folder / "index.csv")
     if unknown := set(exclude_kinds) - set(kinds.values()):
         raise ValueError(
@@ -65,8 +64,8 @@ def list_photos(folder: Path, split: Split = "train", exclude_kinds: Collection[
         )
     photos = [
         Photo(name, images[name], mask)
-        for mask in sorted((folder / "masks").glob("*.png"))
-        if (name := mask.stem) in images
+        for name, mask in masks.items()
+        if name in images
         and kinds.get(name) not in exclude_kinds
         and (split == "all" or is_held_out(name) == (split == "held_out"))
     ]

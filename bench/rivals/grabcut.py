@@ -1,4 +1,4 @@
-"""Other ways to cut out an object by clicks, behind the same two calls as `skipclick.Predictor`."""
+"""OpenCV's GrabCut, seeded with the clicks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.rivals.seeds import disc, enlarged, reduced
 from skipclick import Click
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GrabCutFeatures:
-    """The photo as GrabCut works on it, BGR, and the (H, W) of the original."""
+    """The photo as GrabCut works on it, uint8 BGR (h, w, 3), and the (H, W) of the original."""
 
     image: NDArray[np.uint8]
     image_size: tuple[int, int]
@@ -22,7 +23,7 @@ class GrabCutFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class GrabCutModel:
-    """OpenCV's GrabCut (Rother et al., SIGGRAPH 2004), seeded with the clicks.
+    """OpenCV's GrabCut (Rother et al., SIGGRAPH 2004).
 
     A disc at each click is certain, object or background by the click's sign. Everything else starts as what the
     previous mask says, which also gives the two colour models; at the first click a large disc around the click
@@ -45,11 +46,8 @@ class GrabCutModel:
 
     def encode(self, image: NDArray[np.uint8]) -> GrabCutFeatures:
         """The photo, uint8 RGB (H, W, 3), reduced to `max_side`."""
-        height, width = image.shape[:2]
-        scale = min(1.0, self.max_side / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        reduced = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        return GrabCutFeatures(np.ascontiguousarray(np.asarray(reduced, np.uint8)[:, :, ::-1]), (height, width))
+        small = np.ascontiguousarray(reduced(image, self.max_side)[:, :, ::-1])
+        return GrabCutFeatures(small, (image.shape[0], image.shape[1]))
 
     def click(
         self, features: GrabCutFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
@@ -63,33 +61,23 @@ class GrabCutModel:
             no_box, mode = (0, 0, 0, 0), cv2.GC_INIT_WITH_MASK
             cv2.grabCut(features.image, labels, no_box, background, foreground, self.num_iterations, mode)
             is_object = (labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)
-        height, width = features.image_size
-        mask = cv2.resize(is_object.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        return np.asarray(mask)
+        return enlarged(is_object.astype(np.float32), features.image_size)
 
     def _start(
         self, features: GrabCutFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
     ) -> NDArray[np.uint8]:
         """GrabCut's labels, uint8 (h, w) at the reduced size, before its first iteration."""
         height, width = features.image.shape[:2]
-        scale_x, scale_y = width / features.image_size[1], height / features.image_size[0]
-        centres = [(int(click.x * scale_x), int(click.y * scale_y)) for click in clicks]
-        is_object = np.zeros((height, width), np.bool_)
+        size = (height, width)
+        is_object = np.zeros(size, np.bool_)
         if previous is not None:
             is_object |= np.asarray(cv2.resize(previous, (width, height), interpolation=cv2.INTER_AREA)) > 0.5
         if not is_object.any():
-            positives = [centre for click, centre in zip(clicks, centres, strict=True) if click.positive]
-            is_object |= _discs(positives, self.first_radius, (height, width))
+            for click in clicks:
+                if click.positive:
+                    is_object |= disc(click, features.image_size, size, self.first_radius)
         labels = np.where(is_object, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-        for click, centre in zip(clicks, centres, strict=True):
-            disc = _discs([centre], self.disc_radius, (height, width))
-            labels[disc] = cv2.GC_FGD if click.positive else cv2.GC_BGD
+        for click in clicks:
+            certain = disc(click, features.image_size, size, self.disc_radius)
+            labels[certain] = cv2.GC_FGD if click.positive else cv2.GC_BGD
         return labels
-
-
-def _discs(centres: Sequence[tuple[int, int]], radius: float, shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """The pixels, bool (H, W), within discs around (x, y) centres; the radius in parts of the shorter side."""
-    canvas = np.zeros(shape, np.uint8)
-    for centre in centres:
-        cv2.circle(canvas, centre, max(1, round(radius * min(shape))), (1,), cv2.FILLED)
-    return canvas.astype(np.bool_)

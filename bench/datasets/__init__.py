@@ -1,0 +1,18 @@
+"""Evaluation sets, read from their folders as their authors publish them, and a team's own annotations.
+
+`python bench/noc.py --list` prints them all; `layouts.py` is the table. One file for each way to lie on disk.
+"""
+
+from bench.datasets.layouts import LAYOUTS, EvaluationSet, Layout, describe_datasets, open_dataset
+from bench.datasets.sample import Photo, Sample, Targets
+
+__all__ = [
+    "LAYOUTS",
+    "EvaluationSet",
+    "Layout",
+    "Photo",
+    "Sample",
+    "Targets",
+    "describe_datasets",
+    "open_dataset",
+]

@@ -1,0 +1,93 @@
+"""The models that `--model` names, built for the network size of one data set."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+
+from bench.evaluation import ClickModel
+from bench.rivals import load_rival
+from skipclick import Predictor, load_checkpoint
+from skipclick.checkpoint import BUNDLED
+from skipclick.config import ConvNetConfig
+from skipclick.model import SkipClick
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What to measure and how, small enough to send to a worker process."""
+
+    name: str
+    """"bundled", a checkpoint file or a rival of `bench.rivals`."""
+    resolution: tuple[int, int] | None
+    """(H, W) that the network works at; None: the model's own. Rivals have theirs."""
+    device: str
+    dtype: str
+    flip: bool
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name stands for weights of this project, or of the paper's authors, and not for a rival."""
+    looks_like_weights = Path(name).suffix in (".safetensors", ".pth") and ":" not in name  # sam:FILE.pth does not
+    return name == "bundled" or looks_like_weights or Path(name).is_file()
+
+
+def network_size(name: str, published: tuple[int, int] | None, asked: int | None) -> tuple[int, int] | None:
+    """The (H, W) for a model on a data set: the side asked for, else the published size, else the model's own.
+
+    Published sizes are for ViTs: a ConvNet such as the bundled one was trained at one size and stays there.
+    """
+    if not is_checkpoint(name):
+        return None
+    if asked is not None:
+        return asked, asked
+    config = _checkpoint(name).config
+    return config.resolution if published is None or isinstance(config.backbone, ConvNetConfig) else published
+
+
+@functools.lru_cache(maxsize=1)
+def load_model(spec: ModelSpec) -> ClickModel[Any]:
+    """The model; the last one is kept. Raises ValueError, in one sentence, where it cannot be had."""
+    if spec.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
+    if not is_checkpoint(spec.name):
+        return load_rival(spec.name, spec.device)
+    return Predictor(_checkpoint(spec.name), spec.resolution, spec.device, spec.dtype, flip=spec.flip)
+
+
+@functools.lru_cache(maxsize=1)
+def _checkpoint(name: str) -> SkipClick:
+    return load_checkpoint(name)
+
+
+def checkpoint_sha256(name: str) -> str | None:
+    """Of the checkpoint's file, hexadecimal; None for rivals."""
+    if not is_checkpoint(name):
+        return None
+    if name == "bundled":
+        with as_file(files("skipclick") / "weights" / BUNDLED) as bundled:
+            return _sha256(bundled)
+    return _sha256(Path(name))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def use_deterministic_kernels(device: str) -> None:
+    """The same bits each time, for this process: one thread on the CPU, no kernels chosen by timing on the GPU."""
+    if device.startswith("cuda"):
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # "float32" shall mean it
+    else:
+        torch.set_num_threads(1)
+    cv2.setNumThreads(1)

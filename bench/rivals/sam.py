@@ -1,0 +1,167 @@
+"""SAM, SAM 2 and SAM-HQ as Hugging Face's transformers has them, clicked as their authors evaluate them.
+
+The first click asks for three masks and takes the one of the best predicted IoU, as one click can mean a part or the
+whole; every later click asks for one mask. Each click is given all clicks so far and, as mask input, the
+low-resolution logits of the click before (Kirillov et al., ICCV 2023, appendix A). SAM-HQ's answer is the sum of SAM's
+and its own logits, as its authors measure it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor
+
+from skipclick import Click
+
+
+@dataclass(frozen=True)
+class SamFamily:
+    """What differs between the three."""
+
+    model: str
+    """Class in transformers."""
+    processor: str
+    model_types: frozenset[str]
+    """What the configuration of its weights calls itself."""
+    logit_limit: float = math.inf
+    """Logits are clamped to plus and minus this before they are fed back."""
+
+
+FAMILIES = {
+    "sam": SamFamily("SamModel", "SamProcessor", frozenset({"sam"})),
+    "sam2": SamFamily(  # its weights are published for videos; the limit is that of its authors' image predictor
+        "Sam2Model", "Sam2Processor", frozenset({"sam2", "sam2_video"}), logit_limit=32.0
+    ),
+    "sam-hq": SamFamily("SamHQModel", "SamHQProcessor", frozenset({"sam_hq"})),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SamFeatures:
+    """A photo as its model has seen it, and the logits that its objects are waiting with for their next click."""
+
+    embeddings: dict[str, Any]
+    """Of the photo, named as the model's arguments."""
+    image_size: tuple[int, int]
+    """(H, W) of the photo."""
+    input_size: tuple[int, int]
+    """(H, W) that the photo has within the model's input, without padding."""
+    sizes: dict[str, Any]
+    """The same two as the processor wants them back."""
+    logits: dict[tuple[Click, ...], Tensor] = field(default_factory=dict)
+    """By an object's clicks so far: float32 (1, 1, h, w). A memo: what is missing is computed again."""
+
+
+class SegmentAnything:
+    """One set of weights of a family. An answer depends on the photo and the clicks alone."""
+
+    def __init__(self, family: str, weights: str, device: str = "cpu") -> None:
+        """
+        Args:
+            family: a key of `FAMILIES`.
+            weights: a folder that transformers saved, or a name on the Hugging Face hub.
+
+        Raises:
+            ValueError: the weights cannot be had, or are not the family's.
+        """
+        self._family = FAMILIES[family]
+        self.device = torch.device(device)
+        config = _load(transformers.AutoConfig, weights)
+        if config.model_type not in self._family.model_types:
+            raise ValueError(f"{weights} holds a {config.model_type} model, not one of the family {family!r}")
+        self._processor = _load(getattr(transformers, self._family.processor), weights)
+        self._model, report = _load(
+            getattr(transformers, self._family.model), weights, dtype=torch.float32, output_loading_info=True
+        )
+        if report["missing_keys"]:  # transformers would make them up at random
+            missing = sorted(report["missing_keys"])
+            raise ValueError(f"{weights} lacks {len(missing)} of the weights of {family}, such as {missing[0]!r}")
+        self._model.eval().to(self.device)
+        revision = getattr(config, "_commit_hash", None)
+        self._version = f"{family}:{weights}" + (f"@{revision}" if revision else "")
+
+    @property
+    def version(self) -> str:
+        """Family and weights, with the hub's revision where they came from there, and the library."""
+        return f"{self._version}, transformers {transformers.__version__}"
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8]) -> SamFeatures:
+        """The image embedding; uint8 RGB (H, W, 3)."""
+        inputs = self._processor(images=image, input_data_format="channels_last", return_tensors="pt")
+        pixels = inputs["pixel_values"].to(self.device)
+        embeddings = self._model.get_image_embeddings(pixels)
+        by_name = {"image_embeddings": embeddings}
+        if isinstance(embeddings, tuple):  # SAM-HQ refines with what its early blocks saw
+            by_name = {"image_embeddings": embeddings[0], "intermediate_embeddings": embeddings[1]}
+        sizes = {name: inputs[name].tolist() for name in ("original_sizes", "reshaped_input_sizes") if name in inputs}
+        height, width = sizes.get("reshaped_input_sizes", [pixels.shape[-2:]])[0]  # only SAM 2 fills its whole input
+        return SamFeatures(by_name, (image.shape[0], image.shape[1]), (height, width), sizes)
+
+    @torch.inference_mode()
+    def click(
+        self, features: SamFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The mask after all clicks, float32 (H, W), 0 or 1: SAM cuts its logits at 0 at the photo's size.
+
+        `previous` is not looked at: SAM is fed the logits it was made of, which `features` remembers.
+        """
+        logits = self._logits(features, tuple(clicks))
+        (masks,) = self._processor.post_process_masks([logits], **features.sizes)
+        mask: NDArray[np.float32] = masks[0, 0].float().cpu().numpy()
+        return mask
+
+    def _logits(self, features: SamFeatures, clicks: tuple[Click, ...]) -> Tensor:
+        """Low-resolution logits, float32 (1, 1, h, w), of the click after those before it."""
+        earlier = clicks[:-1]
+        previous = features.logits.pop(earlier, None)  # an object keeps one map, that of its last click
+        if previous is None and earlier:
+            previous = self._logits(features, earlier)
+        limit = self._family.logit_limit
+        outputs = self._model(
+            **features.embeddings,
+            **click_inputs(clicks, features.image_size, features.input_size, self.device),
+            input_masks=None if previous is None else previous.clamp(-limit, limit),
+            multimask_output=not earlier,
+        )
+        best = int(outputs.iou_scores[0, 0].argmax())
+        logits: Tensor = outputs.pred_masks[:, 0, best : best + 1]  # of (1, 1, 3 or 1, h, w)
+        features.logits[clicks] = logits
+        return logits
+
+
+def click_inputs(
+    clicks: Sequence[Click], image_size: tuple[int, int], input_size: tuple[int, int], device: torch.device
+) -> dict[str, Tensor]:
+    """The clicks of one object as the models take them.
+
+    Returns `input_points`, float32 (1, 1, N, 2) as (x, y) in pixels of the model's input, and `input_labels`, int64
+    (1, 1, N), 1 for the object and 0 for the background. Sizes are (H, W); the models add half a pixel themselves.
+    """
+    scale_x, scale_y = input_size[1] / image_size[1], input_size[0] / image_size[0]
+    points = [[click.x * scale_x, click.y * scale_y] for click in clicks]
+    labels = [int(click.positive) for click in clicks]
+    return {
+        "input_points": torch.tensor([[points]], dtype=torch.float32, device=device),
+        "input_labels": torch.tensor([[labels]], dtype=torch.int64, device=device),
+    }
+
+
+def _load(kind: Any, weights: str, **options: Any) -> Any:
+    """`from_pretrained`, whose own messages run over several lines."""
+    try:
+        return kind.from_pretrained(weights, **options)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"{kind.__name__} cannot be loaded from {weights!r}, a folder or a name on the hub: {reason}"
+        ) from error

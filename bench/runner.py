@@ -1,0 +1,260 @@
+"""From models and data sets to results: the plan, and for each task photos shared out to workers under a progress bar.
+
+On the CPU the workers are processes of one thread each. On a GPU they are threads that take turns on the device: while
+the network works for one of them, the others load photos, search clicks and score.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bench.datasets import EvaluationSet, Photo, Sample
+from bench.evaluation import Rules, Seconds, evaluate_together, timed
+from bench.journal import Entry
+from bench.models import (
+    ModelSpec,
+    checkpoint_sha256,
+    is_checkpoint,
+    load_model,
+    network_size,
+    use_deterministic_kernels,
+)
+from bench.provenance import software_versions
+from bench.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.metrics import noc
+
+
+@dataclass(frozen=True)
+class Task:
+    """One model on one data set under one seed of the clicks."""
+
+    spec: ModelSpec
+    dataset: EvaluationSet
+    rules: Rules
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who measures the photos of a data set."""
+
+    pool: Executor | None = None
+    """Processes on the CPU, threads on a GPU; None: this process does it all."""
+    count: int = 1
+    """How many they are."""
+    group: int = 1
+    """Photos whose objects are clicked in one batch."""
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What a worker hands back."""
+
+    objects: list[ObjectResult]
+    problems: list[Problem]
+    seconds: Seconds
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A measurement and where its time went."""
+
+    measurement: Measurement
+    seconds: Seconds
+    """Of each stage, summed over the workers."""
+    wall: float
+    """Seconds from start to end."""
+
+
+def plan(
+    names: Sequence[str],
+    datasets: Sequence[EvaluationSet],
+    rules: Rules,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    side: int | None = None,
+) -> list[Task]:
+    """All that a command measures, model by model. side: of the network's input, instead of the usual one.
+
+    Raises ValueError where a name is given twice or a checkpoint cannot be read.
+    """
+    for kind, given in (("model", list(names)), ("data set", [dataset.name for dataset in datasets])):
+        if len(set(given)) < len(given):
+            raise ValueError(f"each {kind} can be given once only")
+    return [
+        Task(
+            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip),
+            dataset,
+            rules,
+            seed,
+        )
+        for name in names
+        for dataset in datasets
+        for seed in rules.seeds or (None,)
+    ]
+
+
+def collect(
+    tasks: Sequence[Task], measurements: Sequence[Measurement], command: Sequence[str], created: str
+) -> Results:
+    """The result file's content: what was measured for each task of a plan."""
+    by_spec_name: dict[str, list[Measurement]] = defaultdict(list)
+    for task, measurement in zip(tasks, measurements, strict=True):
+        by_spec_name[task.spec.name].append(measurement)
+    specs = {task.spec.name: task.spec for task in tasks}
+    runs = [ModelRun(name, *_identity(specs[name]), measurements=of_model) for name, of_model in by_spec_name.items()]
+    return Results(list(command), created, software_versions(), tasks[0].rules.to_dict(), runs)
+
+
+def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
+    """Version, checkpoint's SHA-256, device, dtype; rivals choose the last two themselves, by default the plainest."""
+    model = load_model(spec)
+    if is_checkpoint(spec.name):
+        return model.version, checkpoint_sha256(spec.name), spec.device, spec.dtype
+    return model.version, None, str(getattr(model, "device", "cpu")), "float32"
+
+
+def run_task(
+    task: Task, workers: Workers, done: Sequence[Entry] = (), on_entry: Callable[[Entry], None] = lambda entry: None
+) -> Timed:
+    """Measure all photos of a task but those of `done`, whose results are taken over; `on_entry` gets each new group.
+
+    Results come in the order of the photos. Raises ValueError where the model cannot be had.
+    """
+    load_model(task.spec)  # what is wrong with it is said here, not in a worker
+    photos = task.dataset.photos
+    groups = [photos[first : first + workers.group] for first in range(0, len(photos), workers.group)]
+    entries = {tuple(entry.photos): entry for entry in done if _belongs(entry, task)}
+    still_open = [group for group in groups if _names(group) not in entries]
+    seconds: Seconds = defaultdict(float)
+    progress = _Progress(task, entries.values())
+    started = time.perf_counter()
+    for group, result in zip(still_open, _results(task, still_open, workers.pool), strict=True):
+        names = _names(group)
+        entry = Entry(task.spec.name, task.dataset.name, task.seed, list(names), result.objects, result.problems)
+        on_entry(entry)
+        entries[names] = entry
+        for stage, value in result.seconds.items():
+            seconds[stage] += value
+        progress.add(entry)
+    wall = time.perf_counter() - started
+    progress.close()
+    in_order = [entries[_names(group)] for group in groups]
+    measurement = Measurement(
+        task.dataset.name,
+        task.dataset.folder,
+        task.spec.resolution,
+        task.seed,
+        [one for entry in in_order for one in entry.objects],
+        [one for entry in in_order for one in entry.problems],
+    )
+    return Timed(measurement, seconds, wall)
+
+
+def _belongs(entry: Entry, task: Task) -> bool:
+    return (entry.model, entry.dataset, entry.seed) == (task.spec.name, task.dataset.name, task.seed)
+
+
+def _names(group: Sequence[Photo]) -> tuple[str, ...]:
+    return tuple(photo.name for photo in group)
+
+
+@contextmanager
+def open_workers(device: str, count: int | None = None, group: int | None = None) -> Iterator[Workers]:
+    """Workers that are ready when the block begins and gone when it ends, however it ends.
+
+    By default this process alone, photo by photo; on a GPU four threads with eight photos each.
+    """
+    on_gpu = device.startswith("cuda")
+    count, group = count or (4 if on_gpu else 1), group or (8 if on_gpu else 1)
+    if count == 1:
+        yield Workers(group=group)
+        return
+    pool: Executor
+    if on_gpu:
+        pool = ThreadPoolExecutor(count)
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(count, spawn, _start_process, (device, spawn.Barrier(count)))
+    try:
+        for start in [pool.submit(int) for _ in range(count)]:
+            start.result()  # processes take seconds to start, which are no part of any measurement
+        yield Workers(pool, count, group)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process(device: str, all_started: Barrier) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it at once and without a traceback
+    use_deterministic_kernels(device)
+    all_started.wait()
+
+
+def _results(task: Task, groups: Sequence[Sequence[Photo]], pool: Executor | None) -> Iterator[GroupResult]:
+    """Of one group after the other, in order, however many are worked on at once."""
+    work = functools.partial(_measure_group, task.spec, task.rules, task.seed)
+    if isinstance(pool, ThreadPoolExecutor):
+        work = functools.partial(work, device=Lock())
+    return pool.map(work, groups) if pool else map(work, groups)
+
+
+def _measure_group(
+    spec: ModelSpec,
+    rules: Rules,
+    seed: int | None,
+    group: Sequence[Photo],
+    device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
+) -> GroupResult:
+    """Load, encode and click some photos; one that is broken becomes a `Problem`."""
+    seconds: Seconds = defaultdict(float)
+    samples: list[Sample] = []
+    problems: list[Problem] = []
+    for photo in group:
+        try:
+            with timed(seconds, "load"):
+                samples.append(photo.load())
+        except ValueError as error:
+            problems.append(Problem(photo.name, str(error)))
+    objects = evaluate_together(load_model(spec), samples, rules, seed, device, seconds)
+    return GroupResult(objects, problems, seconds)
+
+
+class _Progress:
+    """A bar with the NoC so far and the time left."""
+
+    def __init__(self, task: Task, done: Collection[Entry]) -> None:
+        self._rules = task.rules
+        self._nocs: dict[int, list[int]] = {percent: [] for percent in task.rules.thresholds}
+        name = f"{task.spec.name} on {task.dataset.name}" + ("" if task.seed is None else f", seed {task.seed}")
+        num_done = sum(len(entry.photos) for entry in done)
+        self._bar = tqdm(total=len(task.dataset), initial=num_done, desc=name, unit="photo", disable=None)
+        for entry in done:
+            self._count(entry)
+
+    def add(self, entry: Entry) -> None:
+        self._count(entry)
+        means = (f"@{percent} {np.mean(nocs):.2f}" for percent, nocs in self._nocs.items() if nocs)
+        self._bar.set_postfix_str(f"NoC {', '.join(means)}", refresh=False)
+        self._bar.update(len(entry.photos))
+
+    def _count(self, entry: Entry) -> None:
+        for percent, nocs in self._nocs.items():
+            nocs += [noc(one.ious, percent / 100, self._rules.num_clicks) for one in entry.objects]
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,277 @@
+"""Markdown tables of a result file: a table per data set, the paper's tables, the published figures.
+
+A metric is written as the tables head it: "NoC@90", "≥20@90" (objects that needed all clicks), "mIoU@5" (percent after
+so many clicks). Jittered clicks are measured under several seeds: then a figure is the mean over the seeds ± their
+standard deviation. Of a data set with classes NoC and mIoU are the unweighted mean over the classes, as in the paper.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bench.datasets import LAYOUTS
+from bench.paper import ABLATION, PUBLISHED, TABLES, PaperTable
+from bench.results import Measurement, ModelRun, ObjectResult, Results, summarise
+
+MIOU_CLICKS = (1, 3, 5, 10)
+NO_FIGURE = "–"
+
+
+def report(results: Results) -> str:
+    """Everything about a result file in Markdown: how it was measured, a table per data set, the problems met."""
+    sections = ["\n".join(_model_line(run) for run in results.runs), _rules_line(results.rules)]
+    names = datasets(results)
+    if len(results.runs) > 1 and len(names) > 1:
+        sections.append(overview_table(results))
+    for dataset in names:
+        head = f"### {dataset} ({num_objects(results, dataset)} objects)"
+        sections.append(f"{head}\n\n{dataset_table(results, dataset)}")
+        if classes(results, dataset):
+            sections.append(class_table(results, dataset, f"NoC@{results.rules['thresholds'][0]}"))
+    sections.append("### Times\n\n" + times_table(results))
+    problems = problem_list(results)
+    return "\n\n".join(sections + ([problems] if problems else []))
+
+
+def dataset_table(results: Results, dataset: str) -> str:
+    """One data set: a row per model, as in the paper's tables; the best NoC of several models is bold."""
+    clicks = [count for count in MIOU_CLICKS if count <= results.rules["num_clicks"]]
+    thresholds = results.rules["thresholds"]
+    metrics = [
+        *(f"NoC@{percent}" for percent in thresholds),
+        *(f"≥{results.rules['num_clicks']}@{percent}" for percent in thresholds),
+        *(f"mIoU@{count}" for count in clicks),
+    ]
+    return _models_table(results, [(dataset, metric, None) for metric in metrics], metrics)
+
+
+def overview_table(results: Results) -> str:
+    """All data sets side by side: a row per model, NoC at each threshold."""
+    columns = [(dataset, f"NoC@{percent}") for dataset in datasets(results) for percent in results.rules["thresholds"]]
+    heads = [f"{dataset} {metric}" for dataset, metric in columns]
+    return _models_table(results, [(dataset, metric, None) for dataset, metric in columns], heads)
+
+
+def class_table(results: Results, dataset: str, metric: str) -> str:
+    """A data set with classes: a row per model, a column per class, and their unweighted mean."""
+    names = classes(results, dataset)
+    columns = [*((dataset, metric, name) for name in names), (dataset, metric, None)]
+    return f"{metric} by class:\n\n" + _models_table(results, columns, [*names, "average"])
+
+
+def times_table(results: Results) -> str:
+    """Milliseconds of encoding a photo and of a click: median and 95th percentile, a row per data set and model."""
+    lines = ["| data set | model | encode ms | p95 | click ms | p95 |", "|---|---|---:|---:|---:|---:|"]
+    for run in results.runs:
+        for dataset in datasets(results):
+            measured = [one for one in run.measurements if one.dataset == dataset]
+            if objects := [one for measurement in measured for one in measurement.objects]:
+                summary = summarise(objects, results.rules)
+                times = (summary.encode_ms.median, summary.encode_ms.p95, summary.click_ms.median, summary.click_ms.p95)
+                lines.append(f"| {dataset} | `{run.name}` | " + " | ".join(f"{ms:.1f}" for ms in times) + " |")
+    return "\n".join(lines)
+
+
+def check_table(number: int, num_models: int, measured: Sequence[str]) -> None:
+    """Raises ValueError where a run of so many models on these data sets cannot fill that table of the paper."""
+    table = TABLES[number]
+    if table.rows and num_models != len(table.rows):
+        raise ValueError(
+            f"Table {number} compares {len(table.rows)} checkpoints ({', '.join(table.rows)}): "
+            f"give them to --model in this order, not {num_models}"
+        )
+    if table.datasets and not set(table.datasets) & set(measured):
+        wanted = " ".join(f"{name}=DIR" for name in table.datasets)
+        raise ValueError(f"Table {number} is about {' and '.join(table.datasets)}: add --dataset {wanted}")
+
+
+def paper_table(results: Results, number: int, published: bool = False) -> str:
+    """Table 1, 2, 3 or 5 of the paper from this run's models, with the published rows below if wanted.
+
+    Raises ValueError where the run lacks the models or the data sets of the table (`check_table`).
+    """
+    table = TABLES[number]
+    measured = datasets(results)
+    check_table(number, len(results.runs), measured)
+    names = [name for name in table.datasets or measured if name in measured]
+    metrics = [metric for metric in table.metrics if _is_measured(metric, results.rules)]
+    cells: list[tuple[str, str, str | None]] = []
+    heads: list[str] = []
+    for name in names:
+        for metric in metrics:
+            of_classes = classes(results, name) if table.by_class else []
+            cells += [*((name, metric, one) for one in of_classes), (name, metric, None)]
+            heads += [*of_classes, "average"] if of_classes else [f"{name} {metric}"]
+    rows = [f"{row} (`{run.name}`)" for row, run in zip(table.rows, results.runs, strict=True)] if table.rows else None
+    text = f"### As Table {number} of the paper: {table.title}\n\n" + _models_table(results, cells, heads, rows)
+    notes = [f"By class: {', '.join(metrics)}."] if table.by_class else []
+    if published:
+        text += "\n" + _published_rows(table, cells)
+        notes.append(_caveats(results, names))
+    return "\n\n".join([text, *notes])
+
+
+def published_table(results: Results) -> str:
+    """This run's figures beside the published ones and their sources; the ablation's stand in `paper_table`."""
+    models = [f"`{run.name}`" for run in results.runs]
+    lines = ["| data set | metric | " + " | ".join(models) + " | published | method | source |"]
+    lines.append("|---|---|" + "---:|" * (len(models) + 1) + "---|---|")
+    names = datasets(results)
+    for one in sorted(PUBLISHED, key=lambda one: (one.dataset, one.metric)):
+        if one.dataset in names and one.method not in ABLATION and _is_measured(one.metric, results.rules):
+            ours = " | ".join(_cell(run, results.rules, one.dataset, one.metric) for run in results.runs)
+            value = _number(one.metric, one.value)
+            lines.append(f"| {one.dataset} | {one.metric} | {ours} | {value} | {one.method} | {one.source} |")
+    return "### Beside the published figures\n\n" + "\n".join(lines) + "\n\n" + _caveats(results, names)
+
+
+def problem_list(results: Results) -> str:
+    """The photos and masks that could not be used, by name; empty if there were none."""
+    problems = sorted(
+        {
+            (measurement.dataset, problem.name, problem.reason)
+            for run in results.runs
+            for measurement in run.measurements
+            for problem in measurement.problems
+        }
+    )
+    if not problems:
+        return ""
+    lines = [f"- {dataset} {name}: {reason}" for dataset, name, reason in problems]
+    return f"Not measured, {len(problems)} photos:\n\n" + "\n".join(lines)
+
+
+def datasets(results: Results) -> list[str]:
+    """The data sets that were measured, in order."""
+    return list(dict.fromkeys(one.dataset for run in results.runs for one in run.measurements))
+
+
+def classes(results: Results, dataset: str) -> list[str]:
+    """The classes of a data set's objects, in order; empty where it has none."""
+    objects = (
+        one
+        for run in results.runs
+        for measurement in run.measurements
+        if measurement.dataset == dataset
+        for one in measurement.objects
+    )
+    return list(dict.fromkeys(one.category for one in objects if one.category is not None))
+
+
+def num_objects(results: Results, dataset: str) -> int:
+    """How many objects of a data set were measured."""
+    counts = (len(one.objects) for run in results.runs for one in run.measurements if one.dataset == dataset)
+    return max(counts, default=0)
+
+
+def metric_values(
+    run: ModelRun, rules: Mapping[str, Any], dataset: str, metric: str, category: str | None = None
+) -> list[float]:
+    """A metric of a data set, or of one of its classes, once per seed of the clicks; empty if it was not measured."""
+    measurements = (one for one in run.measurements if one.dataset == dataset)
+    values = (_value(measurement, rules, metric, category) for measurement in measurements)
+    return [value for value in values if value is not None]
+
+
+def _value(measurement: Measurement, rules: Mapping[str, Any], metric: str, category: str | None) -> float | None:
+    objects = [one for one in measurement.objects if category in (None, one.category)]
+    if not objects:
+        return None
+    if metric.startswith(("NoC", "mIoU")):  # unweighted mean over the classes
+        parts = [[one for one in objects if one.category == name] for name in {one.category for one in objects}]
+        return statistics.fmean(_of_objects(part, rules, metric) for part in parts)
+    return _of_objects(objects, rules, metric)
+
+
+def _of_objects(objects: Sequence[ObjectResult], rules: Mapping[str, Any], metric: str) -> float:
+    summary = summarise(objects, rules)
+    name, _, number = metric.partition("@")
+    match name:
+        case "NoC":
+            return summary.noc[int(number)]
+        case "mIoU":
+            return 100 * summary.miou[int(number) - 1]
+        case _:
+            return float(summary.failures[int(number)])
+
+
+def _is_measured(metric: str, rules: Mapping[str, Any]) -> bool:
+    name, _, number = metric.partition("@")
+    return int(number) in rules["thresholds"] if name == "NoC" else int(number) <= rules["num_clicks"]
+
+
+def _models_table(
+    results: Results,
+    columns: Sequence[tuple[str, str, str | None]],
+    heads: Sequence[str],
+    rows: Sequence[str] | None = None,
+) -> str:
+    """A row per model and a column per (data set, metric, class)."""
+    lines = ["| model | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
+    cells = [[_cell(run, results.rules, *column) for column in columns] for run in results.runs]
+    for index, (dataset, metric, category) in enumerate(columns):
+        if len(results.runs) > 1 and metric.startswith("NoC"):
+            values = [metric_values(run, results.rules, dataset, metric, category) for run in results.runs]
+            means = [round(statistics.fmean(value), 2) if value else float("inf") for value in values]
+            for row, mean in zip(cells, means, strict=True):
+                if mean == min(means):
+                    row[index] = f"**{row[index]}**"
+    for name, row in zip(rows or [f"`{run.name}`" for run in results.runs], cells, strict=True):
+        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _cell(run: ModelRun, rules: Mapping[str, Any], dataset: str, metric: str, category: str | None = None) -> str:
+    values = metric_values(run, rules, dataset, metric, category)
+    if not values:
+        return NO_FIGURE
+    mean = _number(metric, statistics.fmean(values))
+    return f"{mean} ± {_number(metric, statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def _number(metric: str, value: float) -> str:
+    if metric.startswith("NoC"):
+        return f"{value:.2f}"
+    is_count = not metric.startswith("mIoU") and value.is_integer()
+    return f"{value:.0f}" if is_count else f"{value:.1f}"
+
+
+def _published_rows(table: PaperTable, columns: Sequence[tuple[str, str, str | None]]) -> str:
+    """Rows to go below a table's own; of single classes nothing is known."""
+    figures = {(one.method, one.dataset, one.metric): one.value for one in PUBLISHED}
+    lines = []
+    for method in table.methods:
+        values = [None if category else figures.get((method, name, metric)) for name, metric, category in columns]
+        cells = [
+            NO_FIGURE if value is None else _number(metric, value)
+            for value, (_, metric, _) in zip(values, columns, strict=True)
+        ]
+        lines.append(f"| published: {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _caveats(results: Results, names: Sequence[str]) -> str:
+    """Where this run's figures cannot be set beside published ones, and why."""
+    rules = results.rules
+    lines = [f"{NO_FIGURE} or no row: no published figure is at hand (sources in `bench/paper.py`)."]
+    for name in names:
+        ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
+        if theirs is not None and ours != theirs:
+            lines.append(f"{name}: {ours} objects here, {theirs} in the paper; these figures are not comparable.")
+    if rules.get("protocol", "paper") != "paper" or rules.get("clicks", "center") != "center":
+        lines.append("Published figures follow --protocol paper with --clicks center, and these do not.")
+    return "\n".join(lines)
+
+
+def _model_line(run: ModelRun) -> str:
+    sides = {f"{one.resolution[0]} × {one.resolution[1]}" for one in run.measurements if one.resolution}
+    parts = [f"{run.version}, {run.device}, {run.dtype}", *sorted(sides)]
+    if run.checkpoint_sha256:
+        parts.append(f"SHA-256 {run.checkpoint_sha256[:12]}")
+    return f"- `{run.name}`: " + ", ".join(parts)
+
+
+def _rules_line(rules: Mapping[str, Any]) -> str:
+    return "Rules: " + ", ".join(f"{name} {value}" for name, value in rules.items()) + "."
