@@ -1,23 +1,62 @@
-"""`python -m backend`: check the settings and become gunicorn."""
+"""The server's command line: `python -m backend [serve|doctor|warm|settings]`."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from backend.settings import Settings
 
+USAGE = """\
+usage: python -m backend [COMMAND] [OPTION ...]
 
-def main() -> None:
-    """Never returns: the process becomes gunicorn, or ends with one line that says why not."""
+commands:
+  serve     start the server (default)
+  doctor    say what is wrong between this server and Label Studio, and what to do about it
+  warm      have the images of a project prepared before anyone opens them
+  settings  print the page of all settings, in Markdown
+
+Settings are environment variables, see `python -m backend settings`.
+`python -m backend COMMAND --help` says more about doctor and warm.
+"""
+
+BAD_USE = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit status: 0 for success, 1 if the command found something wrong, 2 for settings or options that are."""
+    command, *options = arguments or ["serve"]
+    if command in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return 0
+    if command in ("doctor", "warm"):  # imported when asked for: they bring the model with them
+        status: int = import_module(f"backend.{command}").main(options)
+        return status
+    if command == "settings" and not options:
+        from backend.settings_page import settings_page
+
+        print(settings_page(), end="")
+        return 0
+    if command == "serve" and not options:
+        return serve()
+    print(f"unknown: {' '.join(arguments)}; `python -m backend --help` lists the commands", file=sys.stderr)
+    return BAD_USE
+
+
+def serve() -> int:
+    """Check the settings and become gunicorn; returns only if they are wrong."""
     try:
         Settings.from_environment(os.environ)
     except ValueError as error:
-        sys.exit(f"cannot start: {error}")
+        for complaint in str(error).splitlines():
+            print(f"cannot start: {complaint}", file=sys.stderr)
+        return BAD_USE
     config = Path(__file__).with_name("gunicorn.conf.py")
-    os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--config", str(config), "backend.wsgi:app"])
+    return os.execv(sys.executable, [sys.executable, "-m", "gunicorn", "--config", str(config), "backend.wsgi:app"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ One process with many threads: the model and the caches exist once, and a thread
 """
 
 import os
+from typing import Any
 
 from backend.settings import Settings
 
@@ -11,12 +12,20 @@ _settings = Settings.from_environment(os.environ)
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.workers
-worker_class = "gthread"
+worker_class = "backend.worker.Worker"
 threads = _settings.threads
-timeout = 120  # a worker that shows no sign of life is replaced; loading a big checkpoint counts as work
-graceful_timeout = 30
+timeout = 120  # a worker that shows no sign of life is replaced
+graceful_timeout = _settings.shutdown_timeout
 keepalive = 30  # Label Studio keeps its connections open
 control_socket_disable = True  # nobody controls this server but by signals
 accesslog = None  # the app logs one line per request itself
 loglevel = _settings.log_level.lower()
+logconfig_dict: dict[str, Any] = {  # gunicorn's own lines join the app's: same stream, same form
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"ours": {"()": f"backend.logs.{_settings.log_format.title()}Formatter"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "ours"}},
+    "root": {"level": _settings.log_level, "handlers": ["stderr"]},
+    "loggers": {"gunicorn.error": {"level": _settings.log_level, "handlers": ["stderr"], "propagate": False}},
+}
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # heartbeats must not wait for a disk

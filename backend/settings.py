@@ -1,147 +1,279 @@
-"""The server's settings: one frozen value, read once from the environment.
+"""The server's settings: one frozen value, read once from the environment. `docs/settings.md` is made from this file.
 
-| name | default | meaning |
-|---|---|---|
-| `LABEL_STUDIO_URL` | `http://localhost:8080` | address of Label Studio (also `LABEL_STUDIO_HOST`) |
-| `LABEL_STUDIO_API_KEY` | none | personal access token, or legacy token (also `LABEL_STUDIO_ACCESS_TOKEN`) |
-| `CHECKPOINT` | `bundled` | file with the model's weights |
-| `DEVICE` | `auto` | `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:1` |
-| `DTYPE` | `float32` | `float32` or `bfloat16` |
-| `RESOLUTION` | the checkpoint's | what the network sees: `448` or `448x672` (height x width) |
-| `FEATURE_CACHE_BYTES` | `1GB` | features of images, on the device; `512MB`, `4GB`, or plain bytes |
-| `MEMO_CACHE_BYTES` | `512MB` | masks of earlier clicks, in host memory |
-| `IMAGE_MAX_BYTES` | `64MB` | largest file that is downloaded or decoded |
-| `IMAGE_MAX_PIXELS` | `80000000` | largest image, width x height |
-| `IMAGE_TIMEOUT` | `20` | seconds for fetching one image |
-| `BASIC_AUTH_USER`, `BASIC_AUTH_PASS` | none | ask for these on every route but `/health` |
-| `MODEL_DIR` | `data` | where fine-tuned models will be kept |
-| `WORKERS` | `1` | processes; each has its own model and caches |
-| `THREADS` | `32` | requests in progress per process |
-| `HOST`, `PORT` | `0.0.0.0`, `9090` | address to listen on |
-| `LOG_LEVEL` | `INFO` | `DEBUG`, `INFO`, `WARNING` or `ERROR` |
+A field's name in capitals is its variable. `Settings(...)` holds what it is given and defaults;
+`Settings.from_environment(os.environ)` reads variables, and secrets also from files. To add a setting, add a field:
+a type that says in words what a value must be, a default and a description.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from backend.addresses import BUCKETS
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """See the table above. Secrets are left out of the representation."""
-
-    label_studio_url: str = "http://localhost:8080"
-    label_studio_api_key: str | None = field(default=None, repr=False)
-    checkpoint: str = "bundled"
-    device: str = "auto"
-    dtype: str = "float32"
-    resolution: tuple[int, int] | None = None
-    feature_cache_bytes: int = 1 << 30
-    memo_cache_bytes: int = 512 << 20
-    image_max_bytes: int = 64 << 20
-    image_max_pixels: int = 80_000_000
-    image_timeout: float = 20.0
-    basic_auth_user: str | None = None
-    basic_auth_pass: str | None = field(default=None, repr=False)
-    model_dir: Path = Path("data")
-    workers: int = 1
-    threads: int = 32
-    host: str = "0.0.0.0"
-    port: int = 9090
-    log_level: str = "INFO"
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Settings from variables; an empty variable counts as not set. Raises `ValueError` with one line."""
-        read = _Reader({name: value.strip() for name, value in environment.items() if value.strip()})
-        user, password = read.text("BASIC_AUTH_USER"), read.text("BASIC_AUTH_PASS")
-        if (user is None) != (password is None):
-            raise ValueError("set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
-        return cls(
-            label_studio_url=read.url("LABEL_STUDIO_URL", "LABEL_STUDIO_HOST") or cls.label_studio_url,
-            label_studio_api_key=read.text("LABEL_STUDIO_API_KEY") or read.text("LABEL_STUDIO_ACCESS_TOKEN"),
-            checkpoint=read.text("CHECKPOINT") or cls.checkpoint,
-            device=read.matching("DEVICE", r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:1") or cls.device,
-            dtype=read.matching("DTYPE", "float32|bfloat16", "float32 or bfloat16") or cls.dtype,
-            resolution=read.resolution("RESOLUTION"),
-            feature_cache_bytes=read.size("FEATURE_CACHE_BYTES", cls.feature_cache_bytes),
-            memo_cache_bytes=read.size("MEMO_CACHE_BYTES", cls.memo_cache_bytes),
-            image_max_bytes=read.size("IMAGE_MAX_BYTES", cls.image_max_bytes),
-            image_max_pixels=read.integer("IMAGE_MAX_PIXELS", cls.image_max_pixels, 1, 178_000_000),
-            image_timeout=read.seconds("IMAGE_TIMEOUT", cls.image_timeout),
-            basic_auth_user=user,
-            basic_auth_pass=password,
-            model_dir=Path(read.text("MODEL_DIR") or cls.model_dir),
-            workers=read.integer("WORKERS", cls.workers, 1, 64),
-            threads=read.integer("THREADS", cls.threads, 2, 1024),
-            host=read.text("HOST") or cls.host,
-            port=read.integer("PORT", cls.port, 0, 65535),
-            log_level=read.matching("LOG_LEVEL", "DEBUG|INFO|WARNING|ERROR", "DEBUG, INFO, WARNING or ERROR")
-            or cls.log_level,
-        )
+_OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
+_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_")
+"""Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
+Label Studio and Kubernetes have variables of their own there."""
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Reads single variables; every complaint names the variable, its value and what it may be."""
+class Is:
+    """What a value must be, in words: for complaints and for the documentation."""
 
-    values: Mapping[str, str]
+    words: str
 
-    def text(self, name: str) -> str | None:
-        return self.values.get(name)
 
-    def matching(self, name: str, pattern: str, allowed: str) -> str | None:
-        value = self.text(name)
-        if value is not None and not re.fullmatch(pattern, value):
-            raise ValueError(f"{name}={value} is not one of {allowed}")
+def parse_size(value: object) -> object:
+    """Bytes of a text such as `512MB`, `1.5 GiB` or `1000`; K, M, G and T are powers of 1024."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.upper())
+    if not match:
+        raise ValueError
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def size_text(size: int) -> str:
+    """A number of bytes as `parse_size` reads it: the largest unit without a remainder."""
+    unit = next(unit for unit in ("T", "G", "M", "K", "") if size % _UNITS[unit] == 0 and (size or not unit))
+    return f"{size // _UNITS[unit]}{unit and f'{unit}B'}"
+
+
+def _resolution(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value.lower())
+    if not match or 0 in (sides := (int(match[1]), int(match[2] or match[1]))):
+        raise ValueError
+    return sides
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _hosts(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    patterns = tuple(part.strip().lower() for part in value.split(","))
+    if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#]+", pattern) for pattern in patterns):
+        raise ValueError
+    return patterns
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+Text = Annotated[str, Is("a text")]
+Secret = Annotated[SecretStr | None, Is("a secret")]
+Url = Annotated[str, AfterValidator(_url), Is("an address such as http://localhost:8080, without password and query")]
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0), Is("a size such as 512MB, 4GB or 1000000")]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False), Is("a number of seconds such as 20")]
+Resolution = Annotated[
+    tuple[int, int] | None, BeforeValidator(_resolution), Is("a resolution such as 448 or 448x672 (height x width)")
+]
+
+
+class Settings(BaseSettings):
+    """All settings; each field's description says what it does. Secrets do not show in the representation."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", enable_decoding=False, case_sensitive=False)
+
+    label_studio_url: Url = Field(
+        default="http://localhost:8080",
+        validation_alias=AliasChoices("label_studio_url", "label_studio_host"),
+        description="address of Label Studio, as this server reaches it",
+    )
+    label_studio_api_key: Secret = Field(
+        default=None,
+        validation_alias=AliasChoices("label_studio_api_key", "label_studio_access_token"),
+        description="personal access token, or legacy token, of a user who sees the projects",
+    )
+    checkpoint: Text = Field(default="bundled", description="file with the model's weights, or `bundled`")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Is("one of auto, cpu, cuda or cuda:1")] = Field(
+        default="auto", description="where the model runs; `auto` is CUDA if there is one"
+    )
+    dtype: Annotated[Literal["auto", "float32", "bfloat16"], Is("one of auto, float32 or bfloat16")] = Field(
+        default="auto", description="numbers that the model computes with; `auto` measures which is faster here"
+    )
+    resolution: Resolution = Field(default=None, description="what the network sees; by default the checkpoint's own")
+    feature_cache_bytes: Size = Field(default=1 << 30, description="memory for the features of images, on the device")
+    feature_cache_host_bytes: Size = Field(
+        default=4 << 30, description="host memory for features that left a GPU's; not used with `DEVICE=cpu`"
+    )
+    feature_cache_dir: Annotated[Path | None, Is("a folder")] = Field(
+        default=None, description="folder that keeps features of images across restarts; by default none does"
+    )
+    feature_cache_dir_bytes: Size = Field(default=10 << 30, description="room for features in `FEATURE_CACHE_DIR`")
+    click_batch: Annotated[int | None, Field(ge=1, le=32), Is("a whole number from 1 to 32")] = Field(
+        default=None,
+        description="clicks of several annotators that run as one batch; by default 1 on a CPU, 8 on a GPU. Above 1 "
+        "the last bits of a probability depend on the company",
+    )
+    memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
+    image_max_bytes: Size = Field(default=64 << 20, description="largest file that is downloaded or decoded")
+    image_max_pixels: Annotated[int, Field(ge=1, le=178_000_000), Is("a whole number from 1 to 178000000")] = Field(
+        default=80_000_000, description="largest image, width x height"
+    )
+    image_timeout: Seconds = Field(default=20.0, description="time to fetch one image")
+    image_hosts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_hosts),
+        Is("host names with commas between them such as images.example.org,*.example.com, or * for all"),
+    ] = Field(
+        default=BUCKETS,
+        description="hosts besides Label Studio that images come from, addresses in tasks and redirects alike; by "
+        "default where cloud storages keep their files",
+    )
+    allow_private_addresses: Annotated[bool, Is("true or false")] = Field(
+        default=False, description="fetch images also from `IMAGE_HOSTS` in private networks and on this machine"
+    )
+    local_files_root: Annotated[Path | None, Is("a folder")] = Field(
+        default=None,
+        description="what Label Studio calls `LOCAL_FILES_DOCUMENT_ROOT`, if this server has that folder too: files of "
+        "local storages are then read and not downloaded, for every project",
+    )
+    request_max_bytes: Size = Field(
+        default=128 << 20, description="largest body of a request; each click carries all masks of its task"
+    )
+    request_max_clicks: Annotated[int, Field(ge=1, le=10_000), Is("a whole number from 1 to 10000")] = Field(
+        default=100, description="most clicks on one object"
+    )
+    request_timeout: Seconds = Field(
+        default=100.0, description="after so long a click that still waits is given up, as Label Studio does"
+    )
+    basic_auth_user: Annotated[str | None, Is("a text")] = Field(
+        default=None, description="ask for this user and `BASIC_AUTH_PASS` on every route but `/health`"
+    )
+    basic_auth_pass: Secret = Field(default=None, validate_default=True, description="see `BASIC_AUTH_USER`")
+    model_dir: Annotated[Path, Is("a folder")] = Field(
+        default=Path("data"), description="where fine-tuned models will be kept"
+    )
+    workers: Annotated[int, Field(ge=1, le=64), Is("a whole number from 1 to 64")] = Field(
+        default=1, description="processes; each has its own model, caches and metrics"
+    )
+    threads: Annotated[int, Field(ge=2, le=1024), Is("a whole number from 2 to 1024")] = Field(
+        default=32, description="requests in progress per process"
+    )
+    host: Text = Field(default="0.0.0.0", description="address to listen on")
+    port: Annotated[int, Field(ge=0, le=65535), Is("a whole number from 0 to 65535")] = Field(
+        default=9090, description="port to listen on"
+    )
+    shutdown_timeout: Annotated[int, Field(ge=1, le=3600), Is("a whole number from 1 to 3600")] = Field(
+        default=8, description="after SIGTERM, seconds for running requests to finish; `docker stop` kills after 10"
+    )
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        BeforeValidator(_upper),
+        Is("one of DEBUG, INFO, WARNING or ERROR"),
+    ] = Field(default="INFO", description="least important log lines that are written")
+    log_format: Annotated[Literal["text", "json"], Is("one of text or json")] = Field(
+        default="text", description="`json` writes each log line as one JSON object"
+    )
+
+    @field_validator("basic_auth_pass")
+    @classmethod
+    def _both_or_neither(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if (value is None) != (info.data.get("basic_auth_user") is None):
+            raise PydanticCustomError(_OWN_SENTENCE, "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
         return value
 
-    def integer(self, name: str, default: int, lowest: int, highest: int) -> int:
-        value = self.text(name)
-        if value is None:
-            return default
-        if not re.fullmatch(r"\d{1,18}", value) or not lowest <= int(value) <= highest:
-            raise ValueError(f"{name}={value} is not a whole number from {lowest} to {highest}")
-        return int(value)
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: object, **__: object
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The process's environment is read where `from_environment` is called, and nowhere else."""
+        return (init_settings,)
 
-    def seconds(self, name: str, default: float) -> float:
-        value = self.text(name)
-        if value is None:
-            return default
-        if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) <= 0:
-            raise ValueError(f"{name}={value} is not a number of seconds such as 20")
-        return float(value)
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Settings from variables; an empty variable counts as not set, `NAME_FILE` names a file with a secret.
 
-    def size(self, name: str, default: int) -> int:
-        value = self.text(name)
-        if value is None:
-            return default
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", value.upper())
-        if not match:
-            raise ValueError(f"{name}={value} is not a size such as 512MB, 4GB or 1000000")
-        return int(float(match[1]) * _UNITS[match[2]])
-
-    def resolution(self, name: str) -> tuple[int, int] | None:
-        value = self.text(name)
-        if value is None:
-            return None
-        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value.lower())
-        if not match or 0 in (sides := (int(match[1]), int(match[2] or match[1]))):
-            raise ValueError(f"{name}={value} is not a resolution such as 448 or 448x672 (height x width)")
-        return sides
-
-    def url(self, *names: str) -> str | None:
-        for name in names:
-            value = self.text(name)
-            if value is None:
+        Raises `ValueError` with all complaints at once, a line each.
+        """
+        given = {name: value.strip() for name, value in environment.items() if value.strip() and name.isupper()}
+        complaints = list(_unknown_names(given))
+        for name in sorted(name for name in secret_names() if f"{name}_FILE" in given):
+            if name in given:
+                complaints.append(f"set {name} or {name}_FILE, not both")
                 continue
-            if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
-                raise ValueError(f"{name}={value} is not an address such as http://localhost:8080")
-            return value.rstrip("/")
-        return None
+            try:
+                given[name] = Path(given[f"{name}_FILE"]).read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                complaints.append(f"{name}_FILE={given[f'{name}_FILE']} cannot be read ({type(error).__name__})")
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name.lower(): value for name, value in given.items()}
+        try:
+            settings = cls(**source())
+        except ValidationError as error:
+            complaints += _complaints(error, given)
+        if complaints:
+            raise ValueError("\n".join(complaints))
+        return settings
+
+
+def revealed(secret: SecretStr | None) -> str | None:
+    """The text of a secret, for the one place that uses it."""
+    return secret.get_secret_value() if secret is not None else None
+
+
+def variable_names(field_name: str) -> tuple[str, ...]:
+    """The variables that set a field, the preferred one first."""
+    alias = Settings.model_fields[field_name].validation_alias
+    names = alias.choices if isinstance(alias, AliasChoices) else [field_name]
+    return tuple(str(name).upper() for name in names)
+
+
+def secret_names() -> set[str]:
+    """The variables that hold secrets; each has a `NAME_FILE` beside it."""
+    return {name for field in Settings.model_fields if allowed(field) == "a secret" for name in variable_names(field)}
+
+
+def allowed(field_name: str) -> str:
+    """What a field's value must be, in words."""
+    return next(mark.words for mark in Settings.model_fields[field_name].metadata if isinstance(mark, Is))
+
+
+def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:
+    """Complaints about variables that are nearly ours. The environment is full of others' variables, so that an
+    unknown name alone proves nothing."""
+    known = {name for field in Settings.model_fields for name in variable_names(field)}
+    known |= {f"{name}_FILE" for name in secret_names()}
+    for name in sorted(given.keys() - known):
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        if near or name.startswith(_FAMILIES):
+            near = near or difflib.get_close_matches(name, known, n=1, cutoff=0)
+            yield f"{name} is no setting of this server; did you mean {near[0]}?"
+
+
+def _complaints(error: ValidationError, given: Mapping[str, str]) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_input=False):
+        field = next(name for name in Settings.model_fields if str(problem["loc"][0]).upper() in variable_names(name))
+        name = next((name for name in variable_names(field) if name in given), field.upper())
+        shown = re.sub(r"//[^/]*@", "//...@", given.get(name, ""))  # an address may hold a password
+        yield problem["msg"] if problem["type"] == _OWN_SENTENCE else f"{name}={shown} is not {allowed(field)}"

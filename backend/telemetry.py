@@ -4,13 +4,15 @@ bodies, queries."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from skipclick.features import CacheStats
+from backend import __version__
+from backend.readiness import Readiness
+from backend.service import Service
 
 logger = logging.getLogger("backend.requests")
 
@@ -20,16 +22,17 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Telemetry:
     """Metrics of one app, in a registry of its own."""
 
-    def __init__(self, cache_stats: Callable[[], Mapping[str, CacheStats]]) -> None:
+    def __init__(self, readiness: Readiness) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_CacheCollector(cache_stats))
+        ProcessCollector(registry=self._registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
+        self._registry.register(_ServiceCollector(readiness))
         self._requests = Counter(
             "skipclick_requests", "Requests answered", ["route", "status"], registry=self._registry
         )
         self._latency = Histogram(
             "skipclick_request_seconds",
             "Time to answer",
-            ["route"],
+            ["route", "status"],
             buckets=_SECONDS,
             registry=self._registry,
         )
@@ -46,21 +49,16 @@ class Telemetry:
     ) -> None:
         """Count a request and log its line. `facts` may hold "stages", milliseconds by stage."""
         stages = facts.get("stages")
-        shown = {name: value for name, value in facts.items() if name != "stages"}
+        shown: dict[str, object] = {"id": request_id, "route": route, "status": status, "ms": round(milliseconds, 1)}
+        shown |= {name: value for name, value in facts.items() if name != "stages"}
         if isinstance(stages, Mapping):
             for stage, duration in stages.items():
                 self._stages.labels(stage).observe(duration / 1000)
-                shown[f"{stage}_ms"] = f"{duration:.1f}"
+                shown[f"{stage}_ms"] = round(duration, 1)
         self._requests.labels(route, str(status)).inc()
-        self._latency.labels(route).observe(milliseconds / 1000)
-        logger.info(
-            "id=%s route=%s status=%d ms=%.1f%s",
-            request_id,
-            route,
-            status,
-            milliseconds,
-            "".join(f" {name}={one_line(value)}" for name, value in shown.items()),
-        )
+        self._latency.labels(route, str(status)).observe(milliseconds / 1000)
+        line = " ".join(f"{name}={one_line(value)}" for name, value in shown.items())
+        logger.info("%s", line, extra={"facts": shown})
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -72,22 +70,52 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split())[:1000]
 
 
-class _CacheCollector(Collector):
-    """Reads the caches' own statistics when asked, so that nothing has to be counted twice."""
+class _ServiceCollector(Collector):
+    """Reads what the service's parts know of themselves when asked, so that nothing has to be counted twice."""
 
-    def __init__(self, cache_stats: Callable[[], Mapping[str, CacheStats]]) -> None:
-        self._cache_stats = cache_stats
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
 
     def collect(self) -> Iterator[Metric]:
-        counters = {
-            name: CounterMetricFamily(f"skipclick_cache_{name}", f"Cache {name}", labels=["cache"])
-            for name in ("hits", "misses", "evictions")
-        }
-        gauges = {
-            name: GaugeMetricFamily(f"skipclick_cache_{name}", f"Cache {name} now", labels=["cache"])
-            for name in ("entries", "bytes")
-        }
-        for cache, stats in self._cache_stats().items():
-            for name, metric in (counters | gauges).items():
-                metric.add_metric([cache], getattr(stats, name))
-        yield from (counters | gauges).values()
+        trouble = self._readiness.trouble()
+        yield GaugeMetricFamily("skipclick_ready", "1 if new requests are welcome", 1 if trouble is None else 0)
+        service = self._readiness.loaded()
+        if service is None:
+            return
+        yield _model(service)
+        yield from _caches(service)
+        queue = GaugeMetricFamily("skipclick_queue_length", "Work that waits for the device", labels=["priority"])
+        for priority, length in service.annotator.queue().items():
+            queue.add_metric([priority], length)
+        yield queue
+        memory = GaugeMetricFamily("skipclick_device_memory_bytes", "Memory of the GPU", labels=["kind"])
+        for kind, size in service.device_memory().items():
+            memory.add_metric([kind], size)
+        yield memory
+
+
+def _model(service: Service) -> Metric:
+    facts = {
+        "version": __version__,
+        "model": service.annotator.version,
+        "device": service.device,
+        "dtype": service.dtype,
+        "resolution": f"{service.resolution[0]}x{service.resolution[1]}",
+    }
+    metric = GaugeMetricFamily("skipclick_model_info", "What serves, in labels; always 1", labels=list(facts))
+    metric.add_metric(list(facts.values()), 1)
+    return metric
+
+
+def _caches(service: Service) -> Iterator[Metric]:
+    stats = service.annotator.cache_stats()
+    for name in ("hits", "misses", "evictions"):
+        counter = CounterMetricFamily(f"skipclick_cache_{name}", f"Cache {name}", labels=["cache"])
+        for cache, one in stats.items():
+            counter.add_metric([cache], getattr(one, name))
+        yield counter
+    for name in ("entries", "bytes"):
+        gauge = GaugeMetricFamily(f"skipclick_cache_{name}", f"Cache {name} now", labels=["cache"])
+        for cache, one in stats.items():
+            gauge.add_metric([cache], getattr(one, name))
+        yield gauge

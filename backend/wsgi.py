@@ -1,4 +1,7 @@
-"""What gunicorn serves: `gunicorn -c backend/gunicorn.conf.py backend.wsgi:app`."""
+"""What gunicorn serves: `gunicorn -c backend/gunicorn.conf.py backend.wsgi:app`.
+
+The model is loaded in the background; `/health` answers meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,37 @@ import logging
 import os
 import sys
 
-from backend.app import create_app
-from backend.service import build_annotator, welcome
+from backend.app import build_app
+from backend.logs import configure_logging
+from backend.readiness import Readiness
+from backend.service import Service, build_service, warnings, welcome
 from backend.settings import Settings
 
 _BOOT_ERROR = 3  # gunicorn's own status for "do not try again"
 
-try:
-    _settings = Settings.from_environment(os.environ)
-    logging.basicConfig(
-        level=_settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
-    _annotator = build_annotator(_settings)
-    app = create_app(_settings, _annotator)
-    print(welcome(_settings, _annotator.version), flush=True)
-except ValueError as error:
-    print(f"cannot start: {error}", file=sys.stderr)
-    sys.exit(_BOOT_ERROR)
+logger = logging.getLogger("backend")
+
+
+def _load() -> Service:
+    service = build_service(_settings)
+    logger.info("%s", service.describe(_settings))
+    for warning in warnings(_settings):
+        logger.warning("%s", warning)
+    print(welcome(_settings), flush=True)
+    return service
+
+
+def _give_up(error: BaseException) -> None:
+    """Without a model there is nothing to serve: end with one line for a setting, a traceback for anything else."""
+    if isinstance(error, ValueError):
+        print(f"cannot start: {error}", file=sys.stderr, flush=True)
+    else:
+        logger.critical("cannot start", exc_info=error)
+    os._exit(_BOOT_ERROR)  # from a thread; gunicorn's main process ends with it
+
+
+_settings = Settings.from_environment(os.environ)  # `python -m backend` has checked them
+configure_logging(_settings.log_level, _settings.log_format)
+_folders = [folder for folder in (_settings.model_dir, _settings.feature_cache_dir) if folder is not None]
+readiness = Readiness.load(_load, _give_up, _folders)
+app = build_app(_settings, readiness)

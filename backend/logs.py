@@ -1,0 +1,66 @@
+"""Log lines: text or JSON, and nothing in them that would let a reader in somewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+_SECRETS = (
+    (re.compile(r"(://|//)[^/\s@\"']*@"), r"\1...@"),  # user:password@ in an address
+    (re.compile(r"\?[^\s\"'<>)\]}]*=[^\s\"'<>)\]}]*"), "?..."),  # the query of an address: presigned ones are keys
+    (re.compile(r"(?i)\b(Bearer|Basic|Token)\s+[\w.~+/=-]{8,}"), r"\1 ..."),  # Authorization headers
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "..."),  # JSON web tokens
+    (re.compile(r"\bdata:([\w/+.-]*)[;,][^\s\"']{64,}"), r"data:\1,..."),  # images inside addresses
+)
+
+
+def redacted(text: str) -> str:
+    """The text without credentials, queries of addresses, and images.
+
+    Our own messages hold none; this is for what others put into exceptions and debug lines, such as urllib3 whole
+    presigned addresses.
+    """
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+class TextFormatter(logging.Formatter):
+    """`time level logger message`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The redacted line; a traceback follows it."""
+        return redacted(super().format(record))
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line; what `extra={"facts": {...}}` holds, instead of a message, becomes its keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The redacted object. Its own keys win over facts of the same name."""
+        own: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+        }
+        facts: dict[str, object] = getattr(record, "facts", {}) or {"message": record.getMessage()}
+        if record.exc_info:
+            own["traceback"] = redacted(self.formatException(record.exc_info))
+        shown = {name: redacted(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+        return json.dumps(
+            own | {name: fact for name, fact in shown.items() if name not in own}, ensure_ascii=False, default=str
+        )
+
+
+def configure_logging(level: str, form: Literal["text", "json"]) -> None:
+    """Send all log lines to standard error in this form."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,0 +1,100 @@
+"""Where the server stands between its start and its end: loading, ready, in trouble, stopping."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from pathlib import Path
+from threading import Thread
+
+from backend.service import Service
+
+_LEAST_FREE = 100 << 20
+"""Bytes that a folder's disk must have left: a checkpoint and what else is written there."""
+
+
+class NotReadyError(Exception):
+    """The server cannot answer this now; the message says why and what to do."""
+
+
+class Readiness:
+    """Loads the service in the background and knows whether it can be used. Any thread may ask."""
+
+    def __init__(self, loading: Future[Service], folders: Iterable[Path] = ()) -> None:
+        self._loading = loading
+        self._folders = tuple(folders)
+        self._stopping = False
+
+    @classmethod
+    def of(cls, service: Service) -> Readiness:
+        """Of a service that is there already."""
+        done: Future[Service] = Future()
+        done.set_result(service)
+        return cls(done)
+
+    @classmethod
+    def load(
+        cls, build: Callable[[], Service], failed: Callable[[BaseException], None], folders: Iterable[Path]
+    ) -> Readiness:
+        """Begin to build the service in a thread of its own; `failed` is called there with what went wrong."""
+        loading: Future[Service] = Future()
+
+        def run() -> None:
+            try:
+                loading.set_result(build())
+            except BaseException as error:
+                loading.set_exception(error)
+                failed(error)
+
+        Thread(target=run, name="load", daemon=True).start()
+        return cls(loading, folders)
+
+    def service(self, patience: float = 0) -> Service:
+        """The service, after waiting up to `patience` seconds for it. Raises `NotReadyError`."""
+        try:
+            return self._loading.result(patience)
+        except NotYet:
+            raise NotReadyError("the model is still being loaded; try again in a few seconds") from None
+        except Exception as error:
+            raise NotReadyError(f"the model could not be loaded: {error}") from None
+
+    def loaded(self) -> Service | None:
+        """The service if it is there."""
+        return self._loading.result() if self._loading.done() and not self._loading.exception() else None
+
+    def trouble(self) -> str | None:
+        """Why no new requests should be sent here, or None if they should."""
+        if self._stopping:
+            return "the server is stopping"
+        try:
+            self.service().check_device()
+        except NotReadyError as error:
+            return str(error)
+        except Exception as error:  # whatever a driver raises: the device is not fit for use
+            return f"the device does not answer: {type(error).__name__}"
+        return next((trouble for folder in self._folders if (trouble := folder_trouble(folder))), None)
+
+    def stop(self) -> None:
+        """No new requests, please. Called from a signal handler, so it takes no lock."""
+        self._stopping = True
+
+    def close(self) -> None:
+        """Stop the background work."""
+        self.stop()
+        service = self.loaded()
+        if service is not None:
+            service.annotator.close()
+
+
+def folder_trouble(folder: Path) -> str | None:
+    """Why nothing can be kept in a folder, or None; a folder that does not exist yet must be possible to make."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return f"the folder {folder} cannot be written to; mount a volume there or choose another"
+    free = shutil.disk_usage(existing).free
+    if free < _LEAST_FREE:
+        return f"the disk of the folder {folder} has only {free >> 20} MB left"
+    return None

@@ -1,0 +1,36 @@
+"""The process that gunicorn starts: it tells the app when the end begins, before connections are refused."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from gunicorn.workers.gthread import ThreadWorker
+
+if TYPE_CHECKING:
+    from backend.readiness import Readiness
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's threads, and a readiness that ends with SIGTERM."""
+
+    readiness: Readiness | None = None
+
+    def load_wsgi(self) -> None:
+        """Import the app, in this process alone: gunicorn's main process has no use for torch."""
+        super().load_wsgi()
+        from backend.wsgi import readiness
+
+        self.readiness = readiness
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: `/ready` says no from here on; what runs is finished within SHUTDOWN_TIMEOUT."""
+        if self.readiness is not None:
+            self.readiness.stop()
+        super().handle_exit(sig, frame)
+
+    def run(self) -> None:
+        """Serve until told to stop, then stop the background work."""
+        super().run()
+        if self.readiness is not None:
+            self.readiness.close()

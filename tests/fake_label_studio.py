@@ -1,0 +1,135 @@
+"""A stand-in for Label Studio's REST interface: answers of the shapes that version 1.23.2 gave to the same requests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from backend.labeling_config import EXAMPLE
+
+LEGACY = "0123456789abcdef0123456789abcdef01234567"
+
+
+def jwt(**claims: Any) -> str:
+    """A JSON web token with these claims; nobody here checks its signature."""
+    return ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().strip("=") for part in ({}, claims, 1))
+
+
+PERSONAL = jwt(token_type="refresh", jti="personal")
+ACCESS = jwt(token_type="access", exp=4e9)
+
+
+@dataclass
+class FakeLabelStudio:
+    """What it holds; tests change this before they ask."""
+
+    url: str = ""
+    keys: dict[str, str] = field(default_factory=lambda: {"Bearer": ACCESS})
+    """The credentials that are taken, by scheme; legacy tokens (`Token`) are off by default."""
+    personal: str = PERSONAL
+    access: str = ACCESS
+    """What `personal` is exchanged for."""
+    label_config: str = EXAMPLE
+    projects: tuple[int, ...] = (1,)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    backends: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    health: dict[str, Any] = field(default_factory=lambda: {"status": "UP", "model_class": "SkipClick"})
+    """What the connected backend, which this server plays too, answers to /health."""
+    not_ready: str = ""
+
+    def answer(self, path: str, query: dict[str, list[str]], authorization: str) -> tuple[int, Any]:
+        """Status and body (bytes, or anything that JSON can say) of a GET."""
+        if path == "/api/version/":
+            return 200, {"release": "1.23.2", "edition": "Community"}
+        if path == "/backend/health":
+            return 200, self.health
+        if path == "/backend/ready":
+            return (503, {"error": self.not_ready}) if self.not_ready else (200, {"status": "READY"})
+        scheme, _, key = authorization.partition(" ")
+        if self.keys.get(scheme) != key:
+            detail = "Invalid token." if authorization else "Authentication credentials were not provided."
+            return 401, {"status_code": 401, "version": "1.23.2", "detail": detail, "exc_info": None}
+        if path == "/api/current-user/whoami":
+            return 200, {"id": 1, "email": "annotator@example.com", "username": ""}
+        if path == "/api/projects/":
+            return 200, {
+                "count": len(self.projects),
+                "next": None,
+                "results": [self._project(n) for n in self.projects],
+            }
+        if path.startswith("/api/projects/"):
+            number = int(path.split("/")[3])
+            if number in self.projects:
+                return 200, self._project(number)
+            return 404, {"status_code": 404, "detail": "No Project matches the given query."}
+        if path == "/api/ml/":
+            return 200, [backend for backend in self.backends if str(backend["project"]) == query["project"][0]]
+        if path == "/api/tasks/":
+            return 200, {"total": len(self.tasks), "tasks": self.tasks[: int(query["page_size"][0])]}
+        return (200, self.files[path]) if path in self.files else (404, {"detail": "Not found."})
+
+    def _project(self, number: int) -> dict[str, Any]:
+        return {"id": number, "title": f"project {number}", "label_config": self.label_config, "model_version": ""}
+
+    def connect(self, **changes: Any) -> None:
+        """Connect a backend, interactive and well, unless `changes` say otherwise."""
+        record = {
+            "id": len(self.backends) + 1,
+            "state": "CO",
+            "readable_state": "Connected",
+            "is_interactive": True,
+            "url": f"{self.url}/backend",
+            "error_message": None,
+            "title": "SkipClick",
+            "auth_method": "NONE",
+            "project": 1,
+        }
+        self.backends.append(record | changes)
+
+
+@contextmanager
+def fake_label_studio() -> Iterator[FakeLabelStudio]:
+    """A running one, on the loopback interface."""
+    state = FakeLabelStudio()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            status, body = state.answer(parts.path, parse_qs(parts.query), self.headers.get("Authorization", ""))
+            self._send(status, body)
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/api/token/refresh/" and body == {"refresh": state.personal}:
+                self._send(200, {"access": state.access})
+            else:
+                self._send(401, {"detail": "Token is invalid or expired", "code": "token_not_valid"})
+
+        def _send(self, status: int, body: Any) -> None:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
