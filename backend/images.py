@@ -5,17 +5,22 @@ from __future__ import annotations
 import base64
 import binascii
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
-from typing import Protocol
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO, Protocol
 from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
-import numpy as np
 import requests
-from numpy.typing import NDArray
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from backend.label_studio import AuthorizationError, LabelStudioAuth, origin
-from backend.pixels import ImageError, decode_image
+from backend.addresses import ImageHosts, RefusedHostError
+from backend.incoming import incoming
+from backend.label_studio import AuthorizationError, LabelStudioAuth, as_called, origin
+from backend.local_files import local_name, read_below
+from backend.pixels import ImageError, Photo, UndecodableError, decode_image
 from backend.protocol import ImageReference
 
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
@@ -29,17 +34,32 @@ class ImageSource(Protocol):
     def key(self, reference: ImageReference) -> str:
         """A name of the image's content: equal names mean equal pixels."""
 
-    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
-        """RGB uint8 (H, W, 3), oriented as the annotator sees it. Raises `ImageError`."""
+    def load(self, reference: ImageReference) -> Photo:
+        """The image, oriented as the annotator sees it. Raises `ImageError`."""
 
 
 class ImageLoader:
     """Fetches and decodes. Keeps no image and no connection, so any thread may call it."""
 
-    def __init__(self, auth: LabelStudioAuth, *, max_bytes: int, max_pixels: int, timeout: float) -> None:
+    def __init__(
+        self,
+        auth: LabelStudioAuth,
+        *,
+        max_bytes: int,
+        max_pixels: int,
+        timeout: float,
+        hosts: ImageHosts,
+        local_root: Path | None = None,
+        enough: int | None = None,
+    ) -> None:
+        """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
+        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`."""
         self._auth = auth
+        self._hosts = hosts
+        self._local_root = local_root
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self._enough = enough
         self._timeout = timeout
 
     def key(self, reference: ImageReference) -> str:
@@ -47,18 +67,27 @@ class ImageLoader:
         reference."""
         return sha256(f"{self._auth.url} {reference.url}".encode()).hexdigest()
 
-    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
+    def load(self, reference: ImageReference) -> Photo:
         """See `ImageSource.load`."""
-        data = self._fetch(reference)
-        try:
-            return decode_image(data, self._max_pixels)
-        except ImageError as error:
-            raise ImageError(f"{describe(reference.url)}: {error}") from None
+        with self._opened(reference) as file:
+            try:
+                return decode_image(file, self._max_pixels, self._enough)
+            except UndecodableError as error:
+                raise ImageError(f"{describe(reference.url)}: {error}") from None
 
-    def _fetch(self, reference: ImageReference) -> bytes:
+    @contextmanager
+    def _opened(self, reference: ImageReference) -> Iterator[BinaryIO]:
         if reference.url.startswith("data:"):
-            return _data_uri(reference.url, self._max_bytes)
-        return self._download(self._address(reference), reference)
+            yield BytesIO(_data_uri(reference.url, self._max_bytes))
+            return
+        address = _prepared(self._address(reference))
+        own = self._local_root is not None and self._auth.is_own(address)
+        name = local_name(address, self._auth.url) if own else None
+        if self._local_root is not None and name is not None:
+            yield BytesIO(read_below(self._local_root, name, self._max_bytes))
+            return
+        with self._download(address, reference) as file:
+            yield file
 
     def _address(self, reference: ImageReference) -> str:
         """The http address behind a reference."""
@@ -80,14 +109,17 @@ class ImageLoader:
             "such as /data/upload/..., http(s) addresses, s3://, gs:// and azure-blob:// URIs, and data: URIs"
         )
 
-    def _download(self, address: str, reference: ImageReference) -> bytes:
-        """Follows redirects by hand: credentials go to the host that they are for, and no further."""
+    @contextmanager
+    def _download(self, address: str, reference: ImageReference) -> Iterator[BinaryIO]:
+        """Follows redirects by hand: credentials go to the host that they are for, and no further; every host on the
+        way must be one that may be called."""
         deadline = time.monotonic() + self._timeout
-        first = origin(_split(address))
-        with requests.Session() as session:
+        first = origin(urlsplit(address))
+        with requests.Session() as label_studio, self._hosts.session() as elsewhere:
             for _ in range(_MAX_REDIRECTS + 1):
                 own = self._auth.is_own(address)
-                basic = _basic_auth(reference) if origin(_split(address)) == first else None
+                session = label_studio if own else elsewhere
+                basic = _basic_auth(reference) if origin(urlsplit(address)) == first else None
                 header = self._header() if own else basic
                 answer = self._get(session, address, header, deadline)
                 if answer.status_code == 401 and own and header is not None:
@@ -97,10 +129,9 @@ class ImageLoader:
                         answer = self._get(session, address, renewed, deadline)
                 with answer:
                     if not answer.is_redirect:
-                        return self._body(answer, address, deadline)
-                    address = urljoin(address, answer.headers["Location"])
-                if _split(address).scheme not in ("http", "https"):
-                    raise ImageError(f"{describe(address)}: a redirect to something else than http(s) is not followed")
+                        yield incoming(self._chunks(answer, address, deadline))
+                        return
+                    address = _redirected(address, answer.headers["Location"])
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
 
     def _header(self, refused: str | None = None) -> str | None:
@@ -118,6 +149,8 @@ class ImageLoader:
         wait = max(0.01, deadline - time.monotonic())
         try:
             return session.get(address, auth=authorize, timeout=wait, stream=True, allow_redirects=False)
+        except RefusedHostError as error:
+            raise ImageError(f"did not try GET {describe(address)}: {error}") from None
         except requests.Timeout:
             raise self._too_slow(address) from None
         except (requests.RequestException, ValueError) as error:  # ValueError: hosts that are no host names
@@ -126,24 +159,24 @@ class ImageLoader:
                 + ("check LABEL_STUDIO_URL" if self._auth.is_own(address) else "check the address in the task's data")
             ) from None
 
-    def _body(self, answer: requests.Response, address: str, deadline: float) -> bytes:
+    def _chunks(self, answer: requests.Response, address: str, deadline: float) -> Iterator[bytes]:
         if answer.status_code != 200:
             advice = self._advice(answer.status_code, address)
             raise ImageError(f"tried GET {describe(address)}: status {answer.status_code}; {advice}")
-        data = bytearray()
+        num_bytes = 0
         try:
             # read1 gives what has arrived, so that a trickle cannot outlast the deadline
             while chunk := answer.raw.read1(_CHUNK, decode_content=True):
-                data += chunk
-                if len(data) > self._max_bytes:
+                num_bytes += len(chunk)
+                if num_bytes > self._max_bytes:
                     raise ImageError(f"{describe(address)} is larger than IMAGE_MAX_BYTES={self._max_bytes} allows")
                 if time.monotonic() > deadline:
                     raise self._too_slow(address)
+                yield chunk
         except ReadTimeoutError:
             raise self._too_slow(address) from None
         except HTTPError as error:
             raise ImageError(f"tried GET {describe(address)}: it broke off ({type(error).__name__})") from None
-        return bytes(data)
 
     def _too_slow(self, address: str) -> ImageError:
         return ImageError(f"tried GET {describe(address)}: no answer within IMAGE_TIMEOUT={self._timeout:g} seconds")
@@ -184,6 +217,23 @@ def _split(url: str) -> SplitResult:
     except ValueError:
         raise ImageError(f"{describe(url)} is not a valid address") from None
     return parts
+
+
+def _prepared(url: str) -> str:
+    try:
+        return as_called(url)
+    except ValueError:
+        raise ImageError(f"{describe(url)} is not a valid address") from None
+
+
+def _redirected(address: str, location: str) -> str:
+    try:
+        target = urljoin(address, location)
+    except ValueError:
+        raise ImageError(f"{describe(address)} redirects to something that is not a valid address") from None
+    if _split(target).scheme not in ("http", "https"):
+        raise ImageError(f"{describe(target)}: a redirect to something else than http(s) is not followed")
+    return _prepared(target)
 
 
 def _basic_auth(reference: ImageReference) -> str | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
 import requests
@@ -23,6 +23,9 @@ _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
 _ASSUMED_LIFE = 240.0  # where the token does not say when it ends
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+KeyKind = Literal["personal access token", "legacy token", "access token"]
 
 
 class AuthorizationError(ValueError):
@@ -50,9 +53,19 @@ class LabelStudioAuth:
     def has_key(self) -> bool:
         return self._key is not None
 
+    @property
+    def key_kind(self) -> KeyKind | None:
+        """What the key is, by its shape; None without a key."""
+        if self._key is None:
+            return None
+        kind = _claims(self._key).get("token_type") if self._key.count(".") == 2 else None
+        if kind is None:
+            return "legacy token"
+        return "access token" if kind == "access" else "personal access token"
+
     def is_own(self, url: str) -> bool:
-        """Whether a URL is Label Studio's: same scheme, host and port."""
-        return origin(urlsplit(url)) == origin(urlsplit(self.url))
+        """Whether a URL, given `as_called`, is Label Studio's: same scheme, host and port."""
+        return origin(urlsplit(url)) == origin(urlsplit(as_called(self.url)))
 
     def header(self, refused: str | None = None) -> str | None:
         """The value of the Authorization header, or None without a key.
@@ -61,12 +74,12 @@ class LabelStudioAuth:
         even if several threads come with the same refused header). Raises `AuthorizationError` if that does
         not succeed.
         """
-        if self._key is None:
+        kind = self.key_kind
+        if self._key is None or kind is None:
             return None
-        kind = _claims(self._key).get("token_type") if self._key.count(".") == 2 else None
-        if kind is None:
+        if kind == "legacy token":
             return f"Token {self._key}"
-        if kind == "access":
+        if kind == "access token":
             return f"Bearer {self._key}"
         with self._lock:
             current = self._access
@@ -82,7 +95,7 @@ class LabelStudioAuth:
                 json={"refresh": refresh_token},
                 timeout=self._timeout,
                 allow_redirects=False,
-                auth=_as_is,
+                auth=as_is,
             )
         except requests.RequestException as error:
             raise AuthorizationError(f"tried POST {url}: {type(error).__name__}; check LABEL_STUDIO_URL") from None
@@ -98,12 +111,23 @@ class LabelStudioAuth:
         return _AccessToken(access, self._clock() + max(life - _RENEW_BEFORE, _RENEW_BEFORE))
 
 
+def as_called(url: str) -> str:
+    """An http address exactly as requests will call it. Raises `ValueError` if that is impossible.
+
+    Decisions are made on this form, for parsers disagree about strange addresses: in http://evil\\@label-studio/ some
+    see the host `evil`, others `label-studio`.
+    """
+    prepared = requests.Request("GET", url).prepare().url or ""
+    _ = urlsplit(prepared).port  # parsed, and refused, only when asked for
+    return prepared
+
+
 def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     """Scheme, host and port of a URL."""
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
-def _as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+def as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """An `auth` that adds nothing; without one, requests would put in what it finds in a .netrc file."""
     return request
 

@@ -4,7 +4,8 @@ them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
@@ -13,6 +14,8 @@ from defusedxml.ElementTree import fromstring
 
 PROMPT_KINDS = {"keypointlabels": "KeyPointLabels", "rectanglelabels": "RectangleLabels"}
 BRUSH_KIND = "brushlabels"
+
+_MAX_LENGTH = 256 << 10  # characters; a config with thousands of labels has fewer
 
 # smart="false" on the brush is needed: Label Studio takes a brush for a smart tool too and would offer it first under
 # Auto-Detect, where a click with it sends no request.
@@ -42,6 +45,7 @@ class Control:
     labels: tuple[str, ...]
     """As they appear in results; empty where they come from the task's data."""
     smart: bool
+    """Whether Label Studio offers the tag's tool under Auto-Detect."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,15 @@ class LabelingConfig:
 
 def parse_labeling_config(xml: str) -> LabelingConfig:
     """The config's images and controls; tags that do not concern masks are left out. Raises `ConfigError`."""
+    if len(xml) > _MAX_LENGTH:
+        raise ConfigError(f"the labeling config has {len(xml)} characters, more than the {_MAX_LENGTH} that are read")
     try:
         root = fromstring(xml)
-    except (ParseError, DefusedXmlException) as error:
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last ones: strange encodings
         raise ConfigError(f"the labeling config is not valid XML: {error}") from None
     images: dict[str, str] = {}
     controls: dict[str, Control] = {}
+    labels = _labels(root)
     for element in root.iter():
         kind, attributes = element.tag.lower(), _attributes(element)
         name = attributes.get("name", "")
@@ -80,8 +87,8 @@ def parse_labeling_config(xml: str) -> LabelingConfig:
                 kind=kind,
                 name=name,
                 to_names=tuple(part.strip() for part in attributes.get("toname", "").split(",")),
-                labels=_labels(element),
-                smart="true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower()),
+                labels=tuple(labels[element]),
+                smart=_is_smart(kind, attributes),
             )
     return LabelingConfig(images, controls)
 
@@ -114,6 +121,16 @@ def check_labeling_config(config: LabelingConfig) -> None:
     for name, value in config.images.items():
         if not value.startswith("$"):
             raise ConfigError(f'the attribute value of the Image tag "{name}" must be a variable such as "$image"')
+
+
+def labeling_config_doubts(config: LabelingConfig) -> list[str]:
+    """What lets a checked config work, but not as meant; a sentence each."""
+    return [
+        f'the BrushLabels tag "{brush.name}" lacks the attribute smart="false": Label Studio offers the brush as the '
+        "first Auto-Detect tool, and clicks with it send nothing"
+        for brush in config.controls.values()
+        if brush.kind == BRUSH_KIND and brush.smart
+    ]
 
 
 def map_label(label: str, brush: Control) -> str:
@@ -160,12 +177,30 @@ def _attributes(element: Element) -> dict[str, str]:
     return {name.lower(): value for name, value in element.attrib.items()}
 
 
-def _labels(element: Element) -> tuple[str, ...]:
-    found = []
-    for child in element.iter():
-        if child.tag.lower() == "label":
-            attributes = _attributes(child)
-            label = attributes.get("alias") or attributes.get("value")
-            if label and not label.startswith("$"):
-                found.append(label)
-    return tuple(found)
+def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
+    """A brush is a smart tool unless it says otherwise, everything else only if it says so."""
+    if kind == BRUSH_KIND:
+        return attributes.get("smart", "").lower() != "false"
+    return "true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower())
+
+
+def _labels(root: Element) -> Mapping[Element, list[str]]:
+    """The labels of each control tag, in document order."""
+    found: defaultdict[Element, list[str]] = defaultdict(list)
+    for element, control in _with_control(root):
+        attributes = _attributes(element)
+        label = attributes.get("alias") or attributes.get("value")
+        if element.tag.lower() == "label" and control is not None and label and not label.startswith("$"):
+            found[control].append(label)
+    return found
+
+
+def _with_control(root: Element) -> Iterator[tuple[Element, Element | None]]:
+    """All tags in document order, each with the control tag that it stands in."""
+    waiting: list[tuple[Element, Element | None]] = [(root, None)]
+    while waiting:
+        element, control = waiting.pop()
+        yield element, control
+        kind = element.tag.lower()
+        inner = element if kind in PROMPT_KINDS or kind == BRUSH_KIND else control
+        waiting.extend((child, inner) for child in reversed(element))

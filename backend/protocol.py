@@ -6,15 +6,18 @@ that the tests replay (`tests/fixtures/label_studio`) are the ground truth.
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from backend.labeling_config import LabelingConfig, image_reference, map_label, parse_labeling_config
 
 Json = Mapping[str, Any]
+_LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
+
 KEYPOINT, RECTANGLE = "keypointlabels", "rectanglelabels"
 
 Recall = Callable[[str, str], bool | None]
@@ -23,6 +26,14 @@ Recall = Callable[[str, str], bool | None]
 
 class ProtocolError(ValueError):
     """The request is not one that Label Studio sends; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for at most: clicks on one object, and pixels of the shown image."""
+
+    clicks: int = 100
+    pixels: int = 80_000_000
 
 
 @dataclass(frozen=True)
@@ -100,19 +111,28 @@ class PredictBody:
     password: str | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class SetupBody:
+    """A /setup body: Label Studio connects, or looks whether it still is."""
+
+    project: str
+    label_config: str
+
+
 def read_json(raw: bytes) -> Any:
     """The body's JSON, in which lists of an "rle" key are the text "first:last", their place in `raw`.
 
     Every click carries all masks of its task as lists of integers; turning megabytes of them into Python integers
-    costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Raises `ProtocolError`.
+    costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Texts are valid Unicode and
+    numbers finite, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
     """
     try:
-        return json.loads(_without_masks(raw))
-    except ValueError:
+        return orjson.loads(_without_masks(raw))
+    except orjson.JSONDecodeError:
         pass  # some "rle" was no list of numbers, or the body is broken anyway
     try:
-        return json.loads(raw)
-    except ValueError as error:  # includes UnicodeDecodeError
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
         raise ProtocolError(f"the body is not JSON: {error}") from None
 
 
@@ -121,12 +141,13 @@ def _without_masks(raw: bytes) -> bytes:
     while (key := raw.find(b'"rle":', position)) >= 0:
         first = key + len(b'"rle":')
         first += raw[first : first + 1] == b" "
-        last = raw.find(b"]", first) if raw[first : first + 1] == b"[" else -1
-        if last < 0:
-            pieces.append(raw[position:first])
-            position = first
-        else:
-            pieces += (raw[position:first], b'"%d:%d"' % (first + 1, last))
+        pieces.append(raw[position:first])
+        position = first
+        if raw[first : first + 1] == b"[":
+            last = raw.find(b"]", first)
+            if last < 0:
+                break  # no list ends any more
+            pieces.append(b'"%d:%d"' % (first + 1, last))
             position = last + 1
     return b"".join([*pieces, raw[position:]])
 
@@ -139,31 +160,50 @@ def region_rle(region: Json, raw: bytes) -> list[int]:
             first, last = rle.split(":")
             rle = raw[int(first) : int(last)].split(b",")
         return [int(byte) for byte in rle or ()]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return []
 
 
 def read_predict(body: Any) -> PredictBody:
     """A /predict body's parts. Raises `ProtocolError` for what no version of Label Studio sends."""
-    if not isinstance(body, dict):
-        raise ProtocolError("the body must be a JSON object with tasks, label_config and params")
+    body = _whole(body)
     tasks = body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         raise ProtocolError('"tasks" must be a list of objects')
-    params = _mapping(body.get("params"))
-    context = params.get("context")
-    if not isinstance(context, dict) or "result" not in context:
-        items = None  # a task was opened or predictions are retrieved: nobody clicked
-    else:
-        items = tuple(item for item in context["result"] or () if isinstance(item, dict))
+    for number, task in enumerate(tasks):
+        _check_task(task, f"tasks[{number}]")
+    params = _object(body, "params", "params")
+    context = _object(params, "context", "params.context")
+    # without a result a task was opened or predictions are retrieved: nobody clicked
+    items = tuple(_objects(context, "result", "params.context.result")) if "result" in context else None
     return PredictBody(
         tasks=tuple(tasks),
-        project=str(body.get("project") or ""),
-        label_config=str(body.get("label_config") or ""),
+        project=name_of(body.get("project"), "project"),
+        label_config=_text(body, "label_config", "label_config"),
         context=items,
-        login=params.get("login") or None,
-        password=params.get("password") or None,
+        login=_text(params, "login", "params.login") or None,
+        password=_text(params, "password", "params.password") or None,
     )
+
+
+def read_setup(body: Any) -> SetupBody:
+    """A /setup body's parts. Raises `ProtocolError`."""
+    body = _whole(body)
+    return SetupBody(name_of(body.get("project"), "project"), _text(body, "schema", "schema"))
+
+
+def read_webhook(body: Any) -> str:
+    """What happened, of a /webhook body, such as "START_TRAINING". Raises `ProtocolError`."""
+    return _text(_whole(body), "action", "action")
+
+
+def _check_task(task: Json, where: str) -> None:
+    """Raise `ProtocolError` unless what is read of a task later has the types that Label Studio gives it."""
+    name_of(task.get("id"), f"{where}.id")
+    name_of(task.get("project"), f"{where}.project")
+    _object(task, "data", f"{where}.data")
+    for source in ("drafts", "annotations"):
+        _objects(task, source, f"{where}.{source}")
 
 
 def task_image(body: PredictBody, task: Json) -> ImageReference:
@@ -172,7 +212,7 @@ def task_image(body: PredictBody, task: Json) -> ImageReference:
     return _reference(body, task, config, next(iter(config.images), ""), None)
 
 
-def mask_request(body: PredictBody, recall: Recall) -> MaskRequest | None:
+def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -> MaskRequest | None:
     """The object that the clicks of `body.context` ask for, or None if none of them is a prompt.
 
     The object is that of the newest smart keypoint or rectangle: its label, its image, its kind of region.
@@ -188,7 +228,7 @@ def mask_request(body: PredictBody, recall: Recall) -> MaskRequest | None:
     all are positive.
 
     Raises `ConfigError` if the labeling config lacks what the answer needs, `ProtocolError` for malformed
-    items.
+    items and for more than `limits` allow.
     """
     if not body.context:
         return None
@@ -198,12 +238,14 @@ def mask_request(body: PredictBody, recall: Recall) -> MaskRequest | None:
     config = parse_labeling_config(body.label_config)
     prompts = [item for item in body.context if _is_prompt(item, config)]
     signs = _signs(task, prompts, recall)
-    prompts = [item for item in prompts if item["type"] == RECTANGLE or str(item.get("id")) in signs]
+    prompts = [item for item in prompts if item["type"] == RECTANGLE or _id(item) in signs]
     if not prompts:
         return None
     newest = prompts[-1]
     group = [item for item in prompts if _group(item) == _group(newest)]
-    width, height = _size(newest)
+    if len(group) > limits.clicks:
+        raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
+    width, height = _size(newest, limits)
     _, image, item_index, label = _group(newest)
     brush = config.brush_for(image)
     return MaskRequest(
@@ -216,7 +258,7 @@ def mask_request(body: PredictBody, recall: Recall) -> MaskRequest | None:
             label=map_label(label, brush),
             width=width,
             height=height,
-            image_rotation=newest.get("image_rotation") or 0,
+            image_rotation=_image_rotation(newest),
             item_index=item_index,
         ),
     )
@@ -226,8 +268,8 @@ def saved_results(task: Json) -> Iterator[Sequence[Json]]:
     """The result lists that Label Studio has stored of a task: the asking user's drafts, then all
     annotations."""
     for source in ("drafts", "annotations"):
-        for saved in task.get(source) or ():
-            result = _mapping(saved).get("result")
+        for saved in _objects(task, source, source):
+            result = saved.get("result")
             if isinstance(result, list):
                 yield [item for item in result if isinstance(item, dict)]
 
@@ -264,13 +306,62 @@ def nothing_to_store() -> dict[str, Any]:
     return {"results": []}
 
 
+def _whole(body: Any) -> Json:
+    if not isinstance(body, dict):
+        raise ProtocolError("the body must be a JSON object")
+    return body
+
+
 def _mapping(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+def _object(parent: Json, name: str, where: str) -> Json:
+    """The object at `name`; empty if there is none. Raises `ProtocolError`, like the functions after it."""
+    value = parent.get(name)
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise ProtocolError(f'"{where}" must be an object')
+    return value
+
+
+def _objects(parent: Json, name: str, where: str) -> list[Json]:
+    """The objects of the list at `name`; empty if there is none."""
+    value = parent.get(name)
+    if not value:
+        return []
+    if not isinstance(value, list):
+        raise ProtocolError(f'"{where}" must be a list of objects')
+    return [one for one in value if isinstance(one, dict)]
+
+
+def _text(parent: Json, name: str, where: str) -> str:
+    """The text at `name`; empty if there is none."""
+    value = parent.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ProtocolError(f'"{where}" must be a text')
+    return value or ""
+
+
+def name_of(value: Any, where: str) -> str:
+    """What names a thing, a number or a text, as a text; empty for None. Raises `ProtocolError`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
+        raise ProtocolError(f'"{where}" must be a number or a text')
+    name = "" if value is None else str(value)
+    if len(name) > _LONGEST_NAME:
+        raise ProtocolError(f'"{where}" has {len(name)} characters, more than {_LONGEST_NAME}')
+    return name
+
+
+def _id(item: Json) -> str:
+    return name_of(item.get("id"), "id")
+
+
 def _is_prompt(item: Json, config: LabelingConfig) -> bool:
     """Whether an item is a keypoint or rectangle of a control of the config, and complete."""
-    control = config.controls.get(str(item.get("from_name")))
+    name = item.get("from_name")
+    control = config.controls.get(name) if isinstance(name, str) else None
     return (
         item.get("type") in (KEYPOINT, RECTANGLE)
         and control is not None
@@ -283,22 +374,26 @@ def _is_prompt(item: Json, config: LabelingConfig) -> bool:
 
 def _group(item: Json) -> tuple[str, str, int | None, str]:
     """What prompts of one object share: control, image, page of a multi-page image, label."""
-    labels = item["value"][item["type"]]
-    label = str(labels[0] if isinstance(labels, list) else labels)
-    return str(item["from_name"]), str(item["to_name"]), item.get("item_index"), label
+    labels, page = item["value"][item["type"]], item.get("item_index")
+    label = labels[0] if isinstance(labels, list) else labels
+    if not isinstance(label, str):
+        raise ProtocolError(f'the label in "value.{item["type"]}" of a {item["type"]} item must be a text')
+    if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
+        raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number from 0 on')
+    return item["from_name"], item["to_name"], page, label
 
 
 def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, bool]:
     """Signs of those keypoints that are clicks, by id."""
     keypoints = [item for item in prompts if item["type"] == KEYPOINT]
-    signs = {str(item.get("id")): item["is_positive"] for item in keypoints if _has_sign(item)}
-    unsigned = {str(item.get("id")) for item in keypoints} - signs.keys()
+    signs = {_id(item): item["is_positive"] for item in keypoints if _has_sign(item)}
+    unsigned = {_id(item) for item in keypoints} - signs.keys()
     if not unsigned:
         return signs
     for result in saved_results(task):
         for item in result:
-            if str(item.get("id")) in unsigned and _has_sign(item):
-                signs.setdefault(str(item["id"]), item["is_positive"])
+            if _has_sign(item) and (keypoint_id := _id(item)) in unsigned:
+                signs.setdefault(keypoint_id, item["is_positive"])
     for keypoint_id in unsigned - signs.keys():
         remembered = recall(task_key(task), keypoint_id)
         if remembered is not None:
@@ -312,18 +407,30 @@ def _has_sign(item: Json) -> bool:
 
 def task_key(task: Json) -> str:
     """A name of the task for the memory of signs."""
-    return f"{task.get('project')}/{task.get('id')}"
+    return f"{name_of(task.get('project'), 'project')}/{name_of(task.get('id'), 'id')}"
 
 
-def _size(item: Json) -> tuple[int, int]:
+def _size(item: Json, limits: Limits) -> tuple[int, int]:
     width, height = item.get("original_width"), item.get("original_height")
     if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
         raise ProtocolError("a click lacks original_width and original_height, the size of the shown image")
+    if width * height > limits.pixels:
+        raise ProtocolError(
+            f"original_width x original_height are {width} x {height} pixels, more than "
+            f"IMAGE_MAX_PIXELS={limits.pixels} allows"
+        )
     return width, height
 
 
+def _image_rotation(item: Json) -> float:
+    rotation = item.get("image_rotation") or 0
+    if not isinstance(rotation, (int, float)):
+        raise ProtocolError(f'"image_rotation" of a {item["type"]} item must be a number')
+    return rotation
+
+
 def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> SmartClick:
-    keypoint_id = str(item.get("id"))
+    keypoint_id = _id(item)
     return SmartClick(
         id=keypoint_id,
         x=_pixel(_number(item, "x"), width),
@@ -344,7 +451,7 @@ def _box(item: Json, width: int, height: int) -> Box:
         y=_number(item, "y") / 100 * height,
         width=_number(item, "width") / 100 * width,
         height=_number(item, "height") / 100 * height,
-        rotation=float(item["value"].get("rotation") or 0),
+        rotation=_number(item, "rotation") if item["value"].get("rotation") else 0.0,
     )
 
 
@@ -358,7 +465,7 @@ def _number(item: Json, name: str) -> float:
 def _reference(body: PredictBody, task: Json, config: LabelingConfig, image: str, index: int | None) -> ImageReference:
     task_id = task.get("id")
     return ImageReference(
-        url=image_reference(config, image, _mapping(task.get("data")), index),
+        url=image_reference(config, image, _object(task, "data", "data"), index),
         task_id=task_id if isinstance(task_id, int) else None,
         login=body.login,
         password=body.password,

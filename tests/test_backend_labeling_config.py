@@ -26,7 +26,7 @@ def test_the_recorded_config_and_the_one_we_print_are_usable() -> None:
     config = parse_labeling_config(recorded)
     assert config.images == {"image": "$image"}
     assert [(c.kind, c.name, c.smart) for c in config.controls.values()] == [
-        ("brushlabels", "tag", False),
+        ("brushlabels", "tag", True),
         ("keypointlabels", "tag2", True),
         ("rectanglelabels", "tag3", True),
     ]

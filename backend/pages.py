@@ -1,0 +1,78 @@
+"""What a person opens in a browser: `/ui` with its files, and what it reads: `/status` and `/openapi.json`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+from flask import Blueprint, Response, jsonify, send_from_directory
+
+from backend import __version__
+from backend.readiness import Readiness
+
+_UI = Path(__file__).with_name("ui")
+_OPENAPI = Path(__file__).with_name("openapi.json")
+
+# Nothing from elsewhere, nothing inline, and nobody may put the page into theirs.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def build_pages(readiness: Readiness) -> Blueprint:
+    """The routes."""
+    pages = Blueprint("pages", __name__)
+
+    @pages.get("/ui")
+    def page() -> Response:
+        return _file("index.html")
+
+    @pages.get("/ui/<name>")
+    def file(name: str) -> Response:
+        return _file(name)
+
+    @pages.get("/status")
+    def status() -> Response:
+        return jsonify(status_of(readiness))
+
+    @pages.get("/openapi.json")
+    def openapi() -> Response:
+        description = orjson.loads(_OPENAPI.read_bytes())
+        description["info"]["version"] = __version__
+        return jsonify(description)
+
+    return pages
+
+
+def status_of(readiness: Readiness) -> dict[str, Any]:
+    """How the server is, for people: what serves, and the caches and the queue now."""
+    trouble = readiness.trouble()
+    status: dict[str, Any] = {"version": __version__, "ready": trouble is None, "trouble": trouble}
+    service = readiness.loaded()
+    if service is None:
+        return status
+    caches = {
+        name: {"hits": one.hits, "misses": one.misses, "entries": one.entries, "bytes": one.bytes}
+        for name, one in service.annotator.cache_stats().items()
+    }
+    return status | {
+        "model": service.annotator.version,
+        "device": service.device,
+        "device_memory": service.device_memory(),
+        "dtype": service.dtype,
+        "resolution": service.resolution,
+        "caches": caches,
+        "queue": service.annotator.queue(),
+        "training": None,  # this version does not train yet
+    }
+
+
+def _file(name: str) -> Response:
+    response = send_from_directory(_UI, name)
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-cache"  # ask whether it changed, as it does with each version
+    return response
