@@ -1,0 +1,68 @@
+"""The same backend under the official `label-studio-ml` 2.x runner, where that is installed:
+
+    gunicorn --threads 8 'backend.official_runner:official_app()'
+
+The runner takes Label Studio's requests apart and makes a model for each; this puts them together again and asks our
+own app, in this process. So nothing is decided here, and settings, limits, logs and answers are the same. Missing are
+`/ready`, `/metrics` and the texts of errors: of those the runner makes a status of 500 and a traceback in its log.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from flask import Flask
+from label_studio_ml.api import init_app
+from label_studio_ml.model import LabelStudioMLBase
+
+from backend.app import build_app
+from backend.readiness import Readiness
+from backend.service import build_service
+from backend.settings import Settings
+
+
+def official_app() -> Flask:
+    """The runner's app with our model, which is loaded now. Raises `ValueError` for settings that cannot be met."""
+    _our_app()
+    app: Flask = init_app(SkipClick)
+    return app
+
+
+@cache
+def _our_app() -> Flask:
+    """Our app, once: the runner makes a new model for every request. The runner asks for the password itself."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("BASIC_AUTH_")}
+    settings = Settings.from_environment(environment)
+    return build_app(settings, Readiness.of(build_service(settings)))
+
+
+class SkipClick(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
+    """The three methods that the runner calls. Each raises `ValueError` with the sentence of a refusal."""
+
+    def setup(self) -> None:
+        """Refuse a labeling config that cannot work, and say which model answers."""
+        answer = _ask("/setup", {"project": self.project_id, "schema": self.label_config})
+        self.set("model_version", answer["model_version"])
+
+    def predict(
+        self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """Label Studio's `results` for clicks (`context`), or none for a task that was opened."""
+        body = {"tasks": tasks, "project": self.project_id, "label_config": self.label_config}
+        results: list[dict[str, Any]] = _ask("/predict", body | {"params": kwargs | {"context": context}})["results"]
+        return results
+
+    def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
+        """Hand a webhook on."""
+        return _ask("/webhook", data | {"action": event}).get("result")
+
+
+def _ask(route: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Our app's JSON answer. Raises `ValueError` with its sentence if it refuses."""
+    response = _our_app().test_client().post(route, json=body)
+    answer: dict[str, Any] = response.get_json()
+    if response.status_code >= 400:
+        raise ValueError(answer["error"])
+    return answer
