@@ -1,0 +1,138 @@
+"""Protects the reader: every command of the README and of docs/ is run, or at least parsed, as it stands there.
+
+A command that no rule below knows fails the test, so a new one cannot be written down untried.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
+CHECKPOINT = ROOT / "tests" / "parity" / "nano_skip_checkpoint.pth"
+BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-tiny.safetensors"
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`((?:make|python|torchrun|docker) [^`]+)`")
+
+
+def _commands() -> list[tuple[str, str]]:
+    """(page, command) of all shell blocks and of inline code that begins with a program of ours."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        blocks = [body.replace("\\\n", " ") for kind, body in FENCE.findall(text) if not kind]
+        lines = [line.partition("  #")[0].strip() for body in blocks for line in body.splitlines()]
+        lines += INLINE.findall(FENCE.sub("", text))
+        found += [(page.name, line.rstrip(" .")) for line in lines if line]
+    return found
+
+
+COMMANDS = _commands()
+
+
+def _words(command: str) -> list[str]:
+    words = shlex.split(command)
+    while "=" in words[0]:  # settings before the program
+        words.pop(0)
+    return words
+
+
+def _run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+        "OMP_NUM_THREADS": "1",
+    }
+    for name in ("LABEL_STUDIO_API_KEY", "CHECKPOINT"):
+        environment.pop(name, None)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def _check_make(words: list[str]) -> None:
+    run = _run(["make", "--dry-run", *words[1:]], ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+def _check_skipclick(words: list[str], folder: Path) -> None:
+    shutil.copy(PHOTO, folder / "photo.jpg")
+    shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
+    shutil.copy(BUNDLED, folder / "skipclick.safetensors")
+    run = _run([sys.executable, *words[1:]], folder)
+    assert run.returncode == 0, run.stderr
+
+
+def _check_noc(words: list[str]) -> None:
+    """The command as it stands but for the data, of which one photo of the check set takes the place."""
+    arguments = [word for word in words[2:] if "=" not in word]
+    if "--dataset" in arguments:
+        arguments[arguments.index("--dataset") : arguments.index("--dataset") + 1] = ["--dataset", "folder=bench/check"]
+    for option in ("--output", "--plots", "--compare"):
+        if option in arguments:
+            del arguments[arguments.index(option) : arguments.index(option) + 2]
+    arguments = ["bundled" if word.endswith((".safetensors", ".pth")) else word for word in arguments]
+    limit = [] if "--list" in arguments else ["--limit", "1"]
+    run = _run([sys.executable, "bench/noc.py", *arguments, *limit], ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+def _check_backend(words: list[str]) -> None:
+    if words[3:4] == ["settings"]:
+        assert _run([sys.executable, "-m", "backend", "settings"], ROOT).returncode == 0
+        return
+    run = _run([sys.executable, *[word for word in words[1:] if word != ">"]], ROOT)  # no Label Studio answers here
+    assert run.returncode in (1, 2), run.stderr
+    assert "Label Studio" in run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def _check_help(words: list[str]) -> None:
+    """What takes hours, or a server: that the command exists and takes these options."""
+    program = words[1:4] if words[1] == "-m" else words[1:2]  # -m PACKAGE COMMAND, or a script
+    run = _run([sys.executable, *program, "--help"], ROOT)
+    assert run.returncode == 0, run.stderr
+    assert [option for option in words if option.startswith("--") and option not in run.stdout] == []
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
+def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> None:
+    words = _words(command)
+    match words:
+        case ["make", *_]:
+            _check_make(words)
+        case ["python", "-m", "skipclick", *_]:
+            _check_skipclick(words, tmp_path)
+        case ["python", "bench/noc.py", *_]:
+            _check_noc(words)
+        case ["python", "-m", "train", *arguments] | ["torchrun", _, _, "-m", "train", *arguments]:
+            _check_help(["python", "-m", "train", *arguments])
+        case ["python", "-m", "backend", "warm", *_]:
+            _check_help(words)
+        case ["python", "-m", "backend", *_]:
+            _check_backend(words)
+        case ["python", script, *_] if script.startswith("bench/"):
+            _check_help(words)
+        case ["python", script]:
+            assert (ROOT / script).is_file()
+        case ["docker" | "printf", *_]:  # tests/image builds and runs the image, test_deploy_compose reads the files
+            assert (ROOT / "tests" / "image").is_dir()
+        case _:
+            pytest.fail(f"{page}: no rule for {command!r}; add one, so that it is tried")
+
+
+def test_the_readmes_python_runs(tmp_path: Path) -> None:
+    (code,) = [body for kind, body in FENCE.findall((ROOT / "README.md").read_text()) if kind == "python"]
+    scope = {"image": np.array(Image.open(PHOTO))}
+    exec(code, scope)
+    assert scope["second"].shape == scope["image"].shape[:2]
