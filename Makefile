@@ -13,34 +13,64 @@ E2E_BIN := $(E2E_VENV)/bin
 
 # One stamp per requirements file: installing again happens when that file changes, and only then.
 RUNTIME := $(VENV)/.requirements
+BENCHMARK := $(VENV)/.requirements-bench
 DEVELOPMENT := $(VENV)/.requirements-dev
 LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
+
+# What annotators get from MODEL, on the small set that lies in the repository.
+CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check --protocol serve --jobs 2
 
 REQUIRE_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and \
     $(PYTHON) is older. Name another one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test lint bench e2e clean distclean data-given chromium-installed
+.PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test lock audit clean distclean \
+    data-given chromium-installed image-tools
 
 help:  ## say what there is (default)
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 serve: $(RUNTIME)  ## start the backend for Label Studio
 	@$(BIN)/python -m backend
 
-test: lint  ## run the checks and all tests but the end-to-end test
-	$(BIN)/python -m pytest -m "not e2e"
+test: lint  ## run the checks and all tests but those of e2e and image-test
+	$(BIN)/python -m pytest -m "not e2e and not image"
 
 lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: data-given $(DEVELOPMENT)  ## measure clicks per object: make bench DATA="GrabCut=DIR Berkeley=DIR"
+bench: data-given $(BENCHMARK)  ## measure clicks per object: make bench DATA="GrabCut=DIR Berkeley=DIR"
 	$(BIN)/python bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
+
+latency: $(BENCHMARK)  ## measure where a click's time goes: OMP_NUM_THREADS=2 make latency
+	$(BIN)/python bench/latency.py
+
+bench-check: $(BENCHMARK)  ## fail where MODEL needs more clicks on bench/check than the committed baseline
+	$(CHECK) --compare bench/check/baseline.json --tolerance 0.5
+
+bench-baseline: $(BENCHMARK)  ## measure the baseline of bench-check anew
+	$(CHECK) --output bench/check/baseline.json
+
+load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throughput and latencies
+	$(BIN)/python bench/load.py --spawn
+
+soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
+	$(BIN)/python bench/soak.py --output runs/soak.json
 
 e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
 	CHROMIUM="$(CHROMIUM)" BACKEND_PYTHON="$(abspath $(BIN)/python)" \
 	$(E2E_BIN)/python -m pytest tests/e2e -m e2e --confcutdir=tests/e2e --timeout=600 -rP
+
+image-test: image-tools $(DEVELOPMENT)  ## build the container image, start it, click in it (as root)
+	$(BIN)/python -m pytest tests/image -m image --timeout=3600 -rP
+
+lock: $(DEVELOPMENT)  ## pin what the image installs anew, after a change of requirements.txt
+	$(BIN)/python -m deploy.lock
+
+audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what the image installs
+	$(BIN)/python -m uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes \
+	    -r requirements.lock -r requirements-torch.lock
 
 clean:  ## remove caches and test output
 	rm -rf e2e-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -50,10 +80,11 @@ distclean: clean  ## remove the virtual environments too
 	rm -rf $(VENV) $(E2E_VENV)
 
 $(RUNTIME): requirements.txt
-$(DEVELOPMENT): requirements-dev.txt $(RUNTIME)
+$(BENCHMARK): requirements-bench.txt $(RUNTIME)
+$(DEVELOPMENT): requirements-dev.txt $(BENCHMARK)
 $(LABEL_STUDIO): requirements-e2e.txt
 
-$(RUNTIME) $(DEVELOPMENT) $(LABEL_STUDIO):
+$(RUNTIME) $(BENCHMARK) $(DEVELOPMENT) $(LABEL_STUDIO):
 	@test -x $(@D)/bin/pip || $(PYTHON) -c '$(REQUIRE_PYTHON)'
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -r $<
@@ -65,3 +96,7 @@ data-given:
 chromium-installed:
 	@command -v "$(CHROMIUM)" > /dev/null || { echo "No Chromium: install the Debian package chromium," \
 	    "or name the program: make e2e CHROMIUM=/path/to/chromium" >&2; exit 1; }
+
+image-tools:
+	@test "$$(id -u)" = 0 && which buildah debootstrap ip > /dev/null || { echo "Building the image without" \
+	    "a container engine takes root and the Debian packages buildah, debootstrap and iproute2." >&2; exit 1; }

@@ -2,131 +2,152 @@
 
 The previous mask of click t, which the network sees beside the clicks, is the memo of the same image, model
 and clicks 1..t-1. When it is gone, the clicks are replayed from the longest prefix that is still known. So
-a result depends on the request alone, not on which requests came before, and is the same to the bit.
+a result depends on the request alone, not on which requests came before, and is the same to the bit (where the
+executor runs clicks one by one; in batches the last bits of a float may differ).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import logging
 import math
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from backend.executor import DeviceExecutor, Priority
 from backend.images import ImageSource
 from backend.protocol import Box, ImageReference, SmartClick
-from skipclick.features import ByteLru, CacheStats, FeatureCache
-from skipclick.predictor import MASK_THRESHOLD
+from skipclick.cache import ByteLru, CacheStats, SharedCache
+from skipclick.features import ImageFeatures
+from skipclick.masks import BoxMask
+from skipclick.predictor import Answer, ClickRequest
 from skipclick.prompts import Click
 
 _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
 
+GivenUp = Callable[[], bool]
+"""Whether nobody waits for the answer any more, such as after the client closed its connection."""
+
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
-class HasSize(Protocol):
-    """Features of an image: any type that tells its bytes and the image's (H, W)."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-    @property
-    def image_size(self) -> tuple[int, int]: ...
-
-
-F = TypeVar("F", bound=HasSize)
-
-
-class PredictorLike(Protocol[F]):
+class PredictorLike(Protocol):
     """What the annotator asks of `skipclick.Predictor`."""
 
-    def encode(self, image: NDArray[np.uint8]) -> F: ...
+    def encode(self, image: NDArray[np.uint8]) -> ImageFeatures: ...
 
-    def click(
-        self, features: F, clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]: ...
+    def answer(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]: ...
+
+    def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor: ...
 
 
 class SizeMismatchError(ValueError):
     """The image fetched is not the one that the annotator sees."""
 
 
+class OverloadedError(Exception):
+    """Nothing is wrong with the request, but it cannot be answered now."""
+
+
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """A mask, bool (H, W); its score, the mean probability inside it (0 if empty); and milliseconds by
-    stage."""
+    """A mask; its score, the mean probability inside it (0 if empty); and milliseconds by stage."""
 
-    mask: NDArray[np.bool_]
+    mask: BoxMask
     score: float
     stages: Mapping[str, float]
 
 
-class Annotator(Generic[F]):
-    """Answers clicks from any number of threads; the device works in `executor`'s thread alone."""
+@dataclass(frozen=True, eq=False)
+class _Memo:
+    """An answer that knows its size."""
+
+    answer: Answer
+
+    @property
+    def nbytes(self) -> int:
+        return self.answer.state.nbytes + self.answer.mask.nbytes
+
+
+class Annotator:
+    """Answers clicks from any number of threads; the device works in `executor`'s threads alone."""
 
     def __init__(
         self,
-        predictor: PredictorLike[F],
+        predictor: PredictorLike,
         images: ImageSource,
         executor: DeviceExecutor,
         *,
         version: str,
-        feature_bytes: int,
+        features: SharedCache[ImageFeatures],
         memo_bytes: int,
     ) -> None:
         self.version = version
         self._predictor = predictor
         self._images = images
         self._executor = executor
-        self._features: FeatureCache[F] = FeatureCache(feature_bytes)
-        self._memo: ByteLru[NDArray[np.float32]] = ByteLru(memo_bytes)
-        self._waiting: Counter[str] = Counter()  # requests that wait for an image, by key
+        self._features = features
+        self._memo: SharedCache[_Memo] = SharedCache("memo", ByteLru(memo_bytes))
+        self._waiting: defaultdict[str, list[GivenUp]] = defaultdict(list)  # requests that wait for an image, by key
         self._warming: set[str] = set()
         self._lock = Lock()
         self._warmers = ThreadPoolExecutor(1, thread_name_prefix="warm")
 
     def annotate(
-        self, image: ImageReference, clicks: Sequence[SmartClick], box: Box | None, size: tuple[int, int]
+        self,
+        image: ImageReference,
+        clicks: Sequence[SmartClick],
+        box: Box | None,
+        size: tuple[int, int],
+        given_up: GivenUp = lambda: False,
     ) -> Annotation:
         """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
         pixels.
 
         A box starts from its area as the previous mask and a positive click at its centre, then come the
-        clicks. Raises `ImageError` if the image cannot be had and `SizeMismatchError` if it has another
-        size.
+        clicks. Raises `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and
+        `OverloadedError` if the device has no memory for it or the request was given up.
         """
         stages: dict[str, float] = {}
         key = self._images.key(image)
-        with self._wanted(key):
-            features = self._features.get_or_encode(key, lambda: self._encode(key, image, stages))
+        points = tuple(([_centre(box, size)] if box else []) + [Click(c.x, c.y, c.positive) for c in clicks])
+        if not points:
+            raise ValueError("a mask needs at least one click or a box")
+        with _overloaded_if_cancelled(), self._wanted(key, given_up):
+            features = self._features.get_or_make(key, lambda: self._encode(key, image, stages))
         if features.image_size != size:
             raise SizeMismatchError(
                 f"the image has {features.image_size[1]} x {features.image_size[0]} pixels, but the "
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
-        points = ([_centre(box, size)] if box else []) + [Click(c.x, c.y, c.positive) for c in clicks]
-        with _timed(stages, "click"):
-            work = self._executor.submit(
-                lambda: Priority.CLICK, lambda: self._probability(key, features, tuple(points), box)
-            )
-            probability = work.result()
-        with _timed(stages, "mask"):
-            mask = probability > MASK_THRESHOLD
-            score = float(probability[mask].mean()) if mask.any() else 0.0
-        return Annotation(mask, score, stages)
+        with _overloaded_if_cancelled(), _timed(stages, "click"):
+            answer = self._answer(key, features, points, box, given_up)
+        return Annotation(answer.mask, answer.score, stages)
+
+    def prepare(self, image: ImageReference) -> None:
+        """Encode an image unless it is known, after everything that somebody waits for. Raises `ImageError` or
+        `OverloadedError`."""
+        key = self._images.key(image)
+        with _overloaded_if_cancelled():
+            self._features.get_or_make(key, lambda: self._encode(key, image, {}))
 
     def warm(self, image: ImageReference) -> None:
-        """Begin to encode an image in the background, unless it is known, under way, or too many are
+        """Begin to `prepare` an image in the background, unless it is known, under way, or too many are
         waiting."""
         key = self._images.key(image)
         with self._lock:
@@ -139,63 +160,131 @@ class Annotator(Generic[F]):
         """Stop the background work; requests still running may fail."""
         self._warmers.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
+        self._features.close()
+        self._memo.close()
+
+    def forget(self) -> None:
+        """Let go of all features and memos on the device; answers stay the same."""
+        self._features.free()
+        self._memo.free()
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Statistics by cache name."""
-        return {"features": self._features.stats(), "memo": self._memo.stats()}
+        return self._features.stats() | self._memo.stats()
+
+    def feature_stats(self) -> dict[str, CacheStats]:
+        """Statistics of the features' tiers alone."""
+        return self._features.stats()
+
+    def queue(self) -> dict[str, int]:
+        """How much waits for the device, by priority's name."""
+        return self._executor.waiting()
 
     def _warm(self, key: str, image: ImageReference) -> None:
         try:
-            self._features.get_or_encode(key, lambda: self._encode(key, image, {}))
+            self.prepare(image)
         except Exception as error:  # whoever clicks on this image will be told; here only the log can be
             logger.warning("could not warm up the image of task %s: %s", image.task_id, error)
         finally:
             with self._lock:
                 self._warming.discard(key)
 
-    def _encode(self, key: str, image: ImageReference, stages: dict[str, float]) -> F:
+    def _encode(self, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
         """Fetch and decode in this thread, encode in the device's."""
         with _timed(stages, "fetch"):
-            pixels = self._images.load(image)
+            photo = self._images.load(image)
+
+        def urgency() -> Priority:
+            is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(key, ())))
+            return Priority.ENCODE if is_wanted else Priority.PREFETCH
+
         with _timed(stages, "encode"):
-            return self._executor.submit(
-                lambda: Priority.ENCODE if self._waiting[key] else Priority.PREFETCH,
-                lambda: self._predictor.encode(pixels),
-            ).result()
+            features = self._on_device(urgency, lambda: self._predictor.encode(photo.pixels))
+        return dataclasses.replace(features, image_size=photo.size)
 
-    def _probability(self, key: str, features: F, clicks: tuple[Click, ...], box: Box | None) -> NDArray[np.float32]:
-        """Probability (H, W) after all clicks, from the longest prefix known. Runs in the device's thread."""
+    def _answer(
+        self, key: str, features: ImageFeatures, clicks: tuple[Click, ...], box: Box | None, given_up: GivenUp
+    ) -> Answer:
+        """The answer after all clicks, from the longest shorter history that is known."""
 
-        def memo_key(num_clicks: int) -> tuple[Any, ...]:
+        def urgency() -> Priority | None:
+            return None if given_up() else Priority.CLICK
+
+        def make(num_clicks: int, state: torch.Tensor | None) -> _Memo:
+            request = ClickRequest(features, clicks[:num_clicks], state)
+            return _Memo(self._executor.submit_together(urgency, self._answer_batch, request).result())
+
+        def memo_key(num_clicks: int) -> tuple[object, ...]:
             return key, self.version, box, clicks[:num_clicks]
 
-        num_known = len(clicks)
-        previous = self._memo.get(memo_key(num_known))
-        while previous is None and num_known > 1:
-            num_known -= 1
-            previous = self._memo.get(memo_key(num_known))
-        if previous is None:
-            num_known, previous = 0, _area(box, features.image_size) if box else None
+        begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
+        num_known, known = next((found for found in begun if found[1] is not None), (0, None))
+        if known is not None:
+            state: torch.Tensor | None = known.answer.state
+        elif box is not None:
+            area = _area(box, features.image_size)
+            state = self._on_device(urgency, lambda: self._predictor.start_state(area))
+        else:
+            state = None
         for num_clicks in range(num_known + 1, len(clicks) + 1):
-            previous = self._predictor.click(features, clicks[:num_clicks], previous)
-            self._memo.put(memo_key(num_clicks), previous)
-        if previous is None:
-            raise ValueError("a mask needs at least one click or a box")
-        return previous
+            known = self._memo.get_or_make(memo_key(num_clicks), partial(make, num_clicks, state))
+            state = known.answer.state
+        assert known is not None
+        return known.answer
+
+    def _answer_batch(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]:
+        return self._relieved(lambda: self._predictor.answer(requests))
+
+    def _on_device(self, urgency: Callable[[], Priority | None], work: Callable[[], T]) -> T:
+        return self._executor.submit(urgency, lambda: self._relieved(work)).result()
+
+    def _relieved(self, work: Callable[[], T]) -> T:
+        """`work()`; where the device's memory is full, once more with the caches emptied. Runs in its thread."""
+        try:
+            return work()
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            logger.warning("out of memory, emptying the caches: %s", error)
+        self.forget()
+        gc.collect()  # the error's traceback held what was half made
+        torch.cuda.empty_cache()
+        try:
+            return work()
+        except Exception as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise OverloadedError(
+                "the device has no memory for this image; try again, or lower FEATURE_CACHE_BYTES, MEMO_CACHE_BYTES or "
+                "RESOLUTION"
+            ) from None
 
     @contextmanager
-    def _wanted(self, key: str) -> Iterator[None]:
+    def _wanted(self, key: str, given_up: GivenUp) -> Iterator[None]:
         """While this holds, encoding the image is more urgent than a prefetch, even if a prefetch began
         it."""
         with self._lock:
-            self._waiting[key] += 1
+            self._waiting[key].append(given_up)
         try:
             yield
         finally:
             with self._lock:
-                self._waiting[key] -= 1
+                self._waiting[key].remove(given_up)
                 if not self._waiting[key]:
                     del self._waiting[key]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a type for a GPU's memory; of the host's it says so in a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _overloaded_if_cancelled() -> Iterator[None]:
+    try:
+        yield
+    except CancelledError:
+        raise OverloadedError("the request was given up before its turn came, or the server is stopping") from None
 
 
 @contextmanager
@@ -220,12 +309,11 @@ def _centre(box: Box, size: tuple[int, int]) -> Click:
     return Click(min(max(int(x), 0), size[1] - 1), min(max(int(y), 0), size[0] - 1), positive=True)
 
 
-def _area(box: Box, size: tuple[int, int]) -> NDArray[np.float32]:
-    """The box as a probability map (H, W): 1 at pixels whose centre lies in it, 0 elsewhere."""
+def _area(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The box as a mask, bool (H, W): pixels whose centre lies in it."""
     cos, sin = _rotation(box)
     y, x = np.ogrid[0.5 : size[0], 0.5 : size[1]]
     along = (x - box.x) * cos + (y - box.y) * sin  # (H, W), coordinates in the box's own frame
     across = (y - box.y) * cos - (x - box.x) * sin
-    inside = (along >= 0) & (along <= box.width) & (across >= 0) & (across <= box.height)
-    area: NDArray[np.float32] = inside.astype(np.float32)
-    return area
+    inside: NDArray[np.bool_] = (along >= 0) & (along <= box.width) & (across >= 0) & (across <= box.height)
+    return inside

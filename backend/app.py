@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import hmac
 import logging
+import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
 
+import orjson
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from backend.annotator import Annotator
-from backend.labeling_config import check_labeling_config, parse_labeling_config
+from backend.annotator import Annotator, OverloadedError
+from backend.clients import has_left
+from backend.labeling_config import check_labeling_config, labeling_config_doubts, parse_labeling_config
 from backend.leftovers import without_leftovers
+from backend.pages import build_pages
 from backend.protocol import (
+    Limits,
     PredictBody,
     ProtocolError,
     empty_response,
@@ -27,67 +33,97 @@ from backend.protocol import (
     nothing_to_store,
     read_json,
     read_predict,
+    read_setup,
+    read_webhook,
     region_rle,
     task_image,
     task_key,
 )
-from backend.settings import Settings
+from backend.readiness import NotReadyError, Readiness
+from backend.service import Service
+from backend.settings import Settings, revealed, size_text
 from backend.signs import SignMemory
 from backend.telemetry import Telemetry, one_line
 from skipclick import brush_rle
 
-MAX_BODY_BYTES = 512 << 20
-"""Every click carries all masks of its task, so bodies are megabytes; this only stops what no editor could
-send."""
-
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
 
+SETUP_PATIENCE = 2.0
+"""Seconds that /setup waits for a model that is being loaded: Label Studio waits 3, and shows an error until it asks
+again, when the next page is opened."""
+
 logger = logging.getLogger(__name__)
 
-
-class BusyError(Exception):
-    """All threads for predictions are taken."""
+_SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
-def create_app(settings: Settings, annotator: Annotator[Any]) -> Flask:
-    """The server around an annotator, for gunicorn or a test client."""
-    app = Flask(__name__)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    telemetry = Telemetry(annotator.cache_stats)
+def create_app(settings: Settings, annotator: Annotator) -> Flask:
+    """The server around an annotator."""
+    return build_app(settings, Readiness.of(Service(annotator)))
+
+
+def build_app(settings: Settings, readiness: Readiness) -> Flask:
+    """The server around an annotator that may still be loading."""
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
+    limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
+    telemetry = Telemetry(readiness)
     signs = SignMemory()
     slots = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS))
     _observe_requests(app, telemetry)
     _ask_for_password(app, settings)
-    _answer_errors(app)
+    _answer_errors(app, settings)
+    app.register_blueprint(build_pages(readiness))
 
     @app.get("/")
     @app.get("/health")
     def health() -> Response:
         return jsonify(status="UP", model_class="SkipClick")
 
+    @app.get("/ready")
+    def ready() -> Response:
+        trouble = readiness.trouble()
+        return jsonify(status="READY") if trouble is None else _not_now(trouble)
+
     @app.post("/setup")
     def setup() -> Response:
-        body = _object(read_json(request.get_data()))
-        g.facts["project"] = body.get("project")
-        check_labeling_config(parse_labeling_config(str(body.get("schema") or "")))
-        return jsonify(model_version=annotator.version)
+        body = read_setup(read_json(_body(settings)))
+        g.facts["project"] = body.project
+        config = parse_labeling_config(body.label_config)
+        check_labeling_config(config)
+        doubts = labeling_config_doubts(config)
+        if doubts:
+            g.facts["warning"] = "; ".join(doubts)
+        return jsonify(model_version=readiness.service(SETUP_PATIENCE).annotator.version, warnings=doubts)
 
     @app.post("/predict")
     def predict() -> Response:
-        return jsonify(_predict(request.get_data(), annotator, signs, slots))
+        deadline = time.monotonic() + settings.request_timeout
+        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, deadline)
+        return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
+
+    @app.post("/warm")
+    def warm() -> Response:
+        """Like /predict for a task that was opened, but answered when its image is ready: for `backend.warm`."""
+        body = read_predict(read_json(_body(settings)))
+        if len(body.tasks) != 1:
+            raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")
+        annotator = readiness.service().annotator
+        with _slot(slots):
+            annotator.prepare(task_image(body, body.tasks[0]))
+        return jsonify(kept=max(stats.entries for stats in annotator.feature_stats().values()))
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
-        body = _object(read_json(request.get_data()))
-        action = str(body.get("action"))
+        action = read_webhook(read_json(_body(settings)))
         g.facts["action"] = action[:40]
         result = "this version does not train yet" if action == "START_TRAINING" else None
         return jsonify(result=result, status="ok"), HTTPStatus.CREATED
 
     @app.get("/versions")
     def versions() -> Response:
-        return jsonify(versions=[annotator.version])
+        return jsonify(versions=[readiness.service(SETUP_PATIENCE).annotator.version])
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -96,13 +132,15 @@ def create_app(settings: Settings, annotator: Annotator[Any]) -> Flask:
     return app
 
 
-def _predict(raw: bytes, annotator: Annotator[Any], signs: SignMemory, slots: BoundedSemaphore) -> dict[str, Any]:
-    """The answer to a /predict body."""
+def _predict(
+    raw: bytes, annotator: Annotator, signs: SignMemory, slots: BoundedSemaphore, limits: Limits, deadline: float
+) -> dict[str, Any]:
+    """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
     body = read_predict(read_json(raw))
     g.facts |= {"project": body.project, "tasks": len(body.tasks)}
     if len(body.tasks) == 1:
         g.facts["task"] = body.tasks[0].get("id")
-    asked = mask_request(body, signs.recall)
+    asked = mask_request(body, signs.recall, limits)
     if asked is None:
         _warm(body, annotator)
         return nothing_to_store() if body.context is None else empty_response(annotator.version)
@@ -113,22 +151,43 @@ def _predict(raw: bytes, annotator: Annotator[Any], signs: SignMemory, slots: Bo
     if not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version)
-    target = asked.target
-    if not slots.acquire(blocking=False):
-        raise BusyError
-    try:
-        annotation = annotator.annotate(asked.image, asked.clicks, asked.box, (target.height, target.width))
-    finally:
-        slots.release()
+    target, left = asked.target, has_left(request.environ)
+    with _slot(slots):
+        annotation = annotator.annotate(
+            asked.image,
+            asked.clicks,
+            asked.box,
+            (target.height, target.width),
+            lambda: left() or time.monotonic() > deadline,
+        )
     begin = time.perf_counter()
     rle = brush_rle.encode(annotation.mask)
     g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
-    if not annotation.mask.any():
+    if annotation.mask.empty:
         return empty_response(annotator.version)
     return mask_response(target, rle, annotation.score, annotator.version)
 
 
-def _warm(body: PredictBody, annotator: Annotator[Any]) -> None:
+def _body(settings: Settings) -> bytes:
+    """The request's body. Werkzeug refuses announced lengths, but only cuts off bodies that come in chunks."""
+    raw = request.get_data(cache=False)
+    if len(raw) > settings.request_max_bytes:
+        raise RequestEntityTooLarge
+    return raw
+
+
+@contextmanager
+def _slot(slots: BoundedSemaphore) -> Iterator[None]:
+    """One of the places for predictions. Raises `OverloadedError` if all are taken: this is the queue's bound."""
+    if not slots.acquire(blocking=False):
+        raise OverloadedError("all threads are busy with predictions; try again, or raise THREADS")
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+def _warm(body: PredictBody, annotator: Annotator) -> None:
     """Prepare the image of a task that was just opened. Many tasks at once are no annotator's next click."""
     if len(body.tasks) != 1:
         return
@@ -138,18 +197,14 @@ def _warm(body: PredictBody, annotator: Annotator[Any]) -> None:
         logger.warning("cannot warm up a task: %s", one_line(error))
 
 
-def _object(body: Any) -> dict[str, Any]:
-    if not isinstance(body, dict):
-        raise ProtocolError("the body must be a JSON object")
-    return body
-
-
 def _observe_requests(app: Flask, telemetry: Telemetry) -> None:
     """Give every request an id, a place for facts, and at the end its metrics and log line."""
 
     @app.before_request
     def begin() -> None:
-        g.begin, g.request_id, g.facts = time.perf_counter(), secrets.token_hex(6), {}
+        given = request.headers.get("X-Request-ID", "")  # of a proxy, whose log then speaks of the same request
+        g.request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(6)
+        g.begin, g.facts = time.perf_counter(), {}
 
     @app.after_request
     def end(response: Response) -> Response:
@@ -157,6 +212,9 @@ def _observe_requests(app: Flask, telemetry: Telemetry) -> None:
         milliseconds = (time.perf_counter() - g.begin) * 1000
         telemetry.record(g.request_id, route, response.status_code, milliseconds, g.facts)
         response.headers["X-Request-ID"] = g.request_id
+        stages = g.facts.get("stages", {})
+        if stages:  # what a browser's developer tools show, and the page /ui
+            response.headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in stages.items())
         return response
 
 
@@ -164,7 +222,7 @@ def _ask_for_password(app: Flask, settings: Settings) -> None:
     """HTTP Basic authorization on all routes but /health, if a user and a password are set."""
     if settings.basic_auth_user is None or settings.basic_auth_pass is None:
         return
-    expected = f"{settings.basic_auth_user}:{settings.basic_auth_pass}".encode()
+    expected = f"{settings.basic_auth_user}:{revealed(settings.basic_auth_pass)}".encode()
 
     @app.before_request
     def check() -> Response | None:
@@ -177,19 +235,29 @@ def _ask_for_password(app: Flask, settings: Settings) -> None:
         return refusal
 
 
-def _answer_errors(app: Flask) -> None:
+def _answer_errors(app: Flask, settings: Settings) -> None:
     """One handler for bad input, one for what HTTP itself refuses, one for our own mistakes."""
     app.register_error_handler(ValueError, _logged(lambda error: _error(HTTPStatus.BAD_REQUEST, str(error))))
 
-    @app.errorhandler(BusyError)
-    def busy(error: BusyError) -> Response:
-        response = _error(HTTPStatus.SERVICE_UNAVAILABLE, "all threads are busy with predictions; raise THREADS")
-        response.headers["Retry-After"] = "1"
-        return response
+    @app.errorhandler(OverloadedError)
+    def overloaded(error: OverloadedError) -> Response:
+        return _not_now(str(error), seconds=1)
+
+    @app.errorhandler(NotReadyError)
+    def not_ready(error: NotReadyError) -> Response:
+        return _not_now(str(error))
+
+    @app.errorhandler(RequestEntityTooLarge)
+    def too_large(error: RequestEntityTooLarge) -> Response:
+        limit = f"REQUEST_MAX_BYTES={size_text(settings.request_max_bytes)}"
+        return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is larger than {limit} allows")
 
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        return _error(HTTPStatus(error.code or 500), error.name)
+        response = _error(HTTPStatus(error.code or 500), error.name)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(error.valid_methods)
+        return response
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
@@ -208,10 +276,16 @@ def _logged(handler: Callable[[Exception], Response]) -> Callable[[Exception], R
     return handle
 
 
+def _not_now(sentence: str, seconds: int = 5) -> Response:
+    response = _error(HTTPStatus.SERVICE_UNAVAILABLE, sentence)
+    response.headers["Retry-After"] = str(seconds)
+    return response
+
+
 def _error(status: HTTPStatus, sentence: str) -> Response:
     """A JSON error. The sentence is the reason phrase too: of a failed request Label Studio keeps and shows
     no more than the status line, so this is the one way to a human's eyes (Settings > Model)."""
-    response = jsonify(error=sentence)
+    response = jsonify(error=sentence[:2000])
     reason = "".join(char if " " <= char <= "~" else "?" for char in sentence)
     response.status = f"{status.value} {reason[:500]}"
     return response

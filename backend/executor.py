@@ -1,16 +1,21 @@
-"""The one owner of the device: a thread that runs the model's work, the most urgent first."""
+"""The one owner of the device: its threads run the model's work, the most urgent first."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import Condition, Thread
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+import torch
+
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class Priority(IntEnum):
@@ -22,67 +27,147 @@ class Priority(IntEnum):
     PREFETCH = 2
 
 
+Urgency = Callable[[], Priority | None]
+"""Asked when the next work is chosen, not when it is submitted: a prefetch that somebody has begun to wait for moves
+forward by itself, and work that nobody wants any more, None, is cancelled."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A thread of the executor: what it runs, and the context that it runs in.
+
+    The context yields a function that returns when the device has finished what was begun.
+    """
+
+    name: str
+    priorities: frozenset[Priority]
+    context: Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+ONE_LANE = (Lane("device", frozenset(Priority), lambda: nullcontext(lambda: None)),)
+"""For the CPU: everything in turn, so that two things never share the cores."""
+
+
+def cuda_lanes(device: torch.device) -> tuple[Lane, Lane]:
+    """For a GPU: clicks have a stream of high priority, beside a running encode."""
+
+    @contextmanager
+    def stream(priority: int) -> Iterator[Callable[[], None]]:
+        own = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), torch.cuda.stream(own):
+            yield own.synchronize  # whoever gets the result may read it on any stream
+
+    return (
+        Lane("clicks", frozenset({Priority.CLICK}), lambda: stream(-1)),
+        Lane("encodes", frozenset({Priority.ENCODE, Priority.PREFETCH}), lambda: stream(0)),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Job:
-    priority: Callable[[], Priority]
+    urgency: Urgency
     number: int
-    work: Callable[[], Any]
+    run: Callable[[Sequence[Any]], Sequence[Any]]
+    item: Any
     future: Future[Any]
 
 
 class DeviceExecutor:
-    """Runs work in one thread, by priority, then in order of arrival.
+    """Runs work in one thread per lane, by priority, then in order of arrival.
 
-    The priority is asked for when the next job is chosen, not when it is submitted: a prefetch that
-    somebody has begun to wait for moves forward by itself. The queue is never longer than the request
-    threads and the prefetches that feed it, so a scan is cheap.
+    The queue is never longer than the request threads and the prefetches that feed it, so a scan is cheap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Sequence[Lane] = ONE_LANE, batch: int = 1) -> None:
+        """`batch`: how much of one kind may run together, see `submit_together`."""
+        self._batch = batch
         self._jobs: list[_Job] = []
         self._numbers = itertools.count()
         self._changed = Condition()
         self._closed = False
-        self._thread = Thread(target=self._run, name="device", daemon=True)
-        self._thread.start()
+        self._threads = [Thread(target=self._serve, args=(lane,), name=lane.name, daemon=True) for lane in lanes]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, priority: Callable[[], Priority], work: Callable[[], T]) -> Future[T]:
-        """The future of `work()`. Raises `RuntimeError` after `close`."""
-        future: Future[T] = Future()
+    def submit(self, urgency: Urgency, work: Callable[[], A]) -> Future[A]:
+        """The future of `work()`. Raises `CancelledError` after `close`."""
+        return self.submit_together(urgency, lambda _: [work()], None)
+
+    def submit_together(self, urgency: Urgency, run: Callable[[Sequence[Q]], Sequence[A]], item: Q) -> Future[A]:
+        """The future of `run([item])[0]`. Items that wait for the same `run` share one call of it.
+
+        If a shared call fails, each item is run alone, so that a bad one fails nobody else's. Raises
+        `CancelledError` after `close`.
+        """
+        future: Future[A] = Future()
         with self._changed:
             if self._closed:
-                raise RuntimeError("the device executor is closed")
-            self._jobs.append(_Job(priority, next(self._numbers), work, future))
-            self._changed.notify()
+                raise CancelledError("the device executor is closed")
+            self._jobs.append(_Job(urgency, next(self._numbers), run, item, future))
+            self._changed.notify_all()
         return future
 
+    def waiting(self) -> dict[str, int]:
+        """How much waits, by priority's name."""
+        with self._changed:
+            found = Counter(job.urgency() for job in self._jobs)
+        return {priority.name.lower(): found[priority] for priority in Priority}
+
     def close(self) -> None:
-        """Finish the job that runs, cancel those that wait, stop the thread. May be called twice."""
+        """Finish what runs, cancel what waits, stop the threads. May be called twice."""
         with self._changed:
             self._closed = True
             for job in self._jobs:
                 job.future.cancel()
             self._jobs.clear()
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
-            if not job.future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = job.work()
-            except BaseException as error:
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(result)
-            del job  # an idle executor holds no image and no features
+    def _serve(self, lane: Lane) -> None:
+        with lane.context() as finish:
+            while jobs := self._next(lane.priorities):
+                for job, outcome in zip(jobs, _outcomes(jobs, finish), strict=True):
+                    if isinstance(outcome, BaseException):
+                        job.future.set_exception(outcome)
+                    else:
+                        job.future.set_result(outcome)
+                del jobs, job, outcome  # an idle executor holds no image and no features
 
-    def _next(self) -> _Job | None:
+    def _next(self, priorities: frozenset[Priority]) -> list[_Job]:
+        """What to run now; empty when the executor is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if self._closed:
-                return None
-            job = min(self._jobs, key=lambda job: (job.priority(), job.number))
-            self._jobs.remove(job)
-            return job
+            while not self._closed:
+                ready = self._ready(priorities)
+                together = [job for job in ready if job.run == ready[0].run][: self._batch]
+                self._jobs = [job for job in self._jobs if job not in together]
+                begun = [job for job in together if job.future.set_running_or_notify_cancel()]
+                if begun:
+                    return begun
+                if not together:
+                    self._changed.wait()
+            return []
+
+    def _ready(self, priorities: frozenset[Priority]) -> list[_Job]:
+        """Jobs for a lane, the most urgent first. Cancels those that nobody wants."""
+        ranked = [(job.urgency(), job) for job in self._jobs]
+        for urgency, job in ranked:
+            if urgency is None:
+                job.future.cancel()
+        ranked = [(urgency, job) for urgency, job in ranked if not job.future.cancelled()]
+        self._jobs = [job for _, job in ranked]
+        found = [(urgency, job.number, job) for urgency, job in ranked if urgency in priorities]
+        return [job for *_, job in sorted(found, key=lambda entry: entry[:2])]
+
+
+def _outcomes(jobs: Sequence[_Job], finish: Callable[[], None]) -> list[Any]:
+    """A result or an exception for each job."""
+    try:
+        results = list(jobs[0].run([job.item for job in jobs]))
+        finish()
+        assert len(results) == len(jobs), "a run must answer each of its items"
+        return results
+    except BaseException as error:
+        if len(jobs) == 1:
+            return [error]
+    return [outcome for job in jobs for outcome in _outcomes([job], finish)]

@@ -2,39 +2,68 @@
 
 from __future__ import annotations
 
-from io import BytesIO
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
+"""What browsers show, and TIFF. Pillow knows dozens more, some of which run other programs (EPS)."""
+
+_ORIENTATION = 0x0112  # EXIF tag
+_QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap width and height
 
 
 class ImageError(ValueError):
     """An image cannot be had; the message says what was tried, what came back and which setting to change."""
 
 
-def decode_image(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
-    """RGB uint8 (H, W, 3) of an encoded image, turned by its EXIF orientation.
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An image as its viewers see it, possibly decoded at a reduced size."""
+
+    pixels: NDArray[np.uint8]
+    """RGB uint8 (h, w, 3)."""
+    size: tuple[int, int]
+    """(H, W) of the image that the annotator sees."""
+
+
+class UndecodableError(ImageError):
+    """The bytes are there, but they are no image that we take."""
+
+
+def decode_image(file: BinaryIO, max_pixels: int, enough: int | None = None) -> Photo:
+    """An encoded image, turned by its EXIF orientation. Reads no more of the seekable `file` than it needs.
 
     Transparent parts become white, 16-bit values keep their upper byte, of an animation the first frame
-    counts. Raises `ImageError` for what is no image, is damaged, or has more than `max_pixels`.
+    counts. With `enough`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, which takes about half the time,
+    as long as both sides keep that many pixels. Raises `UndecodableError` for what is no image, is damaged, or
+    has more than `max_pixels`, and the `ImageError`s of the file.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
-                raise ImageError(
+                raise UndecodableError(
                     f"the image has {width} x {height} pixels, more than IMAGE_MAX_PIXELS={max_pixels} allows"
                 )
+            if enough is not None:
+                image.draft(None, (enough, enough))  # does nothing but for JPEG
+            turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
             rgb = _to_rgb(ImageOps.exif_transpose(image))
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"the image has more pixels than IMAGE_MAX_PIXELS={max_pixels} allows") from None
+        raise UndecodableError(f"the image has more pixels than IMAGE_MAX_PIXELS={max_pixels} allows") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        start, kind = data[:8].hex(" ") or "nothing", type(error).__name__
-        raise ImageError(f"{len(data)} bytes that begin with {start} cannot be decoded as an image ({kind})") from None
-    return np.array(rgb)
+        file.seek(0)
+        start = file.read(8).hex(" ") or "nothing"
+        raise UndecodableError(
+            f"a file that begins with {start} cannot be decoded as an image ({type(error).__name__})"
+        ) from None
+    return Photo(np.array(rgb), (width, height) if turned else (height, width))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -119,7 +119,8 @@ class Settings(BaseSettings):
         default="auto", description="where the model runs; `auto` is CUDA if there is one"
     )
     dtype: Annotated[Literal["auto", "float32", "bfloat16"], Is("one of auto, float32 or bfloat16")] = Field(
-        default="auto", description="numbers that the model computes with; `auto` measures which is faster here"
+        default="auto",
+        description="numbers that the model computes with; `auto` is bfloat16 where that is faster with the same masks",
     )
     resolution: Resolution = Field(default=None, description="what the network sees; by default the checkpoint's own")
     feature_cache_bytes: Size = Field(default=1 << 30, description="memory for the features of images, on the device")

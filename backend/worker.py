@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.workers.gthread import ThreadWorker
 
 if TYPE_CHECKING:
     from backend.readiness import Readiness
+
+_SILENCE = 10
+"""Seconds that a client may be silent in the middle of a request, before its connection is closed."""
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -22,6 +27,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         from backend.wsgi import readiness
 
         self.readiness = readiness
+
+    def handle(self, conn: Any) -> Any:
+        """Serve a request. Its client cannot keep the thread by sending half of it: the kernel ends the waiting, as
+        gunicorn makes the socket forget every limit of Python's."""
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENCE, 0))
+        return super().handle(conn)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: `/ready` says no from here on; what runs is finished within SHUTDOWN_TIMEOUT."""

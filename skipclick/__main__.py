@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
 from skipclick.files import replaced_atomically
-from skipclick.predictor import DTYPES, MASK_THRESHOLD, Predictor
+from skipclick.masks import MASK_THRESHOLD
+from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click
 
 

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.masks import BoxMask
+
 _CHANNELS = 4
 _WORD_BITS = 8
 _LENGTH_BITS = np.array([3, 4, 8, 16])
@@ -31,27 +33,60 @@ _HEADER_BITS = 32 + 5 + 4 * 4
 _RECORD_BYTES = 5  # up to 3 + 16 + 8 bits, begun anywhere within a byte
 
 
-def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> list[int]:
-    """Label Studio's RLE of a mask, bool or uint8 (H, W): alpha 255 where it is not zero, 0 elsewhere."""
-    if mask.ndim != 2 or mask.size == 0 or mask.dtype not in (np.bool_, np.uint8):
-        raise ValueError(f"a mask must be bool or uint8 of shape (H, W), not empty; got {mask.dtype} {mask.shape}")
-    lengths, is_object = _runs(mask)
+def encode(mask: BoxMask | NDArray[np.bool_] | NDArray[np.uint8]) -> list[int]:
+    """Label Studio's RLE of a mask: alpha 255 where it is the object's, 0 elsewhere.
+
+    An array is bool or uint8 (H, W), the object's where it is not zero. Of a `BoxMask` only the box is looked at.
+    """
+    if not isinstance(mask, BoxMask):
+        if mask.ndim != 2 or mask.size == 0 or mask.dtype not in (np.bool_, np.uint8):
+            raise ValueError(f"a mask must be bool or uint8 of shape (H, W), not empty; got {mask.dtype} {mask.shape}")
+        mask = BoxMask(
+            (mask.shape[0], mask.shape[1]), (0, 0, mask.shape[0], mask.shape[1]), mask.astype(np.bool_, copy=False)
+        )
+    num_values = mask.size[0] * mask.size[1] * _CHANNELS
+    lengths, is_object = _runs(_CHANNELS * _changes(mask), num_values)
     kinds = np.searchsorted(1 << _LENGTH_BITS, lengths)
     length_bits = _LENGTH_BITS[kinds]
     prefixes = ((0b100 | kinds) << length_bits) | (lengths - 1)
     records = (prefixes << _WORD_BITS) | np.where(is_object, 255, 0)
-    return list(_pack(_header(mask.size * _CHANNELS), records, 3 + length_bits + _WORD_BITS).tobytes())
+    return list(_pack(_header(num_values), records, 3 + length_bits + _WORD_BITS).tobytes())
 
 
-def _runs(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Lengths (in values, four to a pixel, at most 65,536) and contents of the runs of equal pixels."""
-    pixels = mask.reshape(-1).astype(np.bool_, copy=False)
-    starts = np.concatenate(([0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1))
-    lengths = np.diff(starts, append=pixels.size) * _CHANNELS
+def _changes(mask: BoxMask) -> NDArray[np.int64]:
+    """Where the mask changes along its pixels in row-major order: object, background, object, ..."""
+    top, left, bottom, right = mask.box
+    # Eight pixels to a byte. At least one bit of background behind each row keeps the rows apart.
+    height, row_bytes = bottom - top, (right - left) // 8 + 1
+    words = np.zeros(-(-height * row_bytes // 8), np.uint64)
+    now: NDArray[np.uint8] = words.view(np.uint8)
+    packed = np.packbits(mask.pixels, axis=1)
+    now[: height * row_bytes].reshape(height, row_bytes)[:, : packed.shape[1]] = packed
+    before = now >> np.uint8(1)
+    before[1:] |= now[:-1] << np.uint8(7)
+    np.bitwise_xor(now, before, out=now)
+    # Few words hold a change; only these are looked at bit by bit.
+    places = np.flatnonzero(words != 0)
+    bits = np.flatnonzero(np.unpackbits(words[places].view(np.uint8)).view(np.bool_))
+    row, column = np.divmod(places[bits >> 6] * 64 + (bits & 63), 8 * row_bytes)
+    changes: NDArray[np.int64] = (top + row) * mask.size[1] + left + column
+    if right - left < mask.size[1]:
+        return changes
+    # An object that touches the right edge and the next row's left one goes on: there is no change.
+    again = np.zeros(changes.size + 1, np.bool_)
+    again[1:-1] = changes[1:] == changes[:-1]
+    return changes[~(again[1:] | again[:-1])]
+
+
+def _runs(changes: NDArray[np.int64], num_values: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Lengths (in values, at most 65,536) and contents of the runs between changes."""
+    lengths = np.diff(changes, prepend=0, append=num_values)
+    is_object = np.arange(lengths.size) % 2 == 1
+    lengths, is_object = lengths[lengths > 0], is_object[lengths > 0]
     num_pieces = -(-lengths // _LONGEST_RUN)
     pieces = np.full(num_pieces.sum(), _LONGEST_RUN)
     pieces[np.cumsum(num_pieces) - 1] = lengths - (num_pieces - 1) * _LONGEST_RUN
-    return pieces, np.repeat(pixels[starts], num_pieces)
+    return pieces, np.repeat(is_object, num_pieces)
 
 
 def _header(num_values: int) -> int:
@@ -90,29 +125,76 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     """
     num_values = height * width * _CHANNELS
     stream, length_bits = _read_header(rle, num_values)
-    num_bits = 8 * len(stream)
+    starts = np.array(_record_starts(stream, length_bits), np.int64)
+    padded = np.frombuffer(stream + bytes(_RECORD_BYTES), np.uint8)
+    windows = _bits(padded, starts, 8 * (_RECORD_BYTES - 1))  # the longest prefix and any bits behind it
+    kinds = windows >> 29
+    sizes = np.array(length_bits)[kinds & 3]
+    lengths = (windows >> (29 - sizes) & ((1 << sizes) - 1)) + 1
+    ends = np.cumsum(lengths)
+    needed = int(np.searchsorted(ends, num_values)) + 1  # records
+    if needed > len(ends):
+        done = int(ends[-1]) if len(ends) else 0
+        raise ValueError(f"the RLE is truncated: it ends after {done} of {num_values} values")
+    if ends[needed - 1] > num_values:
+        raise ValueError(f"the RLE is damaged: its records hold more than the {num_values} values announced")
+    return _alpha(padded, kinds[:needed] >= 4, starts[:needed] + 3 + sizes[:needed], lengths[:needed]).reshape(
+        height, width
+    )
+
+
+def _record_starts(stream: bytes, length_bits: list[int]) -> list[int]:
+    """The first bit of each record that the stream holds as a whole.
+
+    Where a record ends depends on its first three bits alone, unless it is a literal. So these are cut out for every
+    position at once, and what remains to be done record by record is a look-up and an addition.
+    """
     padded = stream + bytes(_RECORD_BYTES)
-    values = np.empty(num_values, np.uint8)
-    position, done = _HEADER_BITS, 0
-    while done < num_values:
-        first_byte, first_bit = divmod(position, 8)
-        window = int.from_bytes(padded[first_byte : first_byte + _RECORD_BYTES], "big")
-        left = 8 * _RECORD_BYTES - first_bit - 3
-        is_run, size = window >> (left + 2) & 1, length_bits[window >> left & 3]
-        left -= size
-        length = (window >> left & ((1 << size) - 1)) + 1
-        position += 3 + size
-        end = position + _WORD_BITS * (1 if is_run else length)
-        if end > num_bits:
-            raise ValueError(f"the RLE is truncated: it ends after {done} of {num_values} values")
-        if done + length > num_values:
-            raise ValueError(f"the RLE is damaged: its records hold more than the {num_values} values announced")
-        if is_run:
-            values[done : done + length] = window >> (left - _WORD_BITS) & 255
-        else:
-            values[done : done + length] = _literal(padded, position, length)
-        position, done = end, done + length
-    return values[_CHANNELS - 1 :: _CHANNELS].reshape(height, width).copy()
+    bits = np.unpackbits(np.frombuffer(padded, np.uint8))
+    first_three = (bits[:-2] << 2 | bits[1:-1] << 1 | bits[2:]).tobytes()
+    run_bits = [0] * 4 + [3 + size + _WORD_BITS for size in length_bits]
+    num_bits = 8 * len(stream)
+    starts = []
+    position = _HEADER_BITS
+    while position < num_bits:
+        record_bits = run_bits[first_three[position]]
+        if not record_bits:
+            size = length_bits[first_three[position]]
+            first_byte, first_bit = divmod(position + 3, 8)
+            window = int.from_bytes(padded[first_byte : first_byte + _RECORD_BYTES], "big")
+            length = (window >> (8 * _RECORD_BYTES - first_bit - size) & ((1 << size) - 1)) + 1
+            record_bits = 3 + size + _WORD_BITS * length
+        if position + record_bits > num_bits:
+            break
+        starts.append(position)
+        position += record_bits
+    return starts
+
+
+def _alpha(
+    padded: NDArray[np.uint8], is_run: NDArray[np.bool_], contents: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Every fourth value, beginning with the fourth, of records whose values begin at the bits `contents`."""
+    # A literal becomes as many runs of one value as it holds.
+    copies = np.where(is_run, 1, lengths)
+    within = np.arange(copies.sum()) - np.repeat(np.cumsum(copies) - copies, copies)
+    values = _bits(padded, np.repeat(contents, copies) + _WORD_BITS * within, _WORD_BITS).astype(np.uint8)
+    ends = np.cumsum(np.repeat(np.where(is_run, lengths, 1), copies)) // _CHANNELS  # of runs, in pixels
+    begins = np.concatenate(([0], ends[:-1]))
+    shown = ends > begins  # a run of fewer than four values may hold no alpha
+    steps = np.zeros(ends[-1], np.uint8)
+    steps[begins[shown]] = np.diff(values[shown], prepend=np.uint8(0))  # modulo 256, as the sums below
+    return np.cumsum(steps, dtype=np.uint8)
+
+
+def _bits(padded: NDArray[np.uint8], first_bits: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """`size` bits, at most 32, that begin at any bits of a stream with bytes to spare."""
+    first_bytes, shifts = np.divmod(first_bits, 8)
+    window = np.zeros(len(first_bits), np.int64)
+    for k in range(_RECORD_BYTES):
+        window = window << 8 | padded[first_bytes + k]
+    bits: NDArray[np.int64] = window >> (8 * _RECORD_BYTES - size - shifts) & ((1 << size) - 1)
+    return bits
 
 
 def _read_header(rle: Sequence[int], num_values: int) -> tuple[bytes, list[int]]:
@@ -133,10 +215,3 @@ def _read_header(rle: Sequence[int], num_values: int) -> tuple[bytes, list[int]]
             " it belongs to an image of another size"
         )
     return stream, [(header >> shift & 15) + 1 for shift in (12, 8, 4, 0)]
-
-
-def _literal(stream: bytes, position: int, length: int) -> NDArray[np.uint8]:
-    """`length` 8-bit values that begin at any bit position of a stream that has a byte to spare."""
-    first_byte, shift = divmod(position, 8)
-    window = np.frombuffer(stream, np.uint8, length + 1, first_byte).astype(np.uint16)
-    return ((window[:-1] << shift | window[1:] >> (8 - shift)) & 255).astype(np.uint8)

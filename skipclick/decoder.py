@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,12 +25,12 @@ class Decoder(nn.Module):
 
     def fuse(self, pyramid: Sequence[Tensor]) -> Tensor:
         """The fused map (B, channels, h_0, w_0) before classification."""
-        finest = pyramid[0].shape[-2:]
-        levels = [F.relu(project(level)) for project, level in zip(self.levels, pyramid, strict=True)]
-        resized = [
-            level
-            if level.shape[-2:] == finest
-            else F.interpolate(level, size=finest, mode="bilinear", align_corners=False)
-            for level in levels
-        ]
-        return F.relu(self.fusion(torch.cat(resized, dim=1)))
+        # The fusion of the concatenated levels is a sum over levels, and a 1x1 convolution commutes with bilinear
+        # interpolation. So each level is fused at its own size: a third of the work, and no concatenation in memory.
+        weights = self.fusion.weight.chunk(len(self.levels), dim=1)  # each (channels, channels, 1, 1)
+        projected = [F.relu(project(level)) for project, level in zip(self.levels, pyramid, strict=True)]
+        fused = F.conv2d(projected[0], weights[0], self.fusion.bias)
+        for level, weight in zip(projected[1:], weights[1:], strict=True):
+            coarse = F.conv2d(level, weight)
+            fused = fused + F.interpolate(coarse, size=fused.shape[-2:], mode="bilinear", align_corners=False)
+        return F.relu(fused)

@@ -1,18 +1,22 @@
-"""Features of an image, computed once, and the cache that keeps them within a budget of bytes."""
+"""Features of an image: all that the network computes before any click, in memory and as files."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-    from skipclick.model import PreparedFeatures
+from skipclick.model import PreparedFeatures, SkipClick
+
+_FORMAT = 1  # of the files; another one makes old files strangers. Raise it when features come to mean something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,125 +34,72 @@ class ImageFeatures:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held, on whichever device; a storage that several tensors share counts once."""
-        tensors = (*self.blocks, self.prepared.fused, *self.prepared.skips)
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in self._tensors()
+        }
         return sum(storages.values())
 
+    def to(self, device: str | torch.device) -> ImageFeatures:
+        """The same on another device; values and memory formats stay."""
+        return ImageFeatures(
+            tuple(block.to(device) for block in self.blocks),
+            PreparedFeatures(self.prepared.placed.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
+            self.image_size,
+        )
 
-class Sized(Protocol):
-    """Anything that knows how many bytes it holds: `ImageFeatures`, NumPy arrays, tensors."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-T = TypeVar("T", bound=Sized)
-
-
-@dataclass(frozen=True)
-class CacheStats:
-    """What a cache did since it was made, and what it holds now."""
-
-    hits: int
-    misses: int
-    evictions: int
-    entries: int
-    bytes: int
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (*self.blocks, self.prepared.placed, *self.prepared.skips)
 
 
-class ByteLru(Generic[T]):
-    """Values by key within `budget_bytes`; the least recently used leave first. Thread-safe.
-
-    A value larger than the whole budget is not kept. Eviction only drops the cache's own reference, so a
-    value that a caller still holds stays alive until that caller lets go of it.
-    """
-
-    def __init__(self, budget_bytes: int) -> None:
-        if budget_bytes < 0:
-            raise ValueError(f"a cache cannot have {budget_bytes} bytes; give 0 to keep nothing")
-        self.budget_bytes = budget_bytes
-        self._values: OrderedDict[object, tuple[T, int]] = OrderedDict()
-        self._lock = Lock()
-        self._bytes = self._hits = self._misses = self._evictions = 0
-
-    def get(self, key: object) -> T | None:
-        """The value of `key`, now the most recently used, or None."""
-        with self._lock:
-            if key not in self._values:
-                self._misses += 1
-                return None
-            self._hits += 1
-            self._values.move_to_end(key)
-            return self._values[key][0]
-
-    def put(self, key: object, value: T) -> None:
-        """Keep `value` under `key`, in place of what was there."""
-        size = value.nbytes
-        with self._lock:
-            if key in self._values:
-                self._bytes -= self._values.pop(key)[1]
-            if size > self.budget_bytes:
-                return
-            while self._bytes + size > self.budget_bytes:
-                self._bytes -= self._values.popitem(last=False)[1][1]
-                self._evictions += 1
-            self._values[key] = (value, size)
-            self._bytes += size
-
-    def __contains__(self, key: object) -> bool:
-        with self._lock:
-            return key in self._values
-
-    def stats(self) -> CacheStats:
-        """Counters since the start; entries and bytes now."""
-        with self._lock:
-            return CacheStats(self._hits, self._misses, self._evictions, len(self._values), self._bytes)
+def write_features(path: Path, features: ImageFeatures) -> None:
+    """Features as a safetensors file, with what is needed to read back the same bits in the same order of memory."""
+    orders = [_memory_order(tensor) for tensor in features._tensors()]
+    plain = [
+        tensor.detach().cpu().permute(order).contiguous()
+        for tensor, order in zip(features._tensors(), orders, strict=True)
+    ]
+    about = {"image_size": features.image_size, "blocks": len(features.blocks), "orders": orders, "crc": _crc(plain)}
+    save_file({str(place): tensor for place, tensor in enumerate(plain)}, path, {"features": json.dumps(about)})
 
 
-class FeatureCache(Generic[T]):
-    """A `ByteLru` that encodes what it lacks: once, however many threads ask for it together."""
+def read_features(path: Path) -> ImageFeatures:
+    """What `write_features` wrote, on the CPU. Raises `ValueError` or safetensors' own error for a damaged file."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        about = json.loads((file.metadata() or {})["features"])
+        plain = [file.get_tensor(str(place)).clone() for place in range(len(about["orders"]))]
+    if _crc(plain) != about["crc"]:
+        raise ValueError("its checksum does not fit its content")
+    tensors = [
+        tensor.permute([order.index(dim) for dim in range(tensor.ndim)])
+        for tensor, order in zip(plain, about["orders"], strict=True)
+    ]
+    blocks, (placed, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
+    height, width = about["image_size"]
+    return ImageFeatures(tuple(blocks), PreparedFeatures(placed, tuple(skips)), (height, width))
 
-    def __init__(self, budget_bytes: int) -> None:
-        self._kept: ByteLru[T] = ByteLru(budget_bytes)
-        self._in_flight: dict[str, Future[T]] = {}
-        self._lock = Lock()
 
-    def get_or_encode(self, key: str, encode: Callable[[], T]) -> T:
-        """The value kept under `key`, or else what `encode` returns.
+def features_name(model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str) -> str:
+    """A name for all that decides the features of an image: weights, resolution, type, device and torch's version."""
+    digest = hashlib.sha256(f"{_FORMAT} {model.config} {resolution} {dtype} {device} {torch.__version__}".encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(tensor.detach().cpu().contiguous()))
+    return digest.hexdigest()[:16]
 
-        While one thread encodes, others that ask for the same key wait for its result. What `encode` raises
-        is raised in all of them and not kept: the next one to ask tries again.
-        """
-        with self._lock:
-            running = self._in_flight.get(key)
-            if running is None:
-                kept = self._kept.get(key)
-                if kept is not None:
-                    return kept
-                mine: Future[T] = Future()
-                self._in_flight[key] = mine
-        if running is not None:
-            return running.result()
-        try:
-            value = encode()
-        except BaseException as error:
-            self._land(key)
-            mine.set_exception(error)
-            raise
-        self._kept.put(key, value)
-        self._land(key)
-        mine.set_result(value)
-        return value
 
-    def _land(self, key: str) -> None:
-        with self._lock:
-            del self._in_flight[key]
+def _memory_order(tensor: Tensor) -> list[int]:
+    """Dimensions from the slowest to the fastest in memory, so that permuting by them gives a plain array."""
+    strides = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda dim: -strides[dim])
 
-    def __contains__(self, key: str) -> bool:
-        """Whether `key` is kept or being encoded."""
-        with self._lock:
-            return key in self._in_flight or key in self._kept
 
-    def stats(self) -> CacheStats:
-        """See `ByteLru.stats`; a request that waited for another's encoding is neither hit nor miss."""
-        return self._kept.stats()
+def _crc(tensors: Sequence[Tensor]) -> int:
+    """Checksum of contiguous tensors on the CPU."""
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(_bytes(tensor), value)
+    return value
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

@@ -27,15 +27,33 @@ from skipclick.pyramid import ParallelPyramid, TopDownPyramid
 class PreparedFeatures:
     """What one head makes of an image's taps before any click."""
 
-    fused: Tensor  # (B, N, C), Eq. 7
-    skips: tuple[Tensor, ...]  # image halves of the pyramid's first convolutions, Eq. 8; empty without skips
+    placed: Tensor  # (B, N, C), the fused taps (Eq. 7) plus the position embedding of the mixer (Eq. 3)
+    skips: tuple[Tensor, ...]  # what the pyramid keeps of the taps (Eq. 8, see there); empty without skips
+
+    @staticmethod
+    def cat(features: Sequence[PreparedFeatures]) -> PreparedFeatures:
+        """Features of several images of one network resolution as one batch."""
+        if len(features) == 1:
+            return features[0]
+        skips = zip(*(f.skips for f in features), strict=True)
+        return PreparedFeatures(torch.cat([f.placed for f in features]), tuple(torch.cat(level) for level in skips))
+
+    def clone(self) -> PreparedFeatures:
+        """The same in memory of its own."""
+        return PreparedFeatures(self.placed.clone(), tuple(skip.clone() for skip in self.skips))
+
+    def put(self, place: int, features: PreparedFeatures) -> None:
+        """Overwrite one place of the batch by the features of a single image."""
+        self.placed[place].copy_(features.placed[0])
+        for mine, theirs in zip(self.skips, features.skips, strict=True):
+            mine[place].copy_(theirs[0])
 
     def repeat(self, num_objects: int) -> PreparedFeatures:
         """Features for `num_objects` objects of each image, (B * num_objects, ...), objects of an image adjacent."""
         # Repeating loses the memory format, and maps of two formats are slow to add.
         skips = [skip.repeat_interleave(num_objects, dim=0) for skip in self.skips]
         return PreparedFeatures(
-            self.fused.repeat_interleave(num_objects, dim=0),
+            self.placed.repeat_interleave(num_objects, dim=0),
             tuple(skip.contiguous(memory_format=torch.channels_last) for skip in skips),
         )
 
@@ -66,12 +84,19 @@ class SkipClick(nn.Module):
         """All that no click can change: backbone, then this head's preparation."""
         return self.prepare(self.backbone(image))
 
-    def prepare(self, taps: Sequence[Tensor]) -> PreparedFeatures:
-        """This head's part of the image's features; linear in the taps."""
+    def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> PreparedFeatures:
+        """This head's part of the image's features; linear in the taps.
+
+        `compact` saves memory at the cost of some work per click, see `ParallelPyramid.prepare`.
+        """
+        placed = self.fuse_taps(taps) + self.mixer.positions(self._grid(taps))
+        return PreparedFeatures(placed, self.pyramid.prepare(taps, compact=compact))
+
+    def fuse_taps(self, taps: Sequence[Tensor]) -> Tensor:
+        """The fused image feature (B, N, C) of Eq. 7."""
         grid = self._grid(taps)
         tokens = [_to_grid(tap, grid).flatten(2).transpose(1, 2) for tap in taps]  # each (B, N, C_i)
-        fused = tokens[0] if self.fuse is None else self.fuse(torch.cat(tokens, dim=-1))  # (B, N, C)     Eq. 7
-        return PreparedFeatures(fused, self.pyramid.prepare(taps))
+        return tokens[0] if self.fuse is None else self.fuse(torch.cat(tokens, dim=-1))
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         """Logits (B, 1, H, W) from prepared features and prompt maps (B, 3, H, W); the only work of a click."""
@@ -82,7 +107,7 @@ class SkipClick(nn.Module):
     def decode_coarse(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         """The same before the last upsampling: (B, 1, 4h, 4w)."""
         grid = (prompt.shape[-2] // self.config.patch_size, prompt.shape[-1] // self.config.patch_size)
-        x = self.mixer(features.fused, self.prompts(prompt), grid)  # (B, N, C)                          Eq. 3-4
+        x = self.mixer(features.placed, self.prompts(prompt))  # (B, N, C)                               Eq. 3-4
         mixed = x.transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
         logits: Tensor = self.decoder(self.pyramid(mixed, features.skips, prompt))  #                     Eq. 8-9
         return logits

@@ -1,16 +1,21 @@
 """From a photo and clicks to a probability map: the two calls that everything else is built on.
 
     features = predictor.encode(image)                               the expensive step, once per photo
-    probability = predictor.click(features, clicks, previous)        once per click
+    answer = predictor.answer([ClickRequest(features, clicks)])[0]   once per click: what the backend serves
+    probability = predictor.click(features, clicks, previous)        the same by the released protocol
 
-A predictor remembers nothing between calls; `ImageFeatures` is a value that the caller keeps.
+The two differ in where the previous mask lives. `answer` keeps it at network resolution, as training does; the released
+code takes it up to the photo's size and down again. A predictor remembers nothing between calls; features and states
+are values that the caller keeps. Only `warm_up` leaves something behind on a GPU: recorded clicks.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,12 +23,37 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from skipclick.cuda_graphs import PLACES, ClickGraph, record
 from skipclick.features import ImageFeatures
-from skipclick.model import SkipClick
+from skipclick.masks import BoxMask, enlarge
+from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
-MASK_THRESHOLD = 0.5  # a pixel is the object's where its probability exceeds this (released demo)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
+SAME_MASK = 0.995  # IoU from which on two masks count as the same
+
+
+@dataclass(frozen=True, eq=False)
+class ClickRequest:
+    """One object's clicks on one photo."""
+
+    features: ImageFeatures
+    clicks: Sequence[Click]
+    """All clicks of the object, oldest first, in pixels of the photo."""
+    previous: Tensor | None = None
+    """`Answer.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the annotator gets, and what the next click needs."""
+
+    mask: BoxMask
+    score: float
+    """Mean probability inside the mask, 0 if it is empty."""
+    state: Tensor
+    """(H, W) of the network, in its dtype, on its device: the object's probability."""
 
 
 class Predictor:
@@ -37,6 +67,7 @@ class Predictor:
         dtype: str = "float32",
         *,
         flip: bool = False,
+        keep_blocks: bool = False,
     ) -> None:
         """
         Args:
@@ -44,6 +75,7 @@ class Predictor:
             dtype: "float32" or "bfloat16".
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
                 were measured so; serving does not need it.
+            keep_blocks: let features hold the backbone's taps too, for other heads than the model's own.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -56,6 +88,8 @@ class Predictor:
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.flip = flip
+        self.keep_blocks = keep_blocks
+        self._graphs: Mapping[int, ClickGraph] = {}
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
         self.model.to(memory_format=torch.channels_last)
@@ -80,7 +114,11 @@ class Predictor:
             resized = self._resize(pixels.float(), self.resolution)
         network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
         blocks = self.model.backbone(network_input)
-        return ImageFeatures(blocks, self.model.prepare(blocks), (image.shape[0], image.shape[1]))
+        size = (image.shape[0], image.shape[1])
+        features = ImageFeatures((), self.model.prepare(blocks), size)
+        if self.device.type == "cuda" and features.nbytes > MAX_IMAGE_BYTES:
+            features = ImageFeatures((), self.model.prepare(blocks, compact=True), size)
+        return replace(features, blocks=blocks) if self.keep_blocks else features
 
     @torch.inference_mode()
     def click(
@@ -96,22 +134,101 @@ class Predictor:
         Returns:
             float32 (H, W) in [0, 1] at the photo's size; the mask is where it exceeds 0.5.
         """
-        size = features.image_size
-        _check_clicks(clicks, size)
-        prompt = self._prompt(clicks, self._previous(previous, size), size)
-        logits = self.model.decode(features.prepared, prompt).float()  # (1 or 2, 1, h, w)
-        if self.flip:
-            logits = 0.5 * (logits[:1] + logits[1:].flip(-1))
-        probability = self._resize(logits.sigmoid(), size)
-        result: NDArray[np.float32] = probability[0, 0].cpu().numpy()
-        return result
+        return self.click_batch([features], [clicks], [previous])[0]
 
-    def _prompt(self, clicks: Sequence[Click], previous: Tensor, size: tuple[int, int]) -> Tensor:
-        """Prompt maps (1 or 2, 3, h, w) at network resolution, the second one mirrored."""
-        scaled = scale_clicks(clicks, size, self.resolution)
-        views = [scaled]
+    @torch.inference_mode()
+    def click_batch(
+        self,
+        features: Sequence[ImageFeatures],
+        clicks: Sequence[Sequence[Click]],
+        previous: Sequence[NDArray[np.float32] | None],
+    ) -> list[NDArray[np.float32]]:
+        """`click` for several objects, of one photo or of several, in one batch; equal to it but for float rounding."""
+        sizes = [photo.image_size for photo in features]
+        for object_clicks, size in zip(clicks, sizes, strict=True):
+            _check_clicks(object_clicks, size)
+        maps = torch.cat([self._previous(last, size) for last, size in zip(previous, sizes, strict=True)])
+        prepared = PreparedFeatures.cat([photo.prepared for photo in features])
+        logits = self.model.decode(prepared, self._prompt(clicks, maps, sizes)).float()  # (B or 2 B, 1, h, w)
         if self.flip:
-            views.append([Click(self.resolution[1] - 1 - c.x, c.y, c.positive) for c in scaled])
+            logits = 0.5 * (logits[::2] + logits[1::2].flip(-1))
+        probabilities = logits.sigmoid().unsqueeze(1)  # (B, 1, 1, h, w)
+        return [self._resize(one, size)[0, 0].cpu().numpy() for one, size in zip(probabilities, sizes, strict=True)]
+
+    @torch.inference_mode()
+    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+        """Masks after the objects' clicks so far: one batch, of any photos.
+
+        Raises `ValueError` if there is no request, a click lies outside its photo, or a state is none of ours.
+        """
+        if self.flip:
+            raise ValueError("flip averages two views of the photo in `click`; answers are made without it")
+        if not requests:
+            raise ValueError("there are no requests; give at least one")
+        for request in requests:
+            _check_clicks(request.clicks, request.features.image_size)
+            self._check_state(request.previous)
+        probabilities = self._probabilities(requests)
+        # All work is handed to the device before the first result is waited for.
+        enlarged = [
+            enlarge(probability, request.features.image_size, antialias=self.model.config.antialias)
+            for probability, request in zip(probabilities, requests, strict=True)
+        ]
+        states = probabilities.to(self.dtype)
+        return [Answer(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
+
+    @torch.inference_mode()
+    def start_state(self, area: NDArray[np.bool_]) -> Tensor:
+        """The state of an object of which a first `area`, bool (H, W) of the photo, is known, such as a drawn box."""
+        probability = torch.from_numpy(area.astype(np.float32)).to(self.device)[None, None]
+        return self._resize(probability, self.resolution)[0, 0].to(self.dtype)
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Do now what makes the first calls slow; on a GPU this also records clicks as CUDA graphs.
+
+        Graphs work in fixed memory: from then on `answer` belongs to one thread at a time.
+        """
+        features = self.encode(np.zeros((*self.resolution, 3), np.uint8))
+        self.answer([ClickRequest(features, [Click(0, 0)])])
+        if self.device.type == "cuda":
+            self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
+
+    def _probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
+        """(B, H, W) float32 at network resolution."""
+        prepared = [request.features.prepared for request in requests]
+        previous = [request.previous for request in requests]
+        scaled = [scale_clicks(r.clicks, r.features.image_size, self.resolution) for r in requests]
+        graph = next((self._graphs[batch] for batch in sorted(self._graphs) if batch >= len(requests)), None)
+        if graph is not None and max(len(clicks) for clicks in scaled) <= PLACES:
+            return graph(prepared, previous, torch.stack(click_points(scaled, places=PLACES)))
+        nothing = self._nothing()
+        stacked = torch.stack([nothing if last is None else last for last in previous]).unsqueeze(1)
+        return self._click_path(PreparedFeatures.cat(prepared), stacked, *click_points(scaled, self.device))
+
+    def _click_path(self, features: PreparedFeatures, previous: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
+        """Probability (B, H, W) float32 from prepared features, previous (B, 1, H, W) and points (B, N, 2)."""
+        prompt = prompt_maps(previous, positives, negatives, self.model.config.click_radius)
+        return self.model.decode(features, prompt).float().sigmoid().squeeze(1)
+
+    def _nothing(self) -> Tensor:
+        """The state before the first click."""
+        return torch.zeros(self.resolution, dtype=self.dtype, device=self.device)
+
+    def _check_state(self, state: Tensor | None) -> None:
+        if state is not None and (tuple(state.shape), state.dtype) != (self.resolution, self.dtype):
+            raise ValueError(
+                f"the previous state is {state.dtype} {tuple(state.shape)}; give `Answer.state` of this predictor, "
+                f"{self.dtype} {self.resolution}"
+            )
+
+    def _prompt(self, clicks: Sequence[Sequence[Click]], previous: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Prompt maps (B or 2 B, 3, h, w) at network resolution; an object's mirrored view follows its plain one."""
+        views: list[list[Click]] = []
+        for object_clicks, size in zip(clicks, sizes, strict=True):
+            views.append(scale_clicks(object_clicks, size, self.resolution))
+            if self.flip:
+                views.append([Click(self.resolution[1] - 1 - c.x, c.y, c.positive) for c in views[-1]])
         positives, negatives = click_points(views, self.device)
         prompt = prompt_maps(self._both_ways(previous), positives, negatives, self.model.config.click_radius)
         return prompt.to(self.dtype)
@@ -131,7 +248,7 @@ class Predictor:
         return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
     def _both_ways(self, maps: Tensor) -> Tensor:
-        return torch.cat([maps, maps.flip(-1)]) if self.flip else maps
+        return torch.stack([maps, maps.flip(-1)], dim=1).flatten(0, 1) if self.flip else maps
 
 
 def _check_image(image: Any) -> None:
@@ -151,3 +268,62 @@ def _check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
                 f"click ({click.x}, {click.y}) lies outside the image, which is {size[1]} wide and {size[0]} high; "
                 "give pixels of the original image, x to the right and y down"
             )
+
+
+def choose_dtype(
+    model: SkipClick,
+    photo: NDArray[np.uint8],
+    objects: Sequence[Sequence[Click]],
+    resolution: tuple[int, int] | None = None,
+    device: str | torch.device = "cpu",
+) -> Literal["float32", "bfloat16"]:
+    """The type to serve in: bfloat16 where it is faster here and gives the masks of float32, measured on a photo.
+
+    Args:
+        photo: uint8 RGB (H, W, 3).
+        objects: clicks of some objects in it; each mask on the way must reach an IoU of `SAME_MASK` with float32's.
+
+    A small network's soft edges may move by more than that in bfloat16, a slow device may not have it at all: then
+    it is float32.
+    """
+    try:
+        exact, fast = (
+            _Trial(Predictor(model, resolution, device, dtype), photo, objects) for dtype in ("float32", "bfloat16")
+        )
+        rounds = [(exact.seconds(), fast.seconds()) for _ in range(3)]  # taking turns, so that both meet the same noise
+    except (RuntimeError, NotImplementedError):
+        return "float32"
+    faster = min(fast for _, fast in rounds) < min(exact for exact, _ in rounds)
+    same = all(_overlap(*masks) >= SAME_MASK for masks in zip(exact.masks(), fast.masks(), strict=True))
+    return "bfloat16" if faster and same else "float32"
+
+
+class _Trial:
+    """A predictor that has answered some clicks on a photo."""
+
+    def __init__(self, predictor: Predictor, photo: NDArray[np.uint8], objects: Sequence[Sequence[Click]]) -> None:
+        self.predictor = predictor
+        self.features = predictor.encode(photo)
+        self.objects = objects
+        self.answers = [answer for clicks in objects for answer in self._session(clicks)]
+
+    def _session(self, clicks: Sequence[Click]) -> Iterator[Answer]:
+        state: Tensor | None = None
+        for count in range(1, len(clicks) + 1):
+            (answer,) = self.predictor.answer([ClickRequest(self.features, clicks[:count], state)])
+            state = answer.state
+            yield answer
+
+    def seconds(self) -> float:
+        begin = time.perf_counter()
+        list(self._session(self.objects[0]))
+        return time.perf_counter() - begin
+
+    def masks(self) -> list[NDArray[np.bool_]]:
+        return [answer.mask.full() for answer in self.answers]
+
+
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Intersection over union; 1 for two empty masks."""
+    union = int((one | other).sum())
+    return float((one & other).sum()) / union if union else 1.0

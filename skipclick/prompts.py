@@ -28,15 +28,17 @@ def scale_clicks(clicks: Sequence[Click], image_size: tuple[int, int], resolutio
     return [Click(click.x * scale_x, click.y * scale_y, click.positive) for click in clicks]
 
 
-def click_points(clicks: Sequence[Sequence[Click]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def click_points(
+    clicks: Sequence[Sequence[Click]], device: torch.device | str = "cpu", places: int = 1
+) -> tuple[Tensor, Tensor]:
     """Clicks of B objects as padded tensors.
 
-    Returns positives and negatives, each (B, N, 2) float32 as (row, column), N at least 1, padded with -1.
+    Returns positives and negatives, each (B, N, 2) float32 as (row, column), N at least `places`, padded with -1.
     """
 
     def padded(positive: bool) -> Tensor:
         rows = [[(c.y, c.x) for c in object_clicks if c.positive == positive] for object_clicks in clicks]
-        longest = max([1, *map(len, rows)])
+        longest = max([places, *map(len, rows)])
         filled = [row + [(-1.0, -1.0)] * (longest - len(row)) for row in rows]
         return torch.tensor(filled, dtype=torch.float32, device=device)
 

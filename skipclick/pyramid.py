@@ -1,8 +1,8 @@
 """The feature pyramid with skip connections from the backbone (paper section 3.2, Eq. 8).
 
 A pyramid has two halves. `prepare(taps)` is what the image alone determines: the first layer of each level is linear
-in the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`; the second part
-is computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
+in the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`. The second, the
+image half, is computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
 """
 
 from __future__ import annotations
@@ -60,18 +60,29 @@ class ParallelPyramid(nn.Module):
             ]
         )
 
-    def prepare(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """taps: (B, C, h, w) each. Returns the image halves of the levels' first convolutions; none without skips."""
-        return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=False))
+    def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> tuple[Tensor, ...]:
+        """taps: (B, C, h, w) each. Returns the image halves of the levels' first convolutions; none without skips.
+
+        The halves of the two levels that are finer than the token grid hold four times as much as their taps.
+        `compact` keeps those two taps instead and leaves their halves to every click.
+        """
+        return tuple(
+            tap if compact and isinstance(skip, nn.ConvTranspose2d) else skip(tap)
+            for skip, tap in zip(self.skips, taps, strict=False)
+        )
 
     def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
-        """mixed: (B, C, h, w). Returns the levels fine to coarse: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
+        """mixed: (B, C, h, w); skips: of `prepare`. Returns the levels: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
 
         The prompt maps are not used here: the paper's pyramid sees clicks through the mixer only.
         """
         levels = [first(mixed) for first in self.mixed]
         if skips:
-            levels = [level + skip for level, skip in zip(levels, skips, strict=True)]
+            halves = [
+                kept if kept.shape == level.shape else skip(kept)  # a tap that `compact` kept
+                for kept, level, skip in zip(skips, levels, self.skips, strict=True)
+            ]
+            levels = [level + half for level, half in zip(levels, halves, strict=True)]
         return [refine(level) for refine, level in zip(self.refine, levels, strict=True)]
 
 
@@ -119,8 +130,11 @@ class TopDownPyramid(nn.Module):
         self.prompt8 = _strided(o4, o8)
         self.blocks = nn.ModuleList(ConvBlock(channels) for channels in config.pyramid_channels)
 
-    def prepare(self, taps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """taps: (B, C_i, H/s, W/s) for s in 4, 8, 16, 32. Returns them projected to the levels' channels."""
+    def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> tuple[Tensor, ...]:
+        """taps: (B, C_i, H/s, W/s) for s in 4, 8, 16, 32. Returns them projected to the levels' channels.
+
+        That is less than the taps hold, so `compact` changes nothing.
+        """
         return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=True))
 
     def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:

@@ -14,6 +14,7 @@ from backend.annotator import Annotator
 from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.settings import Settings
+from skipclick.cache import ByteLru, SharedCache
 
 
 @pytest.fixture
@@ -27,13 +28,17 @@ def images() -> FlatImages:
 
 
 @pytest.fixture
-def make_annotator(predictor: DiscPredictor, images: FlatImages) -> Iterator[Callable[..., Annotator[Any]]]:
-    """Annotators of version "discs-1" that are closed at the end; keyword arguments replace the defaults."""
-    made: list[Annotator[Any]] = []
+def make_annotator(predictor: DiscPredictor, images: FlatImages) -> Iterator[Callable[..., Annotator]]:
+    """Annotators of version "discs-1" that are closed at the end; keyword arguments replace the defaults.
 
-    def make(**changes: Any) -> Annotator[Any]:
+    `feature_bytes` is the budget of the features' only tier, unless `features` gives a cache.
+    """
+    made: list[Annotator] = []
+
+    def make(*, feature_bytes: int = 1 << 20, **changes: Any) -> Annotator:
         parts = {"predictor": predictor, "images": images, "executor": DeviceExecutor(), "version": "discs-1"}
-        annotator: Annotator[Any] = Annotator(**({"feature_bytes": 1 << 20, "memo_bytes": 8 << 20} | parts | changes))
+        parts |= {"features": SharedCache("features", ByteLru(feature_bytes)), "memo_bytes": 8 << 20}
+        annotator = Annotator(**(parts | changes))
         made.append(annotator)
         return annotator
 
@@ -43,12 +48,12 @@ def make_annotator(predictor: DiscPredictor, images: FlatImages) -> Iterator[Cal
 
 
 @pytest.fixture
-def annotator(make_annotator: Callable[..., Annotator[Any]]) -> Annotator[Any]:
+def annotator(make_annotator: Callable[..., Annotator]) -> Annotator:
     return make_annotator()
 
 
 @pytest.fixture
-def app(annotator: Annotator[Any]) -> Flask:
+def app(annotator: Annotator) -> Flask:
     return create_app(Settings(), annotator)
 
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from backend.pixels import Photo
 from backend.protocol import ImageReference
+from skipclick.masks import BoxMask
+from skipclick.predictor import Answer, ClickRequest
 from skipclick.prompts import Click
 
 RADIUS = 12
@@ -41,18 +45,24 @@ class DiscPredictor:
             self.encoded.append((image.shape[0], image.shape[1]))
         return DiscFeatures((image.shape[0], image.shape[1]), float(image.mean()))
 
-    def click(
-        self, features: DiscFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
-    ) -> NDArray[np.float32]:
+    def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor:
+        return torch.from_numpy(area.astype(np.float32))
+
+    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: ClickRequest) -> Answer:
         with self.lock:
-            self.calls.append(tuple(clicks))
-        height, width = features.image_size
-        probability = np.zeros((height, width), np.float32) if previous is None else 0.99 * previous
+            self.calls.append(tuple(request.clicks))
+        height, width = request.features.image_size
+        probability = np.zeros((height, width)) if request.previous is None else 0.99 * request.previous.numpy()
         rows, columns = np.ogrid[:height, :width]
-        newest = clicks[-1]
+        newest = request.clicks[-1]
         disc = (rows - newest.y) ** 2 + (columns - newest.x) ** 2 <= RADIUS**2
         probability[disc] = 0.9 if newest.positive else 0.1
-        return probability.astype(np.float32)
+        mask = probability > 0.5
+        score = float(probability[mask].mean()) if mask.any() else 0.0
+        return Answer(BoxMask.of(mask), score, torch.from_numpy(probability.astype(np.float32)))
 
 
 @dataclass
@@ -65,7 +75,7 @@ class FlatImages:
     def key(self, reference: ImageReference) -> str:
         return reference.url
 
-    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
+    def load(self, reference: ImageReference) -> Photo:
         self.loaded.append(reference.url)
         width, height = self.sizes.get(reference.url, (160, 120))
-        return np.full((height, width, 3), sum(reference.url.encode()) % 256, np.uint8)
+        return Photo(np.full((height, width, 3), sum(reference.url.encode()) % 256, np.uint8), (height, width))

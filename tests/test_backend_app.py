@@ -18,11 +18,11 @@ from recorded import clicked_bodies, recorded_requests
 
 from backend.annotator import Annotator
 from backend.app import create_app
-from backend.pixels import ImageError
+from backend.pixels import ImageError, Photo
 from backend.protocol import ImageReference
 from backend.settings import Settings
 
-MakeAnnotator = Callable[..., Annotator[Any]]
+MakeAnnotator = Callable[..., Annotator]
 
 
 def opened_task() -> dict[str, Any]:
@@ -46,6 +46,29 @@ def test_setup_reports_an_unusable_config_where_label_studio_shows_it(client: Fl
     assert "\n" not in answer.status
 
 
+def test_setup_tells_of_a_brush_that_takes_the_place_of_the_smart_tool(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The recorded project has a brush without smart="false"."""
+    caplog.set_level(logging.INFO)
+    body = recorded_requests("01", "/setup")[0]["body"]
+    (warning,) = client.post("/setup", json=body).json["warnings"]
+    assert 'BrushLabels tag "tag" lacks the attribute smart="false"' in warning
+    assert warning in caplog.text
+    body["schema"] = body["schema"].replace("<BrushLabels", '<BrushLabels smart="false"')
+    assert client.post("/setup", json=body).json["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("proxy-1.a:b_c", True), ("", False), ("x" * 65, False), ("two words", False), ("a\tb", False), ("ß", False)],
+)
+def test_a_request_id_is_taken_over_if_it_is_sane(client: FlaskClient, given: str, kept: bool) -> None:
+    answered = client.get("/health", headers={"X-Request-ID": given}).headers["X-Request-ID"]
+    assert (answered == given) == kept
+    assert answered.isalnum() or kept
+
+
 def test_status_lines_stay_ascii_and_log_lines_stay_lines(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -61,7 +84,7 @@ def test_status_lines_stay_ascii_and_log_lines_stay_lines(
 
 
 def test_an_opened_task_is_warmed_and_stores_nothing(
-    client: FlaskClient, annotator: Annotator[Any], predictor: DiscPredictor
+    client: FlaskClient, annotator: Annotator, predictor: DiscPredictor
 ) -> None:
     assert client.post("/predict", json=opened_task()).json == {"results": []}
     deadline = time.monotonic() + 5
@@ -105,7 +128,7 @@ def test_training_is_answered_honestly(client: FlaskClient) -> None:
 
 
 class BrokenImages(FlatImages):
-    def load(self, reference: ImageReference) -> NDArray[np.uint8]:
+    def load(self, reference: ImageReference) -> Photo:
         raise ImageError("tried GET http://ls/a.png: status 401; set LABEL_STUDIO_API_KEY")
 
 
@@ -176,7 +199,7 @@ def test_metrics(client: FlaskClient) -> None:
         'skipclick_requests_total{route="/predict",status="200"} 1.0',
         'skipclick_stage_seconds_count{stage="encode"} 1.0',
         'skipclick_cache_entries{cache="features"} 1.0',
-        'skipclick_cache_bytes{cache="memo"} 76800.0',
+        'skipclick_cache_bytes{cache="memo"} 77425.0',
         'skipclick_cache_misses_total{cache="features"} 1.0',
     ):
         assert line in text
@@ -227,7 +250,7 @@ def test_too_many_predictions_leave_threads_for_the_rest(make_annotator: MakeAnn
     body = clicked_bodies("03")[0]
     with ThreadPoolExecutor(2) as pool:
         clicks = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
-        while annotator._waiting.total() < 2:
+        while sum(map(len, annotator._waiting.values())) < 2:
             time.sleep(0.001)
         refused = app.test_client().post("/predict", json=body)
         assert refused.status_code == 503

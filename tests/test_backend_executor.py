@@ -1,13 +1,16 @@
-"""Protects the order in which the device works, and that a failing or cancelled job never stops it."""
+"""Protects the order in which the device works, what runs together, and that a failing job never stops it."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import nullcontext
 
 import pytest
+import torch
 
-from backend.executor import DeviceExecutor, Priority
+from backend.executor import DeviceExecutor, Lane, Priority, cuda_lanes
 
 
 @pytest.fixture
@@ -81,5 +84,117 @@ def test_closing_cancels_what_waits_and_refuses_more(executor: DeviceExecutor) -
     threading.Timer(0.05, blocker.released.set).start()
     executor.close()
     assert waiting.cancelled()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(CancelledError, match="closed"):
         executor.submit(lambda: Priority.CLICK, lambda: 1)
+
+
+def test_what_nobody_wants_any_more_is_cancelled(executor: DeviceExecutor) -> None:
+    blocker = Blocker(executor)
+    done: list[str] = []
+    wanted: list[Priority | None] = [Priority.CLICK]
+    dropped = executor.submit(lambda: wanted[0], lambda: done.append("dropped"))
+    kept = executor.submit(lambda: Priority.PREFETCH, lambda: done.append("kept"))
+    wanted[0] = None
+    blocker.released.set()
+    kept.result(5)
+    with pytest.raises(CancelledError):
+        dropped.result(5)
+    assert done == ["kept"]
+
+
+def test_the_queue_is_counted_by_priority(executor: DeviceExecutor) -> None:
+    assert executor.waiting() == {"click": 0, "encode": 0, "prefetch": 0}
+    blocker = Blocker(executor)
+    futures = [executor.submit(lambda: Priority.CLICK, lambda: 1) for _ in range(2)]
+    futures.append(executor.submit(lambda: Priority.PREFETCH, lambda: 1))
+    assert executor.waiting() == {"click": 2, "encode": 0, "prefetch": 1}
+    blocker.released.set()
+    assert [future.result(5) for future in futures] == [1, 1, 1]
+
+
+class Doubler:
+    """Doubles what comes together and remembers it; refuses odd numbers."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def run(self, numbers: Sequence[int]) -> list[int]:
+        self.batches.append(list(numbers))
+        if any(number % 2 for number in numbers):
+            raise ValueError(f"{numbers} are not all even")
+        return [2 * number for number in numbers]
+
+
+@pytest.fixture
+def batching() -> Iterator[DeviceExecutor]:
+    executor = DeviceExecutor(batch=3)
+    yield executor
+    executor.close()
+
+
+def test_items_that_wait_for_the_same_run_share_it(batching: DeviceExecutor) -> None:
+    doubler, other = Doubler(), Doubler()
+    blocker = Blocker(batching)
+    futures = [batching.submit_together(lambda: Priority.CLICK, doubler.run, number) for number in (2, 4)]
+    futures += [batching.submit_together(lambda: Priority.CLICK, other.run, 6)]
+    futures += [batching.submit_together(lambda: Priority.CLICK, doubler.run, number) for number in (8, 10)]
+    blocker.released.set()
+    assert [future.result(5) for future in futures] == [4, 8, 12, 16, 20]
+    assert doubler.batches == [[2, 4, 8], [10]]
+    assert other.batches == [[6]]
+
+
+def test_a_bad_item_fails_nobody_else(batching: DeviceExecutor) -> None:
+    doubler = Doubler()
+    blocker = Blocker(batching)
+    good, bad, last = (batching.submit_together(lambda: Priority.CLICK, doubler.run, n) for n in (2, 3, 4))
+    blocker.released.set()
+    assert (good.result(5), last.result(5)) == (4, 8)
+    with pytest.raises(ValueError, match=r"\[3\] are not all even"):
+        bad.result(5)
+    assert doubler.batches == [[2, 3, 4], [2], [3], [4]]
+
+
+def test_a_run_that_answers_too_little_is_an_error_of_all_and_the_thread_goes_on(batching: DeviceExecutor) -> None:
+    blocker = Blocker(batching)
+    futures = [batching.submit_together(lambda: Priority.CLICK, lambda items: [], n) for n in (1, 2)]
+    blocker.released.set()
+    for future in futures:
+        with pytest.raises(AssertionError):
+            future.result(5)
+    assert batching.submit(lambda: Priority.CLICK, lambda: 7).result(5) == 7
+
+
+def test_with_a_lane_of_their_own_clicks_do_not_wait_for_an_encode() -> None:
+    """As on a GPU; the contexts tell the lanes apart and see that each finishes what it began."""
+    finished: list[str] = []
+
+    def lane(name: str, *priorities: Priority) -> Lane:
+        return Lane(name, frozenset(priorities), lambda: nullcontext(lambda: finished.append(name)))
+
+    lanes = (lane("clicks", Priority.CLICK), lane("encodes", Priority.ENCODE, Priority.PREFETCH))
+    executor = DeviceExecutor(lanes)
+    released = threading.Event()
+    encode = executor.submit(lambda: Priority.ENCODE, lambda: released.wait(5))
+    assert executor.submit(lambda: Priority.CLICK, lambda: threading.current_thread().name).result(5) == "clicks"
+    assert not encode.done()
+    released.set()
+    assert encode.result(5)
+    executor.close()
+    assert finished == ["clicks", "encodes"]
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_each_lane_has_a_stream() -> None:
+    executor = DeviceExecutor(cuda_lanes(torch.device("cuda")))
+
+    def stream() -> tuple[int, int]:
+        current = torch.cuda.current_stream()
+        return current.cuda_stream, current.priority
+
+    clicks = executor.submit(lambda: Priority.CLICK, stream).result(60)
+    encodes = executor.submit(lambda: Priority.ENCODE, stream).result(60)
+    executor.close()
+    assert clicks[0] != encodes[0]
+    assert clicks[1] < encodes[1]

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.pixels import ImageError, decode_image
+from backend.pixels import ImageError, Photo, decode_image
 
 LIMIT = 1_000_000
 Pixels = NDArray[Any]
@@ -22,6 +22,10 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def decoded(data: bytes, *limits: int | None, **more: int) -> Photo:
+    return decode_image(BytesIO(data), *limits, **more)  # type: ignore[arg-type]
 
 
 def scene() -> Pixels:
@@ -54,14 +58,14 @@ def test_all_eight_orientations(orientation: int, format: str) -> None:
     options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
     options |= {"lossless": True} if format == "WEBP" else {}
     data = encoded(Image.fromarray(scene()), format, exif=exif, **options)
-    found = decode_image(data, LIMIT)
+    found = decoded(data, LIMIT).pixels
     expected = TURNS[orientation](scene())
     assert found.shape == expected.shape
     assert np.abs(found.astype(int) - expected).max() < 60  # JPEG smears a little at the edges
 
 
 def test_the_result_is_writable_contiguous_rgb() -> None:
-    found = decode_image(encoded(Image.fromarray(scene())), LIMIT)
+    found = decoded(encoded(Image.fromarray(scene())), LIMIT).pixels
     assert found.dtype == np.uint8
     assert found.flags.c_contiguous
     assert found.flags.writeable
@@ -71,7 +75,7 @@ def test_the_result_is_writable_contiguous_rgb() -> None:
 def test_gray_of_16_bits_keeps_its_upper_byte() -> None:
     values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], np.uint16)
     for format in ("PNG", "TIFF"):
-        found = decode_image(encoded(Image.fromarray(values), format), LIMIT)
+        found = decoded(encoded(Image.fromarray(values), format), LIMIT).pixels
         np.testing.assert_array_equal(found[0, :, 0], [0, 0, 1, 128, 255])
         np.testing.assert_array_equal(found[..., 0], found[..., 2])
 
@@ -79,31 +83,31 @@ def test_gray_of_16_bits_keeps_its_upper_byte() -> None:
 @pytest.mark.parametrize("scale", [1, 255])
 def test_floats_are_seen_in_either_range(scale: int) -> None:
     values = np.array([[0, 0.5, 1, np.nan]], np.float32) * scale
-    found = decode_image(encoded(Image.fromarray(values), "TIFF"), LIMIT)
+    found = decoded(encoded(Image.fromarray(values), "TIFF"), LIMIT).pixels
     np.testing.assert_array_equal(found[0, :, 1], [0, 127, 255, 0])
 
 
 def test_transparent_pixels_become_white() -> None:
     pixels = np.dstack([scene(), np.full((8, 12), 255, np.uint8)])
     pixels[0, 0] = 9, 9, 9, 0
-    found = decode_image(encoded(Image.fromarray(pixels)), LIMIT)
+    found = decoded(encoded(Image.fromarray(pixels)), LIMIT).pixels
     np.testing.assert_array_equal(found[0, 0], [255, 255, 255])
     np.testing.assert_array_equal(found[1:], scene()[1:])
 
 
 def test_palettes_gray_and_one_bit() -> None:
     picture = Image.fromarray(scene())
-    np.testing.assert_array_equal(decode_image(encoded(picture.quantize(4)), LIMIT), scene())
+    np.testing.assert_array_equal(decoded(encoded(picture.quantize(4)), LIMIT).pixels, scene())
     transparent = picture.quantize(4)
     data = encoded(transparent, transparency=transparent.getpixel((0, 0)))
-    np.testing.assert_array_equal(decode_image(data, LIMIT)[0, 0], [255, 255, 255])
-    gray = decode_image(encoded(picture.convert("L")), LIMIT)
+    np.testing.assert_array_equal(decoded(data, LIMIT).pixels[0, 0], [255, 255, 255])
+    gray = decoded(encoded(picture.convert("L")), LIMIT).pixels
     assert gray.shape == (8, 12, 3)
-    assert set(np.unique(decode_image(encoded(picture.convert("1")), LIMIT))) <= {0, 255}
+    assert set(np.unique(decoded(encoded(picture.convert("1")), LIMIT).pixels)) <= {0, 255}
 
 
 def test_cmyk_jpeg() -> None:
-    found = decode_image(encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"), LIMIT)
+    found = decoded(encoded(Image.new("CMYK", (4, 4), (0, 255, 255, 0)), "JPEG"), LIMIT).pixels
     assert found[0, 0, 0] > 200
     assert found[0, 0, 1] < 60
 
@@ -111,17 +115,17 @@ def test_cmyk_jpeg() -> None:
 def test_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode_image(data, LIMIT)[0, 0], [255, 0, 0])
+    np.testing.assert_array_equal(decoded(data, LIMIT).pixels[0, 0], [255, 0, 0])
 
 
 def test_too_many_pixels_are_refused_before_decoding() -> None:
     with pytest.raises(ImageError, match="12 x 8 pixels, more than IMAGE_MAX_PIXELS=95"):
-        decode_image(encoded(Image.fromarray(scene())), 95)
+        decoded(encoded(Image.fromarray(scene())), 95)
     bomb = encoded(Image.new("1", (20_000, 20_000)))
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with pytest.raises(ImageError, match="IMAGE_MAX_PIXELS=1000000"):
-            decode_image(bomb, LIMIT)
+            decoded(bomb, LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -129,4 +133,40 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
 )
 def test_what_is_no_whole_image_is_said_to_be_none(data: bytes) -> None:
     with pytest.raises(ImageError, match="cannot be decoded"):
-        decode_image(data, LIMIT)
+        decoded(data, LIMIT)
+
+
+def large_scene() -> Pixels:
+    """1200 x 800 pixels of the same scene."""
+    return np.kron(scene(), np.ones((100, 100, 1), np.uint8))
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_large_jpeg_is_decoded_at_half_its_size_and_keeps_its_own(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(large_scene()), "JPEG", quality=95, exif=exif)
+    photo = decoded(data, LIMIT, enough=300)
+    expected = TURNS[orientation](large_scene())
+    assert photo.size == expected.shape[:2]
+    assert photo.pixels.shape == expected[::2, ::2].shape
+    difference = np.abs(photo.pixels.astype(int) - expected[::2, ::2])
+    assert np.quantile(difference, 0.95) < 6  # JPEG smears a little at the edges
+
+
+@pytest.mark.parametrize(("enough", "side"), [(None, 800), (401, 800), (400, 400), (200, 200), (100, 100), (1, 100)])
+def test_reducing_keeps_enough_pixels(enough: int | None, side: int) -> None:
+    photo = decoded(encoded(Image.fromarray(large_scene()), "JPEG"), LIMIT, enough)
+    assert photo.size == (800, 1200)
+    assert photo.pixels.shape[0] == side
+
+
+def test_only_jpeg_is_reduced() -> None:
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(large_scene())), LIMIT, enough=8).pixels, large_scene()
+    )
+
+
+def test_the_pixel_limit_concerns_the_whole_image() -> None:
+    with pytest.raises(ImageError, match="IMAGE_MAX_PIXELS=900000"):
+        decoded(encoded(Image.fromarray(large_scene()), "JPEG"), 900_000, enough=8)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import tomllib
 from base64 import b64encode
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ import pytest
 from PIL import Image
 from recorded import clicked_bodies
 
+from backend import __version__
+from backend import service as module
 from backend.app import create_app
 from backend.labeling_config import check_labeling_config, parse_labeling_config
-from backend.service import build_annotator, choose_device, welcome
+from backend.service import build_service, choose_device, warnings, welcome
 from backend.settings import Settings
 from skipclick import brush_rle
 
@@ -33,7 +34,7 @@ def turned_photo() -> str:
 
 
 def test_a_click_on_a_turned_photo_with_the_bundled_model() -> None:
-    annotator = build_annotator(Settings(device="cpu"))
+    annotator = build_service(Settings(device="cpu", dtype="float32")).annotator
     client = create_app(Settings(), annotator).test_client()
     body: dict[str, Any] = clicked_bodies("33")[0]
     body["tasks"][0]["data"]["image"] = turned_photo()
@@ -58,21 +59,49 @@ def test_devices() -> None:
         choose_device("cuda:99")
 
 
-def test_the_welcome_says_what_runs_and_shows_a_usable_config() -> None:
-    text = welcome(Settings(device="cpu", port=1234, label_studio_api_key="secret"), "skipclick-tiny")
-    for part in ("cpu", "bundled (skipclick-tiny)", "http://localhost:1234", "LABEL_STUDIO_API_KEY set"):
-        assert part in text
-    assert "secret" not in text
+def test_the_start_up_line_says_what_runs_and_no_secret() -> None:
+    settings = Settings(device="cpu", dtype="float32", resolution=(320, 448), label_studio_api_key="secret")
+    service = build_service(settings)
+    service.annotator.close()
+    line = service.describe(settings)
+    for part in (
+        f"SkipClick backend {__version__}",
+        "device cpu",
+        "dtype float32",
+        "checkpoint bundled (skipclick-tiny)",
+        "resolution 320x448",
+        "device 1GB",
+        "memo 512MB",
+        "Label Studio http://localhost:8080",
+    ):
+        assert part in line
+    assert "\n" not in line
+    assert "secret" not in line
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["version"] == __version__
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8080", "http://127.0.0.1:8080", "http://[::1]:8080"])
+def test_localhost_inside_a_container_is_warned_of(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    settings = Settings(label_studio_url=url, label_studio_api_key="key")
+    monkeypatch.setattr(module, "in_container", lambda: False)
+    assert warnings(settings) == []
+    monkeypatch.setattr(module, "in_container", lambda: True)
+    (warning,) = warnings(settings)
+    assert f"LABEL_STUDIO_URL={url} means this container itself" in warning
+    assert warnings(Settings(label_studio_url="http://label-studio:8080", label_studio_api_key="key")) == []
+
+
+def test_a_missing_key_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "in_container", lambda: False)
+    assert "LABEL_STUDIO_API_KEY is not set" in warnings(Settings())[0]
+
+
+def test_the_welcome_shows_a_usable_config() -> None:
+    text = welcome(Settings(port=1234))
+    assert "http://localhost:1234" in text
+    assert "doctor" in text
     check_labeling_config(parse_labeling_config(text[text.index("<View>") :]))
-
-
-def test_a_bad_setting_ends_the_start_with_one_line() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "backend"],
-        env=os.environ | {"PORT": "http"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == "cannot start: PORT=http is not a whole number from 0 to 65535\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import example, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
@@ -162,6 +163,7 @@ def test_sizes_survive_being_written_and_read(size: int) -> None:
     assert parse_size(size_text(size)) == size
 
 
+@effort(deadline=None)
 @given(st.text(string.printable, max_size=12))
 @example("//[^/]*@")  # urllib raises a sentence of its own
 def test_any_value_gives_a_setting_or_one_clear_line(value: str) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.soak import ALLOWED_GROWTH, SoakReport, main, soak
+from bench.soak import ALLOWED_DIFFERENCE, ALLOWED_GROWTH, Outcome, SoakReport, main, soak
 from bench.team import MAX_OBJECT_CLICKS, drawn_photo, photos, session
 from skipclick.config import TINY
+from skipclick.masks import BoxMask
 from skipclick.model import SkipClick
 from skipclick.predictor import Answer, ClickRequest, Predictor
 
@@ -42,6 +43,25 @@ def test_a_short_soak_is_clean(network: Predictor) -> None:
     assert "0 differ from the serial answer" in next(report.lines())
 
 
+def test_in_batches_answers_differ_by_last_bits_at_most(network: Predictor) -> None:
+    report = soak(network, [drawn_photo(seed, (60, 80)) for seed in range(4)], 200, 8, batch=4)
+    assert report.errors == {}
+    assert report.worst <= ALLOWED_DIFFERENCE
+
+
+def test_outcomes_tell_masks_apart() -> None:
+    mask = np.random.default_rng(0).random((30, 40)) > 0.5
+    mask[:3] = False
+    one = Outcome.of(BoxMask.of(mask), 0.9)
+    np.testing.assert_array_equal(one.full(), mask)
+    assert one.difference(Outcome.of(BoxMask.of(mask), 0.9)) == 0
+    assert one.difference(Outcome.of(BoxMask.of(mask), 0.8)) == pytest.approx(0.1)
+    mask[20, 20] ^= True
+    assert one.difference(Outcome.of(BoxMask.of(mask), 0.9)) == pytest.approx(1 / 1200)
+    nothing = Outcome.of(BoxMask.of(np.zeros((30, 40), bool)), 0.0)
+    assert not nothing.full().any()
+
+
 class Unsteady:
     """A network that now and then adds to an answer what its request does not say."""
 
@@ -63,11 +83,14 @@ def test_one_bit_is_noticed_and_so_are_errors_and_growth(network: Predictor) -> 
     assert not report.clean
     flat = [(number, 1000 << 20) for number in range(100)]
     rising = [(number, (1000 + number) << 20) for number in range(100)]
-    clean = SoakReport(100, 0, {}, 1.0, flat)
+    clean = SoakReport(100, 0, 0.0, 1, {}, 1.0, flat)
     assert clean.clean
     assert replace(clean, memory=rising).growth > ALLOWED_GROWTH
     assert not replace(clean, memory=rising).clean
     assert not replace(clean, errors={"MemoryError": 1}).clean
+    assert not replace(clean, different=1, worst=1e-9).clean
+    assert replace(clean, different=1, worst=1e-9, batch=4).clean  # last bits may differ in batches, and nothing else
+    assert not replace(clean, different=1, worst=0.01, batch=4).clean
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

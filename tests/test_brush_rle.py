@@ -15,6 +15,7 @@ from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 
 from skipclick.brush_rle import decode, encode
+from skipclick.masks import BoxMask
 
 SUBMITTED = json.loads((Path(__file__).parent / "fixtures" / "submitted_masks.json").read_text())["masks"]
 
@@ -79,6 +80,27 @@ def test_long_literals_are_read(values: list[int], size_of_length: int) -> None:
     bits += "0" * (-len(bits) % 8)
     rle = [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
     assert decode(rle, 1, len(values) + 1).tolist() == [[9, *values]]
+
+
+@given(mask=masks)
+def test_a_box_is_encoded_as_the_whole_mask(mask: NDArray[np.bool_]) -> None:
+    assert encode(BoxMask.of(mask)) == encode(mask)
+
+
+@given(noise=arrays(np.bool_, st.tuples(st.integers(1, 6), st.integers(60, 70))), left=st.integers(0, 9))
+def test_a_box_anywhere_is_encoded_as_the_whole_mask(noise: NDArray[np.bool_], left: int) -> None:
+    """Rows of about 64 pixels, the encoder's word; boxes that touch an edge, both or none."""
+    mask = np.zeros((9, 80), bool)
+    mask[2 : 2 + len(noise), left : left + noise.shape[1]] = noise
+    for whole in (mask, np.ascontiguousarray(mask[:, left : left + noise.shape[1]])):
+        assert_agrees_with_the_sdk(whole)
+        assert encode(BoxMask.of(whole)) == encode(whole)
+
+
+def test_noise_of_a_real_size_comes_back() -> None:
+    """Half a million records."""
+    noise = np.random.default_rng(0).random((720, 1280)) > 0.5
+    np.testing.assert_array_equal(decode(encode(noise), 720, 1280) > 0, noise)
 
 
 @pytest.mark.parametrize("submitted", SUBMITTED, ids=lambda item: item["scenario"])

@@ -1,26 +1,27 @@
-"""Protects the feature cache: one encoding for many askers, a bound in bytes that always holds, honest statistics."""
+"""Protects features on their way to other memory and to files: the same values in the same order, and no more bytes."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from skipclick.features import ByteLru, FeatureCache, ImageFeatures
-from skipclick.model import PreparedFeatures
+from skipclick.config import TINY
+from skipclick.features import ImageFeatures, features_name, read_features, write_features
+from skipclick.model import PreparedFeatures, SkipClick
+from skipclick.predictor import ClickRequest, Predictor
+from skipclick.prompts import Click
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
 
 
-@dataclass(frozen=True)
-class Thing:
-    name: str
-    nbytes: int
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    return Predictor(SkipClick(TINY), resolution=(64, 64), dtype="bfloat16")
 
 
 def test_bytes_of_shared_storages_count_once() -> None:
@@ -31,107 +32,58 @@ def test_bytes_of_shared_storages_count_once() -> None:
     assert features.nbytes == 8 * 16 * 4 + 20
 
 
-@given(
-    st.integers(0, 60),
-    st.lists(st.tuples(st.sampled_from(["get", "put"]), st.sampled_from("abcdef"), st.integers(0, 40))),
-)
-def test_lru_behaves_like_a_plain_ordered_dict(budget: int, operations: list[tuple[str, str, int]]) -> None:
-    cache: ByteLru[Thing] = ByteLru(budget)
-    model: OrderedDict[str, int] = OrderedDict()
-    for operation, key, size in operations:
-        if operation == "put":
-            cache.put(key, Thing(key, size))
-            model.pop(key, None)
-            if size <= budget:
-                while sum(model.values()) + size > budget:
-                    model.popitem(last=False)
-                model[key] = size
-        else:
-            found = cache.get(key)
-            assert (found is not None) == (key in model)
-            if found is not None:
-                model.move_to_end(key)
-        stats = cache.stats()
-        assert stats.bytes == sum(model.values()) <= budget
-        assert stats.entries == len(model)
+def test_a_file_gives_back_the_same_bits_in_the_same_order_of_memory(predictor: Predictor, tmp_path: Path) -> None:
+    features = predictor.encode(IMAGE)
+    write_features(tmp_path / "a.safetensors", features)
+    found = read_features(tmp_path / "a.safetensors")
+    assert found.image_size == (50, 70)
+    for one, other in zip(features._tensors(), found._tensors(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            if one.ndim == 4:
+                same = one.is_contiguous(memory_format=memory_format) == other.is_contiguous(
+                    memory_format=memory_format
+                )
+                assert same
+    assert found.nbytes == sum(tensor.nbytes for tensor in found._tensors())
+    request = ClickRequest(features, [Click(20, 30)])
+    (expected,), (again,) = predictor.answer([request]), predictor.answer([replace(request, features=found)])
+    assert torch.equal(expected.state, again.state)
+    assert expected.score == again.score
 
 
-def test_a_negative_budget_is_refused() -> None:
-    with pytest.raises(ValueError, match="-1 bytes"):
-        ByteLru(-1)
+def test_any_damage_to_a_file_is_noticed(predictor: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_features(path, predictor.encode(IMAGE))
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    for damaged in (b"", whole[:100], whole[:-1], bytes(flipped), b"{}" * 1000):
+        path.write_bytes(damaged)
+        with pytest.raises(Exception, match=r"\w"):
+            read_features(path)
 
 
-def test_threads_that_ask_together_encode_once() -> None:
-    cache: FeatureCache[Thing] = FeatureCache(1000)
-    encodings = []
-    begun = threading.Barrier(8)
+def test_the_name_tells_weights_resolution_and_type_apart(predictor: Predictor) -> None:
+    model = predictor.model
 
-    def encode() -> Thing:
-        encodings.append(1)
-        time.sleep(0.05)
-        return Thing("a", 10)
+    def name(**changes: object) -> str:
+        facts = {"model": model, "resolution": (64, 64), "dtype": torch.float32, "device": "cpu"} | changes
+        return features_name(**facts)  # type: ignore[arg-type]
 
-    def ask() -> Thing:
-        begun.wait()
-        return cache.get_or_encode("a", encode)
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = [future.result() for future in [pool.submit(ask) for _ in range(8)]]
-    assert len(encodings) == 1
-    assert all(answer is answers[0] for answer in answers)
-    assert "a" in cache
+    torch.manual_seed(1)
+    other_weights = SkipClick(TINY)
+    changed = [{"model": other_weights}, {"resolution": (64, 96)}, {"dtype": torch.bfloat16}, {"device": "cuda"}]
+    assert len({name(), *(name(**change) for change in changed)}) == 5
+    assert name() == name()
 
 
-def test_a_failure_reaches_all_who_wait_and_is_forgotten() -> None:
-    cache: FeatureCache[Thing] = FeatureCache(1000)
-    begun = threading.Barrier(4)
-
-    def fail() -> Thing:
-        time.sleep(0.05)
-        raise ValueError("no such image")
-
-    def ask() -> str:
-        begun.wait()
-        try:
-            cache.get_or_encode("a", fail)
-        except ValueError as error:
-            return str(error)
-        return "no error"
-
-    with ThreadPoolExecutor(4) as pool:
-        answers = [future.result() for future in [pool.submit(ask) for _ in range(4)]]
-    assert answers == ["no such image"] * 4
-    assert "a" not in cache
-    assert cache.get_or_encode("a", lambda: Thing("a", 1)).name == "a"
-
-
-def test_other_keys_do_not_wait() -> None:
-    cache: FeatureCache[Thing] = FeatureCache(1000)
-    inside, go_on = threading.Event(), threading.Event()
-
-    def slow() -> Thing:
-        inside.set()
-        go_on.wait(5)
-        return Thing("slow", 1)
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(cache.get_or_encode, "slow", slow)
-        inside.wait(5)
-        assert cache.get_or_encode("quick", lambda: Thing("quick", 1)).name == "quick"
-        go_on.set()
-        assert running.result().name == "slow"
-
-
-def test_the_least_recently_used_leave_and_the_oversized_never_enter() -> None:
-    cache: FeatureCache[Thing] = FeatureCache(100)
-    held = cache.get_or_encode("a", lambda: Thing("a", 60))
-    cache.get_or_encode("b", lambda: Thing("b", 30))
-    cache.get_or_encode("a", lambda: pytest.fail("a is kept"))
-    cache.get_or_encode("c", lambda: Thing("c", 40))  # "b" is the oldest now
-    assert ("a" in cache, "b" in cache, "c" in cache) == (True, False, True)
-    assert cache.get_or_encode("huge", lambda: Thing("huge", 101)).nbytes == 101
-    assert "huge" not in cache
-    assert held.name == "a"
-    stats = cache.stats()
-    assert (stats.hits, stats.misses, stats.evictions) == (1, 4, 1)
-    assert (stats.entries, stats.bytes) == (2, 100)
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_to_a_gpu_and_back(predictor: Predictor) -> None:
+    features = predictor.encode(IMAGE)
+    back = features.to("cuda").to("cpu")
+    for one, other in zip(features._tensors(), back._tensors(), strict=True):
+        assert torch.equal(one, other)
+        assert one.stride() == other.stride()

@@ -84,8 +84,8 @@ def test_every_intermediate_tensor_equals_the_released_one(golden: Path) -> None
         torch.testing.assert_close(tokens[-1].numpy(), data[f"{name}_lastrow"], **FLOAT32)
         assert_stats(tokens, data[f"{name}_stats"])
     if "fused_rows" in data:
-        torch.testing.assert_close(features.fused[0, :3].numpy(), data["fused_rows"], **FLOAT32)
-        assert_stats(features.fused, data["fused_stats"])
+        torch.testing.assert_close(model.fuse_taps(taps)[0, :3].numpy(), data["fused_rows"], **FLOAT32)
+        assert_stats(model.fuse_taps(taps), data["fused_stats"])
     for case in sorted({name.split("_")[0] for name in data if name.startswith("c") and name.endswith("_points")}):
         check_case(model, features, data, case)
 
@@ -98,7 +98,7 @@ def check_case(model: SkipClick, features: PreparedFeatures, data: dict[str, NDA
     assert_stats(embedded, data[f"{case}_coord_embed_stats"])
     patch = model.config.patch_size
     grid = prompt.shape[-2] // patch, prompt.shape[-1] // patch
-    mixed = model.mixer(features.fused, embedded, grid)
+    mixed = model.mixer(features.placed, embedded)
     torch.testing.assert_close(mixed[0, :2].numpy(), data[f"{case}_mixed_rows"], **FLOAT32)
     torch.testing.assert_close(mixed[0, -1].numpy(), data[f"{case}_mixed_lastrow"], **FLOAT32)
     assert_stats(mixed, data[f"{case}_mixed_stats"])
@@ -134,8 +134,7 @@ def test_double_precision_tells_epsilons_apart(golden: Path) -> None:
         torch.testing.assert_close(taps[3][0, :, 0, 0].numpy(), data["c0_f4_row0"], **FLOAT64)
     for case in sorted(name.removesuffix("_points") for name in data if name.endswith("_points")):
         prompt = case_prompt(model, data, case, data[f"{case}_prev_mask"]).double()
-        grid = prompt.shape[-2] // model.config.patch_size, prompt.shape[-1] // model.config.patch_size
-        mixed = model.mixer(features.fused, model.prompts(prompt), grid)
+        mixed = model.mixer(features.placed, model.prompts(prompt))
         torch.testing.assert_close(mixed[0, 0].numpy(), data[f"{case}_mixed_row0"], **FLOAT64)
         coarse = model.decode_coarse(features, prompt)
         torch.testing.assert_close(coarse[0, 0].numpy(), data[f"{case}_decoder_logits"], **FLOAT64)
@@ -154,7 +153,7 @@ def test_the_real_size_equals_the_released_one(golden: Path) -> None:
         torch.testing.assert_close(tokens[:2].numpy(), data[f"f{i + 1}_rows"], **FLOAT32)
         assert_stats(tokens, data[f"f{i + 1}_stats"])
     if "fused_rows" in data:
-        torch.testing.assert_close(features.fused[0, :2].numpy(), data["fused_rows"], **FLOAT32)
+        torch.testing.assert_close(model.fuse_taps(taps)[0, :2].numpy(), data["fused_rows"], **FLOAT32)
     for case in sorted(name.removesuffix("_points") for name in data if name.endswith("_points")):
         prompt = case_prompt(model, data, case, data[f"{case}_prev_mask_u8"].astype(np.float32) / 255)
         coarse = model.decode_coarse(features, prompt)
@@ -219,12 +218,12 @@ class BrightnessModel(nn.Module):
     def backbone(self, image: Tensor) -> tuple[Tensor, ...]:
         return (image,)
 
-    def prepare(self, taps: tuple[Tensor, ...]) -> PreparedFeatures:
+    def prepare(self, taps: tuple[Tensor, ...], *, compact: bool = False) -> PreparedFeatures:
         return PreparedFeatures(taps[0], ())
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         self.prompts_seen.append(prompt)
-        halved = nn.functional.avg_pool2d(2 * features.fused[:, :1] - 1, 2)
+        halved = nn.functional.avg_pool2d(2 * features.placed[:, :1] - 1, 2)
         return nn.functional.interpolate(halved, size=prompt.shape[-2:], mode="bilinear", align_corners=True)
 
 
@@ -233,7 +232,7 @@ def test_image_previous_mask_clicks_and_flip_reach_the_network_as_released(golde
     data = load_golden(golden)
     for case in sorted({name.split("_")[0] for name in data if name.endswith("_output_prob")}):
         height, width = (int(v) for v in data[f"{case}_target"])
-        predictor = Predictor(BrightnessModel(), (height, width), flip=True)  # type: ignore[arg-type]
+        predictor = Predictor(BrightnessModel(), (height, width), flip=True, keep_blocks=True)  # type: ignore[arg-type]
         features = predictor.encode(data[f"{case}_image"])
         clicks = [Click(c, r, bool(p)) for p, r, c in data[f"{case}_clicks"].tolist()]
         probability = predictor.click(features, clicks, data[f"{case}_prev_mask"])

@@ -1,0 +1,171 @@
+"""What `latency.py` compares: a click by this project, by the authors' design, and by the decoders of SAM and SAM 2.
+
+Each contender is a function that answers one click on a photo that it already knows, up to the mask at the photo's size
+in host memory. Weights may be random: speed does not depend on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skipclick import Click, Predictor
+from skipclick.features import ImageFeatures
+from skipclick.masks import MASK_THRESHOLD
+from skipclick.mixer import Attention, Block
+from skipclick.model import SkipClick
+from skipclick.predictor import ClickRequest
+from skipclick.prompts import click_points, prompt_maps, scale_clicks
+from skipclick.pyramid import ParallelPyramid
+
+SAM_SIDE = 1024  # pixels of the square that SAM and SAM 2 see
+
+Mask = NDArray[np.bool_]
+ClickOnce = Callable[[], Mask]
+
+
+def served(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> ClickOnce:
+    """What annotators get: `Predictor.answer`."""
+    (before,) = predictor.answer([ClickRequest(features, clicks[:-1])])
+
+    def click() -> Mask:
+        return predictor.answer([ClickRequest(features, clicks, before.state)])[0].mask.pixels
+
+    return click
+
+
+def plain(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> ClickOnce:
+    """The forward by the released protocol, the whole photo enlarged, on features that are prepared once."""
+    before = predictor.click(features, clicks[:-1])
+
+    def click() -> Mask:
+        return predictor.click(features, clicks, before) > MASK_THRESHOLD
+
+    return click
+
+
+@torch.inference_mode()
+def authors_design(
+    model: SkipClick,
+    taps: Sequence[Tensor],
+    clicks: Sequence[Click],
+    size: tuple[int, int],
+    resolution: tuple[int, int],
+) -> ClickOnce:
+    """As the released demo clicks: the backbone's taps are kept, all else is computed for every click.
+
+    Features are fused anew, attention matrices are materialised, the pyramid convolves the concatenation of mixed and
+    image features, the decoder fuses a concatenation at the finest size, and the previous mask travels at the size of
+    the photo. Dense maps keep PyTorch's default memory format. The same function as `plain`, but for rounding.
+
+    Args:
+        model: float32, with a `ParallelPyramid`.
+        taps: of `model.backbone`, for one photo of `size` (H, W).
+    """
+    pyramid = model.pyramid
+    assert isinstance(pyramid, ParallelPyramid)
+    kernels = [_joined(*pair) for pair in zip(pyramid.mixed, pyramid.skips, strict=True)]
+    device = taps[0].device
+    taps = [tap.contiguous() for tap in taps]
+
+    @torch.inference_mode()
+    def probability(clicks: Sequence[Click], previous: Tensor) -> Tensor:
+        small = F.interpolate(previous, size=resolution, mode="bilinear", align_corners=True)
+        points = click_points([scale_clicks(clicks, size, resolution)], device)
+        prompt = prompt_maps(small, *points, model.config.click_radius)
+        grid = taps[0].shape[-2:]
+        x = model.fuse_taps(taps) + model.prompts(prompt) + model.mixer.positions((grid[0], grid[1]))
+        for block in model.mixer.blocks:
+            assert isinstance(block, Block)
+            x = x + _materialised(block.attn, block.norm1(x))
+            x = x + block.mlp(block.norm2(x))
+        mixed = x.transpose(1, 2).reshape(1, -1, *grid)
+        firsts = [
+            _convolved(torch.cat([mixed, tap], dim=1), first, kernel)
+            for first, kernel, tap in zip(pyramid.mixed, kernels, taps, strict=True)
+        ]
+        levels = [refine(first) for refine, first in zip(pyramid.refine, firsts, strict=True)]
+        finest = levels[0].shape[-2:]
+        projected = [F.relu(layer(level)) for layer, level in zip(model.decoder.levels, levels, strict=True)]
+        resized = [F.interpolate(level, finest, mode="bilinear", align_corners=False) for level in projected]
+        logits = model.decoder.classify(F.relu(model.decoder.fusion(torch.cat(resized, dim=1))))
+        enlarged = F.interpolate(logits, resolution, mode="bilinear", align_corners=True).sigmoid()
+        return F.interpolate(enlarged, size, mode="bilinear", align_corners=True)
+
+    before = probability(clicks[:-1], torch.zeros(1, 1, *size, device=device))
+
+    def click() -> Mask:
+        mask: Mask = (probability(clicks, before)[0, 0].cpu() > MASK_THRESHOLD).numpy()
+        return mask
+
+    return click
+
+
+def _joined(mixed: nn.Module, image: nn.Module) -> Tensor:
+    """The kernel over [mixed, image], of the two halves that this project keeps apart."""
+    assert isinstance(mixed, (nn.Conv2d, nn.ConvTranspose2d))
+    assert isinstance(image, (nn.Conv2d, nn.ConvTranspose2d))
+    inputs = 0 if isinstance(mixed, nn.ConvTranspose2d) else 1
+    return torch.cat([mixed.weight, image.weight], dim=inputs).contiguous()
+
+
+def _convolved(x: Tensor, first: nn.Module, kernel: Tensor) -> Tensor:
+    assert isinstance(first, (nn.Conv2d, nn.ConvTranspose2d))
+    convolve = F.conv_transpose2d if isinstance(first, nn.ConvTranspose2d) else F.conv2d
+    return convolve(x, kernel, first.bias, stride=first.stride)
+
+
+def _materialised(attention: Attention, x: Tensor) -> Tensor:
+    qkv = attention.qkv(x).unflatten(-1, (3, attention.num_heads, -1))
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(dim=-1)
+    projected: Tensor = attention.proj((weights @ value).transpose(1, 2).flatten(2))
+    return projected
+
+
+@torch.inference_mode()
+def sam_decoder(family: str, clicks: Sequence[Click], size: tuple[int, int], device: str) -> ClickOnce:
+    """SAM's ("sam") or SAM 2's ("sam2") prompt encoder and mask decoder at their own resolution, random weights.
+
+    The photo of `size` (H, W) is known as an embedding; the mask comes at its size. Raises `ImportError` without
+    transformers.
+    """
+    import transformers
+
+    torch.manual_seed(0)
+    if family == "sam":
+        vision = transformers.SamVisionConfig(num_hidden_layers=1, global_attn_indexes=[0])  # not run: kept small
+        model: Any = transformers.SamModel(transformers.SamConfig(vision_config=vision))
+        embeddings: Tensor | list[Tensor] = torch.randn(1, 256, 64, 64, device=device)
+    else:
+        model = transformers.Sam2Model(transformers.Sam2Config())
+        shapes = [(32, 256), (64, 128), (256, 64)]
+        embeddings = [torch.randn(1, channels, side, side, device=device) for channels, side in shapes]
+    model = model.eval().to(device)
+    scale = SAM_SIDE / max(size)
+    points = torch.tensor([[[[click.x * scale, click.y * scale] for click in clicks]]], device=device)
+    labels = torch.tensor([[[int(click.positive) for click in clicks]]], device=device)
+    before = torch.zeros(1, 1, 256, 256, device=device)
+    used = (round(size[0] * scale), round(size[1] * scale)) if family == "sam" else (SAM_SIDE, SAM_SIDE)
+
+    @torch.inference_mode()
+    def click() -> Mask:
+        logits = model(
+            image_embeddings=embeddings,
+            input_points=points,
+            input_labels=labels,
+            input_masks=before,
+            multimask_output=False,
+        ).pred_masks[:, 0]
+        whole = F.interpolate(logits, (SAM_SIDE, SAM_SIDE), mode="bilinear", align_corners=False)
+        photo = F.interpolate(whole[..., : used[0], : used[1]], size, mode="bilinear", align_corners=False)
+        mask: Mask = (photo[0, 0] > 0).cpu().numpy()
+        return mask
+
+    return click

@@ -1,0 +1,192 @@
+"""Masks at the size that the annotator sees, stored as the box that holds the object.
+
+The network answers at its own resolution. `enlarge` brings that answer to the photo's size where it can be foreground,
+and nowhere else: an interpolated pixel exceeds the threshold only if one of the pixels that it is made of does.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+MASK_THRESHOLD = 0.5  # a pixel is the object's where its probability exceeds this (released demo)
+ROWS_IN_CACHE = 64  # rows of the photo that a processor enlarges at a time, so that they stay in its cache
+
+
+@dataclass(frozen=True, eq=False)
+class BoxMask:
+    """A mask of which only the box around the object is stored."""
+
+    size: tuple[int, int]
+    """(H, W) of the photo in pixels."""
+    box: tuple[int, int, int, int]
+    """(top, left, bottom, right) in pixels, the last two exclusive; (0, 0, 0, 0) for an empty mask."""
+    pixels: NDArray[np.bool_]
+    """bool (bottom - top, right - left); outside the box nothing is the object's."""
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_]) -> BoxMask:
+        """A whole mask, bool (H, W), as its smallest box."""
+        whole = torch.from_numpy(mask)
+        return Enlarged(whole, 0, 0, (mask.shape[0], mask.shape[1]), torch.zeros(())).fetch()[0]
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel is the object's."""
+        return self.pixels.size == 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.pixels.nbytes
+
+    def full(self) -> NDArray[np.bool_]:
+        """The whole mask, bool (H, W)."""
+        whole = np.zeros(self.size, np.bool_)
+        top, left, bottom, right = self.box
+        whole[top:bottom, left:right] = self.pixels
+        return whole
+
+
+@dataclass(frozen=True, eq=False)
+class Enlarged:
+    """A mask on its way: on the device, around all that can be foreground."""
+
+    pixels: Tensor
+    """bool (h, w), a part of the photo."""
+    top: int
+    left: int
+    size: tuple[int, int]
+    """(H, W) of the photo in pixels."""
+    total: Tensor
+    """float32 (), the sum of the probabilities inside the mask."""
+
+    def fetch(self) -> tuple[BoxMask, float]:
+        """The mask and its score, the mean probability inside it (0 if empty). Waits for the device."""
+        if self.pixels.numel() == 0:
+            return _empty(self.size), 0.0
+        height, width = self.pixels.shape
+        rows, columns = (self.pixels.view(torch.uint8).amax(dim) for dim in (1, 0))
+        ends = torch.stack([rows.argmax(), rows.flip(0).argmax(), columns.argmax(), columns.flip(0).argmax()])
+        *skipped, total, found = torch.cat([ends, torch.stack([self.total, rows.amax()])]).tolist()
+        if not found:
+            return _empty(self.size), 0.0
+        above, below, before, after = map(int, skipped)
+        pixels = self.pixels[above : height - below, before : width - after].contiguous().cpu().numpy()
+        top, left = self.top + above, self.left + before
+        box = (top, left, top + pixels.shape[0], left + pixels.shape[1])
+        return BoxMask(self.size, box, pixels), total / int(np.count_nonzero(pixels))
+
+
+def enlarge(probability: Tensor, size: tuple[int, int], *, antialias: bool) -> Enlarged:
+    """The mask of a photo of `size` (H, W) from the object's probability at the network's resolution.
+
+    The same pixels as `F.interpolate(probability, size, mode="bilinear") > MASK_THRESHOLD`, but for the last bit of the
+    interpolation. A GPU enlarges everything, because to ask what can be foreground is to wait for it.
+
+    Args:
+        probability: float32 (h, w) in [0, 1].
+        antialias: as in `F.interpolate`; without it corners are aligned (released code).
+    """
+    height, width = probability.shape
+    down, across = _taps(height, size[0], antialias), _taps(width, size[1], antialias)
+    rows, columns = slice(0, size[0]), slice(0, size[1])
+    if probability.device.type == "cpu":
+        foreground: NDArray[np.bool_] = (probability > MASK_THRESHOLD).numpy()
+        rows, columns = (taps.reached(np.any(foreground, axis=axis)) for taps, axis in ((down, 1), (across, 0)))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        nothing = torch.zeros(0, 0, dtype=torch.bool, device=probability.device)
+        return Enlarged(nothing, 0, 0, size, probability.new_zeros(()))
+    # Columns first, for the few rows of the network; then rows, which are whole stretches of memory.
+    sources = down.sources(rows)
+    wide = _wider(probability[sources], size[1], antialias)[:, columns].contiguous()
+    first, weights = _row_taps(height, size[0], antialias, wide.device)
+    first, weights = first[rows] - sources.start, weights[rows]
+    step = ROWS_IN_CACHE if wide.device.type == "cpu" else len(first)
+    pixels = torch.empty(len(first), wide.shape[1], dtype=torch.bool, device=wide.device)
+    total = wide.new_zeros(())
+    for begin in range(0, len(first), step):
+        here = slice(begin, begin + step)
+        block = _weighted_rows(wide, first[here], weights[here])
+        torch.gt(block, MASK_THRESHOLD, out=pixels[here])
+        total += F.threshold(block, MASK_THRESHOLD, 0.0, inplace=True).sum()
+    return Enlarged(pixels, rows.start, columns.start, size, total)
+
+
+def _empty(size: tuple[int, int]) -> BoxMask:
+    return BoxMask(size, (0, 0, 0, 0), np.zeros((0, 0), np.bool_))
+
+
+def _wider(rows: Tensor, width: int, antialias: bool) -> Tensor:
+    """Rows (n, w) interpolated to (n, width)."""
+    options = {"antialias": True, "align_corners": False} if antialias else {"align_corners": True}
+    return F.interpolate(rows[None, None], size=(rows.shape[0], width), mode="bilinear", **options)[0, 0]
+
+
+def _weighted_rows(rows: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+    """Sums of `weights.shape[1]` neighbouring rows, beginning with those at `first`; (len(first), w)."""
+    total = rows.index_select(0, first).mul_(weights[:, :1])
+    for k in range(1, weights.shape[1]):
+        total.addcmul_(rows.index_select(0, (first + k).clamp_(max=len(rows) - 1)), weights[:, k : k + 1])
+    return total
+
+
+@dataclass(frozen=True, eq=False)
+class _Taps:
+    """Bilinear interpolation along one axis: output i is the sum over k of weights[i, k] * source[first[i] + k].
+
+    A source beyond the last one has weight 0.
+    """
+
+    first: NDArray[np.int64]  # (outputs,), never decreasing
+    weights: NDArray[np.float32]  # (outputs, K)
+    num_sources: int
+
+    def reached(self, sources: NDArray[np.bool_]) -> slice:
+        """The outputs between the first and the last that these sources reach."""
+        marked = np.flatnonzero(sources)
+        if not marked.size:
+            return slice(0, 0)
+        last_tap = self.first + self.weights.shape[1] - 1
+        return slice(int(np.searchsorted(last_tap, marked[0])), int(np.searchsorted(self.first, marked[-1], "right")))
+
+    def sources(self, outputs: slice) -> slice:
+        """The sources that these outputs are made of."""
+        last = int(self.first[outputs.stop - 1]) + self.weights.shape[1]
+        return slice(int(self.first[outputs.start]), min(last, self.num_sources))
+
+
+@lru_cache(maxsize=256)
+def _taps(num_sources: int, num_outputs: int, antialias: bool) -> _Taps:
+    """PyTorch's weights: aligned corners, or half-pixel centres with a triangle filter that widens when shrinking."""
+    outputs = np.arange(num_outputs, dtype=np.float32)
+    if not antialias:
+        scale = np.float32((num_sources - 1) / max(1, num_outputs - 1)) if num_outputs > 1 else np.float32(0)
+        position = outputs * scale
+        first = position.astype(np.int64)
+        fraction = position - first.astype(np.float32)
+        return _Taps(first, np.stack([1 - fraction, fraction], axis=1), num_sources)
+    scale = np.float32(num_sources / num_outputs)
+    support = max(scale, np.float32(1))
+    centre = scale * (outputs + np.float32(0.5))
+    first = np.maximum((centre - support + np.float32(0.5)).astype(np.int64), 0)
+    last = np.minimum((centre + support + np.float32(0.5)).astype(np.int64), num_sources)
+    sources = first[:, None] + np.arange(math.ceil(2 * support) + 1)
+    distance = np.abs(sources.astype(np.float32) - centre[:, None] + np.float32(0.5)) / support
+    weights = np.where(sources < last[:, None], np.maximum(1 - distance, 0), 0).astype(np.float32)
+    weights = weights[:, : int(np.flatnonzero(weights.any(axis=0))[-1]) + 1]
+    return _Taps(first, weights / weights.sum(axis=1, keepdims=True), num_sources)
+
+
+@lru_cache(maxsize=256)
+def _row_taps(num_sources: int, num_outputs: int, antialias: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`_Taps.first` and `weights` on a device: to bring them there for each mask would be to wait for it."""
+    taps = _taps(num_sources, num_outputs, antialias)
+    return torch.from_numpy(taps.first).to(device), torch.from_numpy(taps.weights).to(device)
