@@ -53,7 +53,7 @@ class VitBackbone(nn.Module):
 
 
 class ConvBackbone(nn.Module):
-    """Outputs of the four stages of a ResNet, at strides 4, 8, 16, 32."""
+    """Outputs of the tapped stages of a ResNet; stages behind the last of them are left out."""
 
     def __init__(self, config: ConvNetConfig, pretrained: bool = False) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class ConvBackbone(nn.Module):
             config.name,
             pretrained,
             features_only=True,
-            out_indices=(1, 2, 3, 4),
+            out_indices=tuple(tap + 1 for tap in config.taps),  # timm counts the stem as 0
             layers=config.depths,
             channels=config.widths,
             stem_width=config.stem_width,

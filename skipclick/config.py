@@ -29,12 +29,13 @@ class VitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNetConfig:
-    """A ResNet of timm whose four stages are the taps, at strides 4, 8, 16 and 32."""
+    """A ResNet of timm whose stages are the taps; the four lie at strides 4, 8, 16 and 32."""
 
     name: str = "resnet18d"  # timm's name; sizes below override what the name implies
     depths: tuple[int, ...] = (1, 2, 3, 2)
     widths: tuple[int, ...] = (48, 96, 192, 256)
     stem_width: int = 24
+    taps: tuple[int, ...] = (0, 1, 2, 3)  # 0-based stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +73,26 @@ class ModelConfig:
             raise ValueError(f"skip connections need four taps, one for each pyramid level; got {self.num_taps}")
         if self.mixer_width % self.mixer_heads:
             raise ValueError(f"mixer_width {self.mixer_width} is not a multiple of mixer_heads {self.mixer_heads}")
-        if isinstance(self.backbone, VitConfig):
-            taps, depth = self.backbone.taps, self.backbone.depth
-            if sorted(set(taps)) != list(taps) or taps[0] < 0:
-                raise ValueError(f"taps {taps} must be block indices from 0 that increase")
-            if taps[-1] >= depth:
-                raise ValueError(f"taps {taps} lie beyond the backbone's {depth} blocks")
+        taps = self.backbone.taps
+        unit, depth = ("stages", 4) if isinstance(self.backbone, ConvNetConfig) else ("blocks", self.backbone.depth)
+        if not taps or sorted(set(taps)) != list(taps) or taps[0] < 0:
+            raise ValueError(f"taps {taps} must be indices of {unit} from 0 that increase")
+        if taps[-1] >= depth:
+            raise ValueError(f"taps {taps} lie beyond the backbone's {depth} {unit}")
 
     @property
     def tap_widths(self) -> tuple[int, ...]:
         """Channels of each tap."""
         if isinstance(self.backbone, ConvNetConfig):
-            return self.backbone.widths
+            return tuple(self.backbone.widths[tap] for tap in self.backbone.taps)
         return (self.backbone.embed_dim,) * len(self.backbone.taps)
+
+    @property
+    def tap_strides(self) -> tuple[int, ...]:
+        """Pixels from one place of each tap to the next."""
+        if isinstance(self.backbone, ConvNetConfig):
+            return tuple(4 << tap for tap in self.backbone.taps)
+        return (self.patch_size,) * len(self.backbone.taps)
 
     @property
     def num_taps(self) -> int:
@@ -139,29 +147,24 @@ def preset(
 
     The paper's two baselines use the last block's features through a linear layer (Eq. 1). The released code takes
     the *third* block and has no linear layer; that is what published weights need and what `tap="released"` builds.
+    Of a ConvNet, stages stand for the quarters of a ViT; the linear layer stays, since widths differ.
     """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
     base = base or ModelConfig()
-    vit = base.backbone
-    if not isinstance(vit, VitConfig):
-        raise ValueError("the presets of Table 1 vary the taps of a ViT; this base has a ConvNet")
-    if name in ("intermediate", "skip"):
-        return replace(
-            base,
-            backbone=replace(vit, taps=_quarter_taps(vit.depth)),
-            train_backbone=False,
-            fuse=True,
-            skip_connections=name == "skip",
-        )
+    convolutional = isinstance(base.backbone, ConvNetConfig)
+    quarters = (0, 1, 2, 3) if isinstance(base.backbone, ConvNetConfig) else _quarter_taps(base.backbone.depth)
     if name in ("baseline", "frozen"):
-        block = _quarter_taps(vit.depth)[0] if tap == "released" else vit.depth - 1
-        return replace(
-            base,
-            backbone=replace(vit, taps=(block,)),
-            train_backbone=name == "baseline",
-            fuse=tap == "paper",
-            skip_connections=False,
-        )
-    raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+        taps = quarters[:1] if tap == "released" else quarters[-1:]
+    else:
+        taps = quarters
+    return replace(
+        base,
+        backbone=replace(base.backbone, taps=taps),
+        train_backbone=name == "baseline",
+        fuse=len(taps) > 1 or tap == "paper" or convolutional,
+        skip_connections=name == "skip",
+    )
 
 
 def _dinov2(size: str, embed_dim: int, depth: int, num_heads: int, registers: bool) -> ModelConfig:

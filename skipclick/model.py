@@ -113,9 +113,9 @@ class SkipClick(nn.Module):
         return logits
 
     def _grid(self, taps: Sequence[Tensor]) -> tuple[int, int]:
-        """The mixer's token grid for these taps: theirs for a ViT, the stride-16 stage's for a ConvNet."""
-        tap = taps[2] if self.config.pyramid == "top_down" else taps[0]
-        return tap.shape[-2], tap.shape[-1]
+        """The mixer's token grid for these taps: theirs for a ViT, that of stride `patch_size` for a ConvNet."""
+        stride, patch = self.config.tap_strides[0], self.config.patch_size
+        return taps[0].shape[-2] * stride // patch, taps[0].shape[-1] * stride // patch
 
 
 def _to_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:

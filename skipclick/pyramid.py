@@ -108,7 +108,7 @@ def _strided(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class TopDownPyramid(nn.Module):
-    """The pyramid for a convolutional backbone, whose taps lie at strides 4, 8, 16 and 32: each enters at its own.
+    """The pyramid for a convolutional backbone, whose stages lie at strides 4, 8, 16 and 32: each enters at its own.
 
     Coarse levels flow into fine ones, and the prompt maps also enter directly at strides 4 and 8: with tokens of 16
     pixels alone, a small network places late clicks too coarsely.
@@ -119,7 +119,8 @@ class TopDownPyramid(nn.Module):
         width, (o4, o8, o16, o32) = config.mixer_width, config.pyramid_channels
         self.skips = nn.ModuleList(
             nn.Conv2d(inputs, outputs, 1)
-            for inputs, outputs in zip(config.tap_widths, config.pyramid_channels, strict=True)
+            for inputs, outputs in zip(config.tap_widths, config.pyramid_channels, strict=False)
+            if config.skip_connections
         )
         self.mixed16 = nn.Conv2d(width, o16, 1)
         self.mixed32 = nn.Conv2d(width, o32, 2, stride=2)
@@ -131,22 +132,25 @@ class TopDownPyramid(nn.Module):
         self.blocks = nn.ModuleList(ConvBlock(channels) for channels in config.pyramid_channels)
 
     def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> tuple[Tensor, ...]:
-        """taps: (B, C_i, H/s, W/s) for s in 4, 8, 16, 32. Returns them projected to the levels' channels.
+        """taps: (B, C_i, H/s, W/s) for s in 4, 8, 16, 32. Returns them projected to the levels' channels; none
+        without skips.
 
         That is less than the taps hold, so `compact` changes nothing.
         """
-        return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=True))
+        return tuple(skip(tap) for skip, tap in zip(self.skips, taps, strict=False))
 
     def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
         """mixed: (B, C, H/16, W/16); prompt: (B, 3, H, W). Returns the levels fine to coarse, strides 4, 8, 16, 32."""
         block4, block8, block16, block32 = self.blocks
-        skip4, skip8, skip16, skip32 = skips
         fine4 = self.prompt4(prompt)  # (B, o4, H/4, W/4)
         fine8 = self.prompt8(fine4)  # (B, o8, H/8, W/8)
-        x32 = block32(self.mixed32(mixed) + skip32)
-        x16 = block16(self.mixed16(mixed) + skip16 + _double(self.from32(x32)))
-        x8 = block8(skip8 + fine8 + _double(self.from16(x16)))
-        x4 = block4(skip4 + fine4 + _double(self.from8(x8)))
+        levels = [fine4, fine8, self.mixed16(mixed), self.mixed32(mixed)]
+        if skips:
+            levels = [level + skip for level, skip in zip(levels, skips, strict=True)]
+        x32 = block32(levels[3])
+        x16 = block16(levels[2] + _double(self.from32(x32)))
+        x8 = block8(levels[1] + _double(self.from16(x16)))
+        x4 = block4(levels[0] + _double(self.from8(x8)))
         return [x4, x8, x16, x32]
 
 

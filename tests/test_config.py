@@ -107,11 +107,19 @@ def test_the_baselines_tap_the_third_block_as_released_or_the_last_as_in_the_pap
     assert paper.fuse
 
 
+def test_stages_of_a_convnet_stand_for_quarters_of_a_vit() -> None:
+    rows = {name: preset(name, TINY, "paper") for name in PRESETS}
+    assert [rows[name].backbone.taps for name in PRESETS] == [(3,), (3,), (0, 1, 2, 3), (0, 1, 2, 3)]  # type: ignore[union-attr]
+    assert [rows[name].tap_widths for name in ("frozen", "skip")] == [(256,), (48, 96, 192, 256)]
+    assert preset("frozen", TINY, "released").backbone.taps == (0,)  # type: ignore[union-attr]
+    assert replace(rows["skip"], train_backbone=True) == TINY
+
+
+@pytest.mark.parametrize("base", [replace(SMALL, backbone=replace(SMALL.backbone, depth=4)), SMALL_CONV])
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("tap", ["released", "paper"])
-def test_every_preset_can_be_built_and_run(name: str, tap: str) -> None:
-    small = replace(SMALL, backbone=replace(SMALL.backbone, depth=4))
-    assert all(torch.isfinite(torch.tensor(fingerprint(preset(name, small, tap)))))  # type: ignore[arg-type]
+def test_every_preset_can_be_built_and_run(name: str, tap: str, base: ModelConfig) -> None:
+    assert all(torch.isfinite(torch.tensor(fingerprint(preset(name, base, tap)))))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("config", [*DINOV2.values(), DINOV3_VITB16, TINY], ids=[*DINOV2, "dinov3", "tiny"])
