@@ -154,10 +154,8 @@ def preset(
     base = base or ModelConfig()
     convolutional = isinstance(base.backbone, ConvNetConfig)
     quarters = (0, 1, 2, 3) if isinstance(base.backbone, ConvNetConfig) else _quarter_taps(base.backbone.depth)
-    if name in ("baseline", "frozen"):
-        taps = quarters[:1] if tap == "released" else quarters[-1:]
-    else:
-        taps = quarters
+    single = quarters[:1] if tap == "released" else quarters[-1:]
+    taps = single if name in ("baseline", "frozen") else quarters
     return replace(
         base,
         backbone=replace(base.backbone, taps=taps),
