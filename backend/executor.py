@@ -18,6 +18,11 @@ Q = TypeVar("Q")
 A = TypeVar("A")
 
 
+MAX_OVERTAKING_CLICKS = 8
+"""So many clicks in a row may go before an encode that somebody waits for: a busy team must not shut out whoever opens
+a new photo. A click then waits for one encode more."""
+
+
 class Priority(IntEnum):
     """Lower runs earlier: an annotator waits for a click, then for a first look at an image; nobody for a
     prefetch."""
@@ -83,6 +88,7 @@ class DeviceExecutor:
         self._batch = batch
         self._jobs: list[_Job] = []
         self._numbers = itertools.count()
+        self._overtaking = 0  # clicks in a row that went before an encode
         self._changed = Condition()
         self._closed = False
         self._threads = [Thread(target=self._serve, args=(lane,), name=lane.name, daemon=True) for lane in lanes]
@@ -138,7 +144,7 @@ class DeviceExecutor:
         """What to run now; empty when the executor is closed."""
         with self._changed:
             while not self._closed:
-                ready = self._ready(priorities)
+                ready = self._fair(self._ready(priorities))
                 together = [job for job in ready if job.run == ready[0].run][: self._batch]
                 self._jobs = [job for job in self._jobs if job not in together]
                 begun = [job for job in together if job.future.set_running_or_notify_cancel()]
@@ -148,7 +154,20 @@ class DeviceExecutor:
                     self._changed.wait()
             return []
 
-    def _ready(self, priorities: frozenset[Priority]) -> list[_Job]:
+    def _fair(self, ready: Sequence[tuple[Priority, _Job]]) -> list[_Job]:
+        """The jobs in the order given, but with an encode in front once enough clicks in a row went before it."""
+        jobs = [job for _, job in ready]
+        encode = next((job for priority, job in ready if priority == Priority.ENCODE), None)
+        if encode is None or encode is jobs[0]:
+            self._overtaking = 0
+        elif self._overtaking < MAX_OVERTAKING_CLICKS:
+            self._overtaking += 1
+        else:
+            self._overtaking = 0
+            return [encode, *(job for job in jobs if job is not encode)]
+        return jobs
+
+    def _ready(self, priorities: frozenset[Priority]) -> list[tuple[Priority, _Job]]:
         """Jobs for a lane, the most urgent first. Cancels those that nobody wants."""
         ranked = [(job.urgency(), job) for job in self._jobs]
         for urgency, job in ranked:
@@ -156,8 +175,8 @@ class DeviceExecutor:
                 job.future.cancel()
         ranked = [(urgency, job) for urgency, job in ranked if not job.future.cancelled()]
         self._jobs = [job for _, job in ranked]
-        found = [(urgency, job.number, job) for urgency, job in ranked if urgency in priorities]
-        return [job for *_, job in sorted(found, key=lambda entry: entry[:2])]
+        found = [(urgency, job) for urgency, job in ranked if urgency is not None and urgency in priorities]
+        return sorted(found, key=lambda entry: (entry[0], entry[1].number))
 
 
 def _outcomes(jobs: Sequence[_Job], finish: Callable[[], None]) -> list[Any]:

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from backend.executor import DeviceExecutor, Lane, Priority, cuda_lanes
+from backend.executor import MAX_OVERTAKING_CLICKS, DeviceExecutor, Lane, Priority, cuda_lanes
 
 
 @pytest.fixture
@@ -50,6 +50,19 @@ def test_clicks_go_before_encodes_before_prefetches(executor: DeviceExecutor) ->
     for future in futures:
         future.result(5)
     assert done == ["click 1", "click 2", "encode 1", "encode 2", "prefetch"]
+
+
+def test_a_crowd_of_clicks_does_not_shut_out_an_encode(executor: DeviceExecutor) -> None:
+    """Otherwise whoever opens a new photo waits until the rest of the team stops clicking."""
+    blocker = Blocker(executor)
+    done: list[str] = []
+    waiting = [Priority.PREFETCH, Priority.ENCODE, Priority.ENCODE] + [Priority.CLICK] * 3 * MAX_OVERTAKING_CLICKS
+    futures = [executor.submit(lambda p=p: p, lambda p=p: done.append(p.name)) for p in waiting]
+    blocker.released.set()
+    for future in futures:
+        future.result(5)
+    block = ["CLICK"] * MAX_OVERTAKING_CLICKS
+    assert done == [*block, "ENCODE", *block, "ENCODE", *block, "PREFETCH"]
 
 
 def test_a_prefetch_that_somebody_waits_for_moves_forward(executor: DeviceExecutor) -> None:
