@@ -81,7 +81,7 @@ def backend_url(studio: LabelStudio) -> Iterator[str]:
         "LABEL_STUDIO_API_KEY": studio.personal_access_token(),
         "MODEL_DIR": str(OUTPUT / "models"),
     }
-    with server([python, "-m", "backend"], environment, OUTPUT / "backend.log", f"{url}/health", patience=180):
+    with server([python, "-m", "backend"], environment, OUTPUT / "backend.log", f"{url}/ready", patience=180):
         yield url
 
 
