@@ -26,11 +26,11 @@ class Blocker:
     def __init__(self, executor: DeviceExecutor) -> None:
         self.running, self.released = threading.Event(), threading.Event()
         executor.submit(lambda: Priority.CLICK, self._wait)
-        assert self.running.wait(5)
+        assert self.running.wait(60)
 
     def _wait(self) -> None:
         self.running.set()
-        self.released.wait(5)
+        self.released.wait(60)
 
 
 def test_clicks_go_before_encodes_before_prefetches(executor: DeviceExecutor) -> None:
@@ -48,7 +48,7 @@ def test_clicks_go_before_encodes_before_prefetches(executor: DeviceExecutor) ->
     ]
     blocker.released.set()
     for future in futures:
-        future.result(5)
+        future.result(60)
     assert done == ["click 1", "click 2", "encode 1", "encode 2", "prefetch"]
 
 
@@ -60,7 +60,7 @@ def test_a_crowd_of_clicks_does_not_shut_out_an_encode(executor: DeviceExecutor)
     futures = [executor.submit(lambda p=p: p, lambda p=p: done.append(p.name)) for p in waiting]
     blocker.released.set()
     for future in futures:
-        future.result(5)
+        future.result(60)
     block = ["CLICK"] * MAX_OVERTAKING_CLICKS
     assert done == [*block, "ENCODE", *block, "ENCODE", *block, "PREFETCH"]
 
@@ -73,20 +73,20 @@ def test_a_prefetch_that_somebody_waits_for_moves_forward(executor: DeviceExecut
     second = executor.submit(lambda: wanted[0], lambda: done.append("wanted"))
     wanted[0] = Priority.ENCODE
     blocker.released.set()
-    first.result(5)
-    second.result(5)
+    first.result(60)
+    second.result(60)
     assert done == ["wanted", "other"]
 
 
 def test_an_error_reaches_the_caller_and_the_thread_goes_on(executor: DeviceExecutor) -> None:
     with pytest.raises(ZeroDivisionError):
-        executor.submit(lambda: Priority.CLICK, lambda: 1 // 0).result(5)
-    assert executor.submit(lambda: Priority.CLICK, lambda: 7).result(5) == 7
+        executor.submit(lambda: Priority.CLICK, lambda: 1 // 0).result(60)
+    assert executor.submit(lambda: Priority.CLICK, lambda: 7).result(60) == 7
 
 
 def test_all_work_runs_in_one_thread(executor: DeviceExecutor) -> None:
     names = {
-        executor.submit(lambda: Priority.CLICK, lambda: threading.current_thread().name).result(5) for _ in range(5)
+        executor.submit(lambda: Priority.CLICK, lambda: threading.current_thread().name).result(60) for _ in range(5)
     }
     assert names == {"device"}
 
@@ -109,9 +109,9 @@ def test_what_nobody_wants_any_more_is_cancelled(executor: DeviceExecutor) -> No
     kept = executor.submit(lambda: Priority.PREFETCH, lambda: done.append("kept"))
     wanted[0] = None
     blocker.released.set()
-    kept.result(5)
+    kept.result(60)
     with pytest.raises(CancelledError):
-        dropped.result(5)
+        dropped.result(60)
     assert done == ["kept"]
 
 
@@ -122,7 +122,7 @@ def test_the_queue_is_counted_by_priority(executor: DeviceExecutor) -> None:
     futures.append(executor.submit(lambda: Priority.PREFETCH, lambda: 1))
     assert executor.waiting() == {"click": 2, "encode": 0, "prefetch": 1}
     blocker.released.set()
-    assert [future.result(5) for future in futures] == [1, 1, 1]
+    assert [future.result(60) for future in futures] == [1, 1, 1]
 
 
 class Doubler:
@@ -152,7 +152,7 @@ def test_items_that_wait_for_the_same_run_share_it(batching: DeviceExecutor) -> 
     futures += [batching.submit_together(lambda: Priority.CLICK, other.run, 6)]
     futures += [batching.submit_together(lambda: Priority.CLICK, doubler.run, number) for number in (8, 10)]
     blocker.released.set()
-    assert [future.result(5) for future in futures] == [4, 8, 12, 16, 20]
+    assert [future.result(60) for future in futures] == [4, 8, 12, 16, 20]
     assert doubler.batches == [[2, 4, 8], [10]]
     assert other.batches == [[6]]
 
@@ -162,9 +162,9 @@ def test_a_bad_item_fails_nobody_else(batching: DeviceExecutor) -> None:
     blocker = Blocker(batching)
     good, bad, last = (batching.submit_together(lambda: Priority.CLICK, doubler.run, n) for n in (2, 3, 4))
     blocker.released.set()
-    assert (good.result(5), last.result(5)) == (4, 8)
+    assert (good.result(60), last.result(5)) == (4, 8)
     with pytest.raises(ValueError, match=r"\[3\] are not all even"):
-        bad.result(5)
+        bad.result(60)
     assert doubler.batches == [[2, 3, 4], [2], [3], [4]]
 
 
@@ -174,8 +174,8 @@ def test_a_run_that_answers_too_little_is_an_error_of_all_and_the_thread_goes_on
     blocker.released.set()
     for future in futures:
         with pytest.raises(AssertionError):
-            future.result(5)
-    assert batching.submit(lambda: Priority.CLICK, lambda: 7).result(5) == 7
+            future.result(60)
+    assert batching.submit(lambda: Priority.CLICK, lambda: 7).result(60) == 7
 
 
 def test_with_a_lane_of_their_own_clicks_do_not_wait_for_an_encode() -> None:
@@ -188,11 +188,11 @@ def test_with_a_lane_of_their_own_clicks_do_not_wait_for_an_encode() -> None:
     lanes = (lane("clicks", Priority.CLICK), lane("encodes", Priority.ENCODE, Priority.PREFETCH))
     executor = DeviceExecutor(lanes)
     released = threading.Event()
-    encode = executor.submit(lambda: Priority.ENCODE, lambda: released.wait(5))
-    assert executor.submit(lambda: Priority.CLICK, lambda: threading.current_thread().name).result(5) == "clicks"
+    encode = executor.submit(lambda: Priority.ENCODE, lambda: released.wait(60))
+    assert executor.submit(lambda: Priority.CLICK, lambda: threading.current_thread().name).result(60) == "clicks"
     assert not encode.done()
     released.set()
-    assert encode.result(5)
+    assert encode.result(60)
     executor.close()
     assert finished == ["clicks", "encodes"]
 

@@ -53,7 +53,7 @@ def test_under_overload_those_who_get_in_get_the_serial_answer(make_annotator: M
     executor = DeviceExecutor()
     app = create_app(Settings(threads=8), make_annotator(executor=executor))
     released = threading.Event()
-    executor.submit(lambda: Priority.CLICK, lambda: released.wait(5))
+    executor.submit(lambda: Priority.CLICK, lambda: released.wait(60))
 
     def ask(number: int) -> tuple[int, int, list[int] | None]:
         which = number % len(bodies)
