@@ -6,9 +6,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from skipclick.config import ConvNetConfig, ModelConfig, VitConfig
+from skipclick.mixer import attend
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> Any:
@@ -22,6 +24,19 @@ def _create(name: str, pretrained: bool, **options: Any) -> Any:
             f"the published weights of {name} could not be loaded ({type(error).__name__}); "
             "timm fetches them from the network once, afterwards they lie in its cache"
         ) from error
+
+
+class VitAttention(Attention):
+    """timm's attention with the mixer's kernel, which is faster for bfloat16 on a CPU."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(B, N, C) -> (B, N, C). A frozen ViT masks nothing; the other two are timm's signature."""
+        assert attn_mask is None
+        assert not is_causal
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, C / heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, C / heads)
+        projected: Tensor = self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        return projected
 
 
 class VitBackbone(nn.Module):
@@ -38,6 +53,8 @@ class VitBackbone(nn.Module):
             embed_dim=config.embed_dim,
             depth=config.depth,
             num_heads=config.num_heads,
+            # DINOv3 rotates queries and keys by place, in an attention of its own.
+            **({} if "dinov3" in config.name else {"attn_layer": VitAttention}),
         )
         self.taps = list(config.taps)
         self.final_norm = config.final_norm
