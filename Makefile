@@ -81,7 +81,7 @@ distclean: clean  ## remove the virtual environments too
 
 $(RUNTIME): requirements.txt
 $(BENCHMARK): requirements-bench.txt $(RUNTIME)
-$(DEVELOPMENT): requirements-dev.txt $(BENCHMARK)
+$(DEVELOPMENT): requirements-dev.txt requirements-train.txt $(BENCHMARK)
 $(LABEL_STUDIO): requirements-e2e.txt
 
 $(RUNTIME) $(BENCHMARK) $(DEVELOPMENT) $(LABEL_STUDIO):

@@ -63,7 +63,12 @@ class VitBackbone(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         height, width = image.shape[-2] // self.patch_size, image.shape[-1] // self.patch_size
         blocks = self.vit.forward_intermediates(
-            image, indices=self.taps, norm=self.final_norm, output_fmt="NLC", intermediates_only=True
+            image,
+            indices=self.taps,
+            norm=self.final_norm,
+            stop_early=True,  # blocks behind the last tap are not run
+            output_fmt="NLC",
+            intermediates_only=True,
         )
         # (B, N, C) -> (B, C, h, w) as views: the memory stays token by token (channels last)
         return tuple(tokens.transpose(1, 2).unflatten(2, (height, width)) for tokens in blocks)

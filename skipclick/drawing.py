@@ -16,10 +16,15 @@ NEGATIVE_COLOUR = (230, 40, 40)
 MASK_OPACITY = 0.5
 
 
-def draw_overlay(image: NDArray[np.uint8], mask: NDArray[np.bool_], clicks: Sequence[Click] = ()) -> NDArray[np.uint8]:
-    """The photo, uint8 RGB (H, W, 3), with a mask, bool (H, W), and clicks drawn over it; a new array."""
+def draw_overlay(
+    image: NDArray[np.uint8], mask: NDArray[np.bool_], clicks: Sequence[Click] = (), opacity: float = MASK_OPACITY
+) -> NDArray[np.uint8]:
+    """The photo, uint8 RGB (H, W, 3), with a mask, bool (H, W), and clicks drawn over it; a new array.
+
+    With an opacity of 0 only the mask's outline is drawn.
+    """
     tinted = image.astype(np.float32)
-    tinted[mask] = (1 - MASK_OPACITY) * tinted[mask] + MASK_OPACITY * np.array(MASK_COLOUR, np.float32)
+    tinted[mask] = (1 - opacity) * tinted[mask] + opacity * np.array(MASK_COLOUR, np.float32)
     canvas = tinted.round().astype(np.uint8)
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     unit = max(1, round(max(image.shape[:2]) / 400))  # line width that suits the photo's size

@@ -10,17 +10,16 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from skipclick.config import DINOV2, DINOV3_VITB16, ModelConfig, VitConfig, preset
+from skipclick.plain_pickle import PLAIN_GLOBALS
 
 
 class Placeholder:
@@ -60,19 +59,10 @@ class _Unpickler(pickle.Unpickler):
     """Admits plain containers, numbers, strings, arrays and tensors; every other global becomes a placeholder."""
 
     ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("builtins", "set"): set,
-        ("__builtin__", "set"): set,
+        **PLAIN_GLOBALS,
         ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         ("torch", "Size"): tuple,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        **{
-            (f"numpy.{core}.multiarray", name): getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
-            for core in ("core", "_core")
-            for name in ("_reconstruct", "scalar")
-        },
     }
 
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:

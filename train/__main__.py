@@ -3,102 +3,272 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from bench.datasets import open_dataset
+from bench.datasets import LAYOUTS, open_dataset
 from bench.evaluation import Rules
 from bench.runner import Workers, collect, plan, run_task
 from bench.tables import report
 from skipclick.checkpoint import save_checkpoint
+from skipclick.config import PRESETS
 from skipclick.predictor import DTYPES
-from train.config import RECIPES, TrainConfig
-from train.dataset import is_held_out
-from train.fit import fit, read_state, trained_model
+from train.checkpoints import provenance, read_state, trained_model
+from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
+from train.config import BACKBONES, PRECISIONS, RECIPES, Run, TrainConfig, with_network
+from train.dataset import ObjectDataset
+from train.fit import fit
+from train.inspect import describe_speed, save_contact_sheet
+from train.log import write_picture
+from train.losses import LOSSES
+from train.optimise import read_batch
+from train.pictures import batch_picture
+from train.plot import plot_run
+from train.sources import KINDS, is_held_out, open_sources
+
+SOURCES_ARGUMENT: dict[str, Any] = {
+    "nargs": "+",
+    "required": True,
+    "metavar": "[WEIGHT*][KIND:]PATH",
+    "help": f"photos with masks, of several places if you like; each place is recognised as one of {', '.join(KINDS)}",
+}
+
+OVERRIDES = (
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "clip_norm",
+    "ema_decay",
+    "precision",
+    "seed",
+    "loss",
+    "next_clicks",
+    "previous_mask",
+)
+"""Flags of `fit` that are fields of `TrainConfig`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after one line on standard error where the input is at fault."""
+    """Returns 0, or after one line on standard error 2 where the input or the disk is at fault, 1 where training is.
+
+    130 after Ctrl+C.
+    """
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except ValueError as error:
-        print(f"train: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"train: {_last_line(error)}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train: interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def _last_line(error: Exception) -> str:
+    """The sentence of an error; one from a loader's process comes with a traceback in front of it."""
+    return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
-    fit_parser = commands.add_parser(
-        "fit", help="train a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    fit_parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/ (instance ids)")
-    fit_parser.add_argument("--output", type=Path, required=True, help="folder for checkpoints and the log")
-    fit_parser.add_argument(
-        "--recipe", choices=sorted(RECIPES), default="paper", help="named settings (train/config.py)"
-    )
-    fit_parser.add_argument("--steps", type=int, help="optimisation steps, instead of the recipe's")
-    fit_parser.add_argument("--learning-rate", type=float, help="instead of the recipe's")
-    fit_parser.add_argument("--batch-size", type=int, help="photos per step, instead of the recipe's")
-    fit_parser.add_argument("--crop", type=int, help="side of the training view in pixels, instead of the recipe's")
-    fit_parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    fit_parser.add_argument("--init", type=Path, help="training checkpoint whose weights to start from")
-    fit_parser.add_argument("--resume", action="store_true", help="continue the run in --output exactly")
-    fit_parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
-    fit_parser.add_argument("--workers", type=int, default=1, help="processes that prepare samples")
-    fit_parser.add_argument("--threads", type=int, default=1, help="threads of the network on the CPU")
-    fit_parser.set_defaults(run=_fit)
-    export = commands.add_parser("export", help="write the checkpoint that the backend serves")
-    export.add_argument("state", type=Path, help="a run's last.pt")
-    export.add_argument("out", type=Path, help="the .safetensors to write")
-    export.add_argument("--version", default="skipclick", help="name shown with every prediction")
-    export.set_defaults(run=_export)
-    validate = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
-    validate.add_argument("checkpoint", help="'bundled' or a checkpoint file")
-    validate.add_argument("--data", type=Path, required=True, help="the folder that was trained on")
-    validate.add_argument("--limit", type=int, help="only the first held-out photos")
-    validate.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    validate.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
-    validate.set_defaults(run=_validate)
+    _add_fit(commands)
+    _add_export(commands)
+    _add_validate(commands)
+    _add_plot(commands)
+    _add_show(commands)
+    _add_inspect(commands)
+    _add_build_cocolvis(commands)
     return parser
+
+
+def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("fit", help="train a model", description="Train a model; torchrun starts several.")
+    command.add_argument("--data", **SOURCES_ARGUMENT)
+    command.add_argument("--output", type=Path, required=True, help="the run's folder: checkpoints, log, pictures")
+    _add_recipe(command.add_argument_group("recipe", "what is learnt; a flag takes the place of the recipe's value"))
+    _add_running(command.add_argument_group("running"))
+    _add_watching(command.add_argument_group("watching"))
+    command.set_defaults(run=_fit)
+
+
+def _add_recipe(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--recipe", choices=sorted(RECIPES), default="paper", help="named settings of train/config.py (default: paper)"
+    )
+    group.add_argument("--preset", choices=PRESETS, help="row of Table 1 (baseline: the backbone is trained too)")
+    group.add_argument("--tap", choices=("released", "paper"), help="block that the baselines see: the third, the last")
+    group.add_argument(
+        "--backbone",
+        metavar="NAME|CHECKPOINT",
+        help=f"{', '.join(BACKBONES)} (published weights), or 'bundled' or a checkpoint whose backbone to take",
+    )
+    group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
+    group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
+    group.add_argument("--previous-mask", choices=("soft", "binary"), help="what is fed back; the paper's: binary")
+    length = group.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=_positive, metavar="N", help="optimisation steps")
+    length.add_argument("--epochs", type=_positive, metavar="N", help="the same in epochs of 30,000 photos")
+    group.add_argument("--batch-size", type=_positive, metavar="N", help="photos per step, of all processes together")
+    group.add_argument("--crop", type=_positive, metavar="PIXELS", help="side of the training view")
+    group.add_argument("--learning-rate", type=_above_zero, metavar="RATE", help="at the start")
+    group.add_argument("--clip-norm", type=_above_zero, metavar="NORM", help="longest gradient that is not shortened")
+    group.add_argument(
+        "--ema-decay", type=_above_zero, metavar="DECAY", help="train an average of the weights beside them"
+    )
+    group.add_argument("--precision", choices=PRECISIONS, help="of the network, by autocast")
+    group.add_argument("--seed", type=int, help="of all random numbers")
+
+
+def _add_running(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--init", type=Path, metavar="FILE.pt", help="training checkpoint whose weights to start from")
+    group.add_argument("--resume", action="store_true", help="continue the run in --output exactly")
+    group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="that prepare samples (default: 1)")
+    group.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the network on a CPU (default: 1)")
+    group.add_argument(
+        "--accumulate",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="a process's photos pass the network in N parts, for less memory (default: 1)",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the network's parts")
+    group.add_argument(
+        "--save-every", type=float, default=120.0, metavar="SECONDS", help="between checkpoints (default: 120)"
+    )
+    group.add_argument("--keep", type=_positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)")
+
+
+def _add_watching(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--log-every", type=_positive, default=20, metavar="STEPS", help="(default: 20)")
+    group.add_argument("--picture-every", type=_positive, default=500, metavar="STEPS", help="(default: 500)")
+    group.add_argument(
+        "--validate",
+        nargs="+",
+        default=[],
+        type=_named_folder,
+        metavar="NAME=DIR",
+        help=f"data sets for NoC, {', '.join(LAYOUTS)} (default: the photos that training holds out)",
+    )
+    group.add_argument("--validate-every", type=int, metavar="STEPS", help="0: never (default: an epoch)")
+    group.add_argument("--validate-limit", type=_positive, default=50, metavar="N", help="photos of each (default: 50)")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("export", help="write the checkpoint that the backend serves")
+    command.add_argument("state", type=Path, help="a run's last.pt or best.pt")
+    command.add_argument("out", type=Path, help="the .safetensors to write")
+    command.add_argument("--version", default="skipclick", help="name shown with every prediction")
+    command.set_defaults(run=_export)
+
+
+def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
+    command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
+    command.add_argument("--data", type=Path, required=True, help="the folder that was trained on")
+    command.add_argument("--limit", type=int, help="only the first held-out photos")
+    command.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    command.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
+    command.set_defaults(run=_validate)
+
+
+def _add_plot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("plot", help="draw a run's curves to curves.png in its folder")
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.set_defaults(run=_plot)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("show", help="draw a batch that training saved when its loss was no number")
+    command.add_argument("batch", type=Path, help="the .pt file that the message named")
+    command.add_argument("out", type=Path, help="the .png to write: photo, clicks and ground truth of each object")
+    command.set_defaults(run=_show)
+
+
+def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "inspect", help="draw samples as the network gets them, or measure how fast they come"
+    )
+    command.add_argument("--data", **SOURCES_ARGUMENT)
+    command.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="whose views (default: paper)")
+    command.add_argument("--output", type=Path, metavar="FILE.png", help="contact sheet to write")
+    command.add_argument("--speed", action="store_true", help="samples per second and core, and where the time goes")
+    command.add_argument("--count", type=_positive, default=24, metavar="N", help="photos (default: 24)")
+    command.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    command.set_defaults(run=_inspect)
+
+
+def _add_build_cocolvis(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    build = commands.add_parser("build-cocolvis", help="make the paper's training set from COCO and LVIS")
+    build.add_argument("--coco", type=Path, required=True, help="COCO 2017: photos and panoptic annotations, unpacked")
+    build.add_argument("--lvis", type=Path, required=True, help="folder with lvis_v1_train.json")
+    build.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with if interrupted")
+    build.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="(default: train)")
+    build.add_argument("--images", choices=PHOTO_FILES, default="link", help="photos in --out (default: link)")
+    build.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
+    build.set_defaults(run=_build_cocolvis)
 
 
 def _fit(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
-    config = _overridden(RECIPES[options.recipe], options)
-    last = fit(
-        config,
-        options.data,
-        options.output,
-        device=torch.device(options.device),
+    run = Run(
+        data=tuple(options.data),
+        output=options.output,
+        device=_device(options.device),
         num_workers=options.workers,
+        accumulate=options.accumulate,
+        compile=options.compile,
         init=options.init,
         resume=options.resume,
+        save_every_seconds=options.save_every,
+        keep=options.keep,
+        log_every=options.log_every,
+        picture_every=options.picture_every,
+        validate=tuple(options.validate),
+        validate_every=options.validate_every,
+        validate_limit=options.validate_limit,
+        command=("python", "-m", "train", *sys.argv[1:]),
     )
-    print(f"saved {last}")
+    last = fit(configured(options), run)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"saved {last}")
 
 
-def _overridden(config: TrainConfig, options: argparse.Namespace) -> TrainConfig:
-    names = ("steps", "learning_rate", "batch_size", "seed")
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+def configured(options: argparse.Namespace) -> TrainConfig:
+    """The recipe with what the command line says otherwise."""
+    config = with_network(RECIPES[options.recipe], options.backbone, options.preset, options.tap)
+    given = {name: value for name in OVERRIDES if (value := getattr(options, name)) is not None}
     if options.crop is not None:
         given["augment"] = replace(config.augment, crop=options.crop)
-    return replace(config, **given)
+    config = replace(config, **given)
+    return config if options.epochs is None else replace(config, steps=options.epochs * config.steps_per_epoch)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"--device {name} is unknown: use cpu, cuda or cuda:1") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device {name}: training runs on cpu and cuda only")
+    return device
 
 
 def _export(options: argparse.Namespace) -> None:
     state = read_state(options.state)
-    config = json.loads(state["config"])
-    provenance = {"steps": state["step"], "training": {k: v for k, v in config.items() if k != "model"}}
-    save_checkpoint(trained_model(state), options.out, version=options.version, provenance=provenance, half=True)
+    save_checkpoint(trained_model(state), options.out, version=options.version, provenance=provenance(state), half=True)
     print(f"saved {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -107,6 +277,65 @@ def _validate(options: argparse.Namespace) -> None:
     tasks = plan([options.checkpoint], [dataset], Rules(flip=False), device=options.device, dtype=options.dtype)
     measurements = [run_task(task, Workers()).measurement for task in tasks]
     print(report(collect(tasks, measurements, sys.argv[1:], datetime.now(UTC).isoformat(timespec="seconds"))))
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    if options.output is None and not options.speed:
+        raise ValueError("inspect needs --output FILE.png for a picture of samples, or --speed, or both")
+    config = RECIPES[options.recipe]
+    sources = open_sources(options.data, exclude_kinds=config.exclude_kinds)
+    dataset = ObjectDataset(
+        sources,
+        num_objects=config.num_objects,
+        augment_config=config.augment,
+        sampler_config=config.sampler,
+        seed=options.seed,
+    )
+    print(sources)
+    if options.output is not None:
+        save_contact_sheet(dataset, options.count, options.output)
+        print(f"saved {options.output}")
+    if options.speed:
+        torch.set_num_threads(1)
+        print(describe_speed(dataset, options.count))
+
+
+def _build_cocolvis(options: argparse.Namespace) -> None:
+    given = {"splits": options.split, "photo_files": options.images, "jobs": options.jobs}
+    for summary in build_cocolvis(options.coco, options.lvis, options.out, **given):
+        print(summary)
+
+
+def _plot(options: argparse.Namespace) -> None:
+    print(f"saved {plot_run(options.run_folder)}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    write_picture(batch_picture(read_batch(options.batch)), options.out)
+    print(f"saved {options.out}")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def _named_folder(text: str) -> tuple[str, Path]:
+    name, separator, folder = text.partition("=")
+    if not separator or not folder:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
+    return name, Path(folder)
 
 
 if __name__ == "__main__":

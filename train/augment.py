@@ -1,19 +1,25 @@
-"""Augmentation of a photo and its ids together, by torchvision's functional transforms and one numpy generator."""
+"""Augmentation of a photo and its masks together, by torchvision's functional transforms and one numpy generator.
+
+What is drawn first is where the view lies (`Frame`); photo and masks are then brought there. Masks are looked up, only
+where they are seen: the pixels are those of torchvision's resizing of whole layers, in a third of the time.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from train.scene import Scene
+
 Range = tuple[float, float]
+Label = TypeVar("Label", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +27,7 @@ class AugmentConfig:
     """Defaults are the released code's."""
 
     crop: int = 448  # side of the square that the network sees, pixels
-    view: Literal["crop", "window"] = "crop"  # see `_random_crop` and `_random_window`
+    view: Literal["crop", "window"] = "crop"  # see `random_crop` and `random_window`
     scale: Range = (0.75, 1.40)  # "crop": the photo is resized by a factor of this range, both axes alike
     area: Range = (0.25, 1.0)  # "window": share of the photo's area that the window covers
     stretch: float = 1.35  # "window": its aspect ratio departs from the photo's by up to this factor
@@ -34,64 +40,103 @@ class AugmentConfig:
     rgb_shift_prob: float = 0.75
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where a view lies: the window of the photo that is resized, and the view's place in the resized window."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    size: tuple[int, int]
+    """(h, w) that the window is resized to."""
+    corner: tuple[int, int] = (0, 0)
+    """(row, column) of the view in the resized window; negative where padding comes first."""
+    flipped: bool = False
+    """Whether the view is mirrored, left and right."""
+
+
 def augment(
-    image: NDArray[np.uint8], ids: NDArray[np.uint8], config: AugmentConfig, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A random view of a photo: uint8 RGB (H, W, 3) and ids uint8 (H, W) -> both of size crop x crop."""
-    pixels, labels = (
-        torch.from_numpy(image).permute(2, 0, 1),
-        torch.from_numpy(ids)[None],
-    )  # (3, H, W), (1, H, W)
-    view = _random_crop if config.view == "crop" else _random_window
-    pixels, labels = view(pixels, labels, config, rng)
-    if rng.random() < config.flip_prob:
-        pixels, labels = V.hflip(pixels), V.hflip(labels)
-    pixels = _random_colours(pixels, config, rng)
-    return np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), np.ascontiguousarray(labels[0].numpy())
+    image: NDArray[np.uint8], scene: Scene, config: AugmentConfig, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Scene]:
+    """A random view of a photo, uint8 RGB (H, W, 3), and its scene (H, W): both of size crop x crop."""
+    draw_frame = random_crop if config.view == "crop" else random_window
+    frame = draw_frame((image.shape[0], image.shape[1]), config, rng)
+    frame = replace(frame, flipped=rng.random() < config.flip_prob)
+    pixels = cv2.LUT(_pixels_in(frame, image, config.crop), random_colours(config, rng))
+    layers = labels_in(frame, scene.layers, config.crop)
+    ignored = None if scene.ignored is None else labels_in(frame, scene.ignored[None], config.crop)[0]
+    return np.asarray(pixels, np.uint8), replace(scene, layers=layers, ignored=ignored)
 
 
-def _random_crop(
-    pixels: Tensor, labels: Tensor, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """The released code's view: resize by one factor, pad with zeros where too small, crop anywhere."""
+def random_crop(photo: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Frame:
+    """The released code's view of a photo (H, W): resize by one factor, pad with 0 where too small, crop anywhere."""
     factor = rng.uniform(*config.scale)
-    size = [max(1, round(side * factor)) for side in pixels.shape[-2:]]
-    pixels, labels = _resize(pixels, labels, size)
-    missing = [max(0, config.crop - side) for side in size]
-    left, top = missing[1] // 2, missing[0] // 2
-    padding = [left, top, missing[1] - left, missing[0] - top]
-    pixels, labels = V.pad(pixels, padding, fill=0), V.pad(labels, padding, fill=0)
-    y, x = (int(rng.integers(side - config.crop + 1)) for side in pixels.shape[-2:])
-    return V.crop(pixels, y, x, config.crop, config.crop), V.crop(labels, y, x, config.crop, config.crop)
+    height, width = (max(1, round(side * factor)) for side in photo)
+    row, column = (int(rng.integers(max(side, config.crop) - config.crop + 1)) for side in (height, width))
+    padding_above, padding_left = (max(0, config.crop - side) // 2 for side in (height, width))
+    return Frame(0, 0, *photo, (height, width), (row - padding_above, column - padding_left))
 
 
-def _random_window(
-    pixels: Tensor, labels: Tensor, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """A window of the photo squeezed into the square, as whole photos are squeezed at serving: objects keep the size,
-    relative to the view, that they will have there, however small the crop is."""
-    height, width = pixels.shape[-2:]
+def random_window(photo: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Frame:
+    """A window of a photo (H, W) squeezed into the square, as whole photos are squeezed at serving: objects keep the
+    size, relative to the view, that they will have there, however small the crop is."""
+    height, width = photo
     share, stretch = 1.0, 1.0
     if rng.random() >= config.whole_prob:
         share = rng.uniform(*config.area)
         stretch = math.exp(rng.uniform(-1, 1) * math.log(config.stretch))
     window_height = min(height, max(1, round(height * math.sqrt(share * stretch))))
     window_width = min(width, max(1, round(width * math.sqrt(share / stretch))))
-    y, x = int(rng.integers(height - window_height + 1)), int(rng.integers(width - window_width + 1))
-    pixels, labels = (V.crop(t, y, x, window_height, window_width) for t in (pixels, labels))
-    return _resize(pixels, labels, [config.crop, config.crop])
+    top, left = int(rng.integers(height - window_height + 1)), int(rng.integers(width - window_width + 1))
+    return Frame(top, left, window_height, window_width, (config.crop, config.crop))
 
 
-def _resize(pixels: Tensor, labels: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
-    return V.resize(pixels, size, antialias=True), V.resize(labels, size, InterpolationMode.NEAREST)
+def _pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.uint8]:
+    """What a view shows of a photo, (H, W, 3) -> (crop, crop, 3): bilinear with antialiasing, black beyond it."""
+    window = image[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
+    resized = V.resize(torch.from_numpy(window).permute(2, 0, 1), list(frame.size), antialias=True)
+    (rows, to_rows), (columns, to_columns) = (
+        _overlap(corner, size, crop) for corner, size in zip(frame.corner, frame.size, strict=True)
+    )
+    pixels = np.zeros((crop, crop, 3), np.uint8)
+    pixels[to_rows, to_columns] = resized[:, rows, columns].permute(1, 2, 0).numpy()
+    return np.asarray(cv2.flip(pixels, 1), np.uint8) if frame.flipped else pixels
 
 
-def _random_colours(pixels: Tensor, config: AugmentConfig, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast and channel shifts in one affine map per channel."""
-    gain, offset = 1.0, torch.zeros(3, 1, 1)
+def labels_in(frame: Frame, planes: NDArray[Label], crop: int) -> NDArray[Label]:
+    """What a view shows of masks, (L, H, W) -> (L, crop, crop): nearest pixels, 0 beyond the photo."""
+    (rows, to_rows), (columns, to_columns) = (
+        _overlap(corner, size, crop) for corner, size in zip(frame.corner, frame.size, strict=True)
+    )
+    from_rows = frame.top + _nearest(frame.height, frame.size[0])[rows]
+    from_columns = frame.left + _nearest(frame.width, frame.size[1])[columns]
+    if frame.flipped:
+        from_columns, to_columns = from_columns[::-1], slice(crop - to_columns.stop, crop - to_columns.start)
+    labels = np.zeros((len(planes), crop, crop), planes.dtype)
+    labels[:, to_rows, to_columns] = planes[:, from_rows].take(from_columns, axis=2)
+    return labels
+
+
+def _overlap(corner: int, size: int, crop: int) -> tuple[slice, slice]:
+    """Along one axis the part of the resized window that a view sees, and where in the view it lies."""
+    start, end = max(corner, 0), min(corner + crop, size)
+    return slice(start, end), slice(start - corner, end - corner)
+
+
+def _nearest(length: int, size: int) -> NDArray[np.int64]:
+    """The pixel, of `length`, that each of `size` pixels takes its value from (torchvision's nearest)."""
+    places = np.arange(size, dtype=np.float32) * np.float32(length / size)
+    return np.asarray(np.minimum(places.astype(np.int64), length - 1))
+
+
+def random_colours(config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Brightness, contrast and channel shifts as a table, (256, 1, 3): what each value of each channel becomes."""
+    gain, offset = 1.0, np.zeros(3, np.float32)
     if rng.random() < config.brightness_contrast_prob:
         gain = 1.0 + rng.uniform(*config.contrast)
-        offset += 255.0 * rng.uniform(*config.brightness)
+        offset += np.float32(255.0 * rng.uniform(*config.brightness))
     if rng.random() < config.rgb_shift_prob:
-        offset += torch.from_numpy(rng.uniform(-config.rgb_shift, config.rgb_shift, size=(3, 1, 1)))
-    return (pixels.float() * gain + offset).clamp_(0, 255).round_().to(torch.uint8)
+        offset += rng.uniform(-config.rgb_shift, config.rgb_shift, size=3)
+    values = np.arange(256, dtype=np.float32)[:, None] * np.float32(gain) + offset
+    return np.asarray(values.clip(0, 255).round()[:, None], np.uint8)

@@ -1,84 +1,26 @@
-"""Photos with instance-id masks: what training reads.
-
-A folder holds `images/NAME.jpg` and `masks/NAME.png`, 8 bit: 0 background, one id per object, 128 ignored (`folder` in
-`bench/datasets`; other kinds of pictures will do). An optional `index.csv` with columns `name` and `kind` lets a run
-leave out kinds of photos.
-"""
+"""Training samples: views of photos drawn from the sources, each with targets and the clicks it starts from."""
 
 from __future__ import annotations
 
-import csv
-import zlib
-from collections.abc import Collection, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
-from bench.datasets.paired import files_by_stem
-from bench.datasets.sample import read_ids, read_photo
 from train.augment import AugmentConfig, augment
-from train.sampler import IGNORED_ID, SamplerConfig, sample_object, sample_points
+from train.sampler import ObjectSample, Points, SamplerConfig, sample_object, sample_points, with_stuff
+from train.scene import Scene
+from train.sources import Sources
 
-HOLD_OUT_ONE_IN = 20
-
-Split = Literal["train", "held_out", "all"]
-
-
-@dataclass(frozen=True)
-class Photo:
-    """Where one photo and its mask lie."""
-
-    name: str
-    image: Path
-    mask: Path
-
-    def read(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """The photo, uint8 RGB (H, W, 3), turned as its EXIF says, and its ids, uint8 (H, W)."""
-        image, ids = read_photo(self.image), read_ids(self.mask)
-        if ids.dtype != np.uint8 or ids.shape != image.shape[:2]:
-            raise ValueError(
-                f"{self.name}: a mask of shape {ids.shape}, {ids.dtype}, does not fit a photo of {image.shape[:2]}; "
-                "it needs one 8-bit channel of equal size"
-            )
-        return image, ids.astype(np.uint8, copy=False)
-
-
-def is_held_out(name: str) -> bool:
-    """The fixed rule that keeps one photo in twenty for validation: by checksum of its name, so it never moves."""
-    return zlib.crc32(name.encode()) % HOLD_OUT_ONE_IN == 0
-
-
-def list_photos(folder: Path, split: Split = "train", exclude_kinds: Collection[str] = ()) -> list[Photo]:
-    """The photos of a folder that have a mask, sorted by name. `ValueError` if there are none."""
-    images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
-    kinds = _kinds(folder / "index.csv")
-    if unknown := set(exclude_kinds) - set(kinds.values()):
-        raise ValueError(
-            f"{folder}: no photos of kind {', '.join(sorted(unknown))}; known: {', '.join(sorted(set(kinds.values())))}"
-        )
-    photos = [
-        Photo(name, images[name], mask)
-        for name, mask in masks.items()
-        if name in images
-        and kinds.get(name) not in exclude_kinds
-        and (split == "all" or is_held_out(name) == (split == "held_out"))
-    ]
-    if not photos:
-        raise ValueError(f"{folder}: found no images/NAME.jpg with masks/NAME.png in it")
-    return photos
-
-
-def _kinds(index: Path) -> dict[str, str]:
-    if not index.exists():
-        return {}
-    with index.open(newline="") as file:
-        return {row["name"]: row["kind"] for row in csv.DictReader(file)}
+MAX_BROKEN_SHARE = 0.01
+MAX_BROKEN_AT_LEAST = 3
+MAX_TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -89,61 +31,97 @@ class Batch:
     target: Tensor  # (B * K, H, W) int8: 1 object, 0 background, -1 ignored
     positives: Tensor  # (B * K, NUM_SLOTS, 2) float32 (row, column), padded with -1
     negatives: Tensor  # the same
+    broken: tuple[str, ...] = ()  # photos that could not be read and were passed over: what was wrong with them
 
     def to(self, device: torch.device) -> Batch:
-        moved = [t.to(device, non_blocking=True) for t in (self.image, self.target, self.positives, self.negatives)]
-        return Batch(*moved)
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """In memory that a GPU can copy from by itself; torch's loader asks for it."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = (self.image, self.target, self.positives, self.negatives)
+        image, target, positives, negatives = map(change, tensors)
+        return Batch(image, target, positives, negatives, self.broken)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a sample sees of a photo."""
+
+    name: str
+    image: NDArray[np.uint8]  # RGB (H, W, 3)
+    scene: Scene
+    broken: tuple[str, ...]  # what was wrong with photos that had been drawn before it
 
 
 class ObjectDataset(Dataset[Batch]):
     """An endless sequence of training samples; sample `position` depends on (seed, position) and nothing else.
 
-    So a run is the same for any number of workers, and continues where it stopped.
+    So a run is the same for any number of workers, and continues where it stopped. Where a photo cannot be read,
+    another one is drawn.
     """
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        sources: Sources,
         *,
         num_objects: int,
         augment_config: AugmentConfig,
         sampler_config: SamplerConfig,
         seed: int,
     ) -> None:
-        self.photos = photos
+        self.sources = sources
         self.num_objects = num_objects
         self.augment_config = augment_config
         self.sampler_config = sampler_config
         self.seed = seed
 
     def __getitem__(self, position: int) -> Batch:
-        rng = np.random.default_rng((self.seed, position))
-        image, ids = self.photos[int(rng.integers(len(self.photos)))].read()
-        image, ids = self._augmented(image, ids, rng)
-        targets, positives, negatives = [], [], []
-        for _ in range(self.num_objects):
-            chosen = sample_object(ids, self.sampler_config, rng)
-            points = sample_points(chosen, self.sampler_config, rng)
-            targets.append(chosen.target)
-            positives.append(points.positives)
-            negatives.append(points.negatives)
+        view, samples = self.draw(position)
         return Batch(
-            torch.from_numpy(image).permute(2, 0, 1),
-            torch.from_numpy(np.stack(targets)),
-            torch.from_numpy(np.stack(positives)),
-            torch.from_numpy(np.stack(negatives)),
+            torch.from_numpy(view.image).permute(2, 0, 1),
+            torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
+            torch.from_numpy(np.stack([points.positives for _, points in samples])),
+            torch.from_numpy(np.stack([points.negatives for _, points in samples])),
+            view.broken,
         )
 
-    def _augmented(
-        self, image: NDArray[np.uint8], ids: NDArray[np.uint8], rng: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Draws again until an object is left in the crop, save for a small share of background crops."""
-        for _ in range(self.sampler_config.max_draws):
-            new_image, new_ids = augment(image, ids, self.augment_config, rng)
-            has_object = bool(((new_ids != 0) & (new_ids != IGNORED_ID)).any())
-            if has_object or rng.random() < self.sampler_config.keep_background_prob:
+    def draw(self, position: int) -> tuple[View, list[tuple[ObjectSample, Points]]]:
+        """What a sample is made of: a view, and its objects with their clicks."""
+        rng = np.random.default_rng((self.seed, position))
+        view = self._draw_view(rng)
+        samples = []
+        for _ in range(self.num_objects):
+            chosen = sample_object(view.scene, self.sampler_config, rng)
+            samples.append((chosen, sample_points(chosen, self.sampler_config, rng)))
+        return view, samples
+
+    def _draw_view(self, rng: np.random.Generator) -> View:
+        """A view of a random photo. Raises ValueError where one photo after the other is broken."""
+        broken: list[str] = []
+        while True:
+            photo = self.sources.draw(rng)
+            try:
+                image, scene = photo.load()
                 break
-        return new_image, new_ids
+            except ValueError as error:
+                broken.append(str(error))
+                if len(broken) == MAX_TRIES:
+                    raise
+        image, scene = self._augmented(image, with_stuff(scene, self.sampler_config, rng), rng)
+        return View(photo.name, image, scene, tuple(broken))
+
+    def _augmented(
+        self, image: NDArray[np.uint8], scene: Scene, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Scene]:
+        """Draws again until an object is left in the view, save for a small share of background views."""
+        for _ in range(self.sampler_config.max_draws):
+            new_image, new_scene = augment(image, scene, self.augment_config, rng)
+            if any(new_scene.areas) or rng.random() < self.sampler_config.keep_background_prob:
+                break
+        return new_image, new_scene
 
 
 def collate(samples: Sequence[Batch]) -> Batch:
@@ -153,4 +131,20 @@ def collate(samples: Sequence[Batch]) -> Batch:
         torch.cat([s.target for s in samples]),
         torch.cat([s.positives for s in samples]),
         torch.cat([s.negatives for s in samples]),
+        tuple(reason for s in samples for reason in s.broken),
     )
+
+
+def watched(batches: Iterable[Batch], num_photos: int) -> Iterator[Batch]:
+    """The batches, while each broken photo is named on standard error once.
+
+    Raises ValueError when more than 1 % of the photos, and more than three, have turned out to be broken.
+    """
+    broken: set[str] = set()
+    for batch in batches:
+        for reason in sorted(set(batch.broken) - broken):
+            broken.add(reason)
+            tqdm.write(f"train: passed over ({len(broken)} of {num_photos} photos): {reason}", file=sys.stderr)
+        if len(broken) > max(MAX_BROKEN_AT_LEAST, MAX_BROKEN_SHARE * num_photos):
+            raise ValueError(f"{len(broken)} of {num_photos} photos are broken, the last one: {reason}")
+        yield batch

@@ -9,20 +9,29 @@ from torch import Tensor
 EPS = 1e-12
 
 
-def normalised_focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
-    """Normalised focal loss of each sample, (B,) (Sofiiuk et al., AdaptIS; the released code's setting is alpha 0.5).
-
-    The focal weights of a sample are rescaled to sum to its number of valid pixels; the factor carries no gradient.
-    """
+def focal_loss(
+    logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0, *, normalised: bool = False
+) -> Tensor:
+    """Focal loss of each sample, (B,): the paper's wording (Lin et al.; alpha as in the released code)."""
     valid = target >= 0
     probability = logits.sigmoid()
     agreement = torch.where(valid, 1 - (target - probability).abs(), 1.0)  # p_t
     focus = (1 - agreement) ** gamma
     num_valid = valid.sum(dim=(1, 2, 3)).to(logits.dtype)
-    factor = (num_valid / (focus.sum(dim=(1, 2, 3)) + EPS)).detach()
+    factor = torch.ones_like(num_valid)
+    if normalised:
+        factor = (num_valid / (focus.sum(dim=(1, 2, 3)) + EPS)).detach()
     weight = torch.where(target > 0.5, alpha, 1 - alpha) * focus * factor.view(-1, 1, 1, 1)
     loss = -weight * (agreement + EPS).clamp(max=1.0).log() * valid
     return loss.sum(dim=(1, 2, 3)) / (num_valid + EPS)
+
+
+def normalised_focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
+    """Normalised focal loss of each sample, (B,) (Sofiiuk et al., AdaptIS; the released code's setting is alpha 0.5).
+
+    The focal weights of a sample are rescaled to sum to its number of valid pixels; the factor carries no gradient.
+    """
+    return focal_loss(logits, target, alpha, gamma, normalised=True)
 
 
 def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -37,4 +46,4 @@ def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return cross_entropy.sum(dim=(1, 2, 3)) / num_valid + dice
 
 
-LOSSES = {"nfl": normalised_focal_loss, "bce_dice": bce_dice_loss}
+LOSSES = {"nfl": normalised_focal_loss, "focal": focal_loss, "bce_dice": bce_dice_loss}

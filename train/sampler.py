@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from skipclick.simulation import chamfer_distance
+from train.scene import Scene
 
-IGNORED_ID = 128
 NUM_SLOTS = 24  # click slots for each polarity
 _KERNEL = np.ones((3, 3), np.uint8)
 
@@ -20,18 +21,22 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """Defaults are the released code's."""
+    """Defaults are the released code's, whose names stand in brackets, unless it says "ours"."""
 
-    min_object_area: int = 1000  # pixels in the crop; smaller objects become background
-    keep_background_prob: float = 0.05  # a crop without objects is kept with this probability at each draw
-    max_draws: int = 20  # then it is kept anyway (released: unbounded)
-    merge_prob: float = 0.15  # two objects become one target
-    count_decay: float = 0.8  # k extra clicks have probability ~ decay^k
-    erode_prob: float = 0.9  # positive clicks fall into the eroded object
-    erode_iterations: int = 3
-    border_ratio: float = 0.1  # width of the border region, relative to the square root of the object's area
-    negative_regions: tuple[float, float, float] = (0.1, 0.4, 0.5)  # background, other objects, border
-    single_centre_prob: float = 0.0  # start from one click at the object's centre, as an annotator does (ours)
+    stuff_prob: float = 0.30  # regions such as sky may be targets in this share of the photos (stuff_prob)
+    keep_background_prob: float = 0.05  # a view without objects is kept so often at each draw (keep_background_prob)
+    max_draws: int = 20  # then it is kept anyway; ours: released redraws without end
+    min_object_area: int = 1000  # pixels in the view; smaller ones are never targets (min_object_area)
+    small_as_others: bool = False  # may "other objects" be small ones? Released: yes; ours: they are background
+    merge_prob: float = 0.15  # several objects become one target (merge_objects_prob)
+    max_merged: int = 2  # at most so many (max_num_merged_objects)
+    count_decay: float = 0.8  # k extra clicks have probability ~ decay^k (prob_gamma)
+    erode_prob: float = 0.9  # positive clicks fall into the eroded object (positive_erode_prob)
+    erode_iterations: int = 3  # by so many pixels (positive_erode_iters)
+    border_ratio: float = 0.1  # width of the border, relative to the square root of the object's area (expand_ratio)
+    # Where a negative click falls: background, other objects, border (negative_{bg,other,border}_prob).
+    negative_regions: tuple[float, float, float] = (0.1, 0.4, 0.5)
+    single_centre_prob: float = 0.0  # start from one click at the object's centre, as an annotator does; ours
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class ObjectSample:
 
     target: NDArray[np.int8]  # (H, W): 1 object, 0 background, -1 ignored
     parts: tuple[Mask, ...]  # the objects merged into the target; empty for a background sample
-    others: Mask  # (H, W): pixels of objects that are not the target
+    others: Mask  # (H, W): pixels of objects that are not the target; all of the background where it is alone
 
 
 @dataclass(frozen=True)
@@ -51,22 +56,48 @@ class Points:
     negatives: NDArray[np.float32]
 
 
-def sample_object(ids: NDArray[np.uint8], config: SamplerConfig, rng: np.random.Generator) -> ObjectSample:
-    """Choose a target among the objects of an id map (uint8 (H, W)); without objects a background sample comes back."""
-    areas = np.bincount(ids.ravel(), minlength=256)
-    areas[[0, IGNORED_ID]] = 0
-    candidates = np.flatnonzero(areas >= config.min_object_area)
-    num_parts = 0 if len(candidates) == 0 else 1
-    if len(candidates) > 1 and rng.random() < config.merge_prob:
-        num_parts = 2
-    chosen = rng.choice(candidates, size=num_parts, replace=False) if num_parts else np.empty(0, np.int64)
-    parts = tuple(ids == value for value in chosen)
-    target = np.zeros(ids.shape, np.int8)
+def with_stuff(scene: Scene, config: SamplerConfig, rng: np.random.Generator) -> Scene:
+    """The scene with its stuff among the objects, as roots, or, more often, without it."""
+    if scene.stuff and rng.random() < config.stuff_prob:
+        return replace(scene, objects=scene.objects + scene.stuff, stuff=())
+    return replace(scene, stuff=())
+
+
+def sample_object(scene: Scene, config: SamplerConfig, rng: np.random.Generator) -> ObjectSample:
+    """Choose a target among the roots of a scene's objects; without objects a background sample comes back.
+
+    Parts of objects are never targets, except where the object itself is too small: then they take its place.
+    """
+    areas = scene.areas
+    kept = [index for index, area in enumerate(areas) if area >= config.min_object_area]
+    roots = [index for index, parent in surviving_parents(scene, kept).items() if parent is None]
+    num_parts = min(len(roots), 1)
+    if len(roots) > 1 and rng.random() < config.merge_prob:
+        num_parts = int(rng.integers(2, min(len(roots), config.max_merged) + 1))
+    chosen = rng.choice(len(roots), size=num_parts, replace=False).tolist() if num_parts else []
+    parts = tuple(scene.mask(scene.objects[roots[index]]) for index in chosen)
+    is_target = np.zeros(scene.layers.shape[1:], np.bool_)
     for part in parts:
-        target[part] = 1
-    others = np.isin(ids, np.setdiff1d(candidates, chosen))
-    target[ids == IGNORED_ID] = -1
+        is_target |= part
+    target = is_target.astype(np.int8)
+    if scene.ignored is not None:
+        target[scene.ignored & ~is_target] = -1
+    others = ~is_target
+    if len(kept) > num_parts:
+        others &= scene.covered(range(len(areas)) if config.small_as_others else kept)
     return ObjectSample(target, parts, others)
+
+
+def surviving_parents(scene: Scene, kept: Collection[int]) -> dict[int, int | None]:
+    """By index of each kept object its nearest ancestor that is kept too; None: it is a root."""
+    survivors = set(kept)
+    parents = {}
+    for index in kept:
+        parent = scene.objects[index].parent
+        while parent is not None and parent not in survivors:
+            parent = scene.objects[parent].parent
+        parents[index] = parent
+    return parents
 
 
 def sample_points(sample: ObjectSample, config: SamplerConfig, rng: np.random.Generator) -> Points:
@@ -124,7 +155,7 @@ def _sample_negatives(sample: ObjectSample, config: SamplerConfig, rng: np.rando
     if per_region[0]:
         points += _draw(background, int(per_region[0]), rng)
     if per_region[1]:
-        points += _draw(sample.others if sample.others.any() else background, int(per_region[1]), rng)
+        points += _draw(sample.others, int(per_region[1]), rng)
     if per_region[2]:
         # Around nothing there is no border: negatives of a background sample fall anywhere.
         points += _draw(border(target, config.border_ratio) if sample.parts else background, int(per_region[2]), rng)

@@ -61,12 +61,14 @@ def read_photo(path: Path, *, turned: bool = True) -> NDArray[np.uint8]:
     ends too early is an error and not a grey area. Raises ValueError.
     """
     with _opened(path) as picture:
-        upright = ImageOps.exif_transpose(picture) if turned else picture
+        if turned:
+            ImageOps.exif_transpose(picture, in_place=True)
+        upright = picture
         if upright.mode.startswith("I;16"):
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         elif upright.mode in ("I", "F"):
             raise ValueError(f"{path}: the photo has neither 8 nor 16 bits per value")
-        return np.array(upright.convert("RGB"))
+        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))  # each copy costs as decoding
 
 
 def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:

@@ -1,0 +1,55 @@
+"""Processes that share out work whose results are wanted in order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+import cv2
+
+AHEAD = 16  # pieces of work underway for each process, so that none is idle while the order is kept
+
+Work = TypeVar("Work")
+Result = TypeVar("Result")
+
+
+def map_in_processes(function: Callable[[Work], Result], works: Iterable[Work], jobs: int) -> Iterator[Result]:
+    """`map` by `jobs` processes for a function of a module; few works are taken in advance, so that memory is bounded.
+
+    Ends the processes when it ends, and they end by themselves should this process be killed. Raises what `function`
+    raises, and BrokenProcessPool where a process died.
+    """
+    # One process is started and imports the module; the others are forked from it and share that memory.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([function.__module__])
+    pool = ProcessPoolExecutor(jobs, context, _start_process)
+    try:
+        underway: deque[Future[Result]] = deque()
+        for work in works:
+            underway.append(pool.submit(function, work))
+            if len(underway) >= AHEAD * jobs:
+                yield underway.popleft().result()
+        while underway:
+            yield underway.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it at once and without a traceback
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

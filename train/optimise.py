@@ -1,0 +1,151 @@
+"""One optimisation step over a global batch, divided over processes and, where it is accumulated, over time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from skipclick.files import replaced_atomically
+from skipclick.model import SkipClick
+from train.checkpoints import TrainingState
+from train.config import TrainConfig
+from train.dataset import Batch
+from train.distributed import Group, without_averaging
+from train.step import Graded, object_generators
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one pass through the network sees of a global batch."""
+
+    positions: range  # of its photos in the data set's sequence
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Of a global batch; the figures are means over the group, so that all processes have the same."""
+
+    loss: float
+    iou: float  # of the answers that were graded, over the objects that are not empty
+    grad_norm: float  # before clipping
+    learning_rate: float
+    stop: bool  # whether any process was asked to stop
+    shown: Graded  # this process's last part
+
+
+def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> TrainingState:
+    """A state at step 0. Raises `ValueError` where the device cannot do the precision."""
+    if config.precision == "float16" and device.type != "cuda":
+        raise ValueError(f"float16 trains on CUDA only, not on {device.type}: use --precision bfloat16 or float32")
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = None
+    if config.ema_decay is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    # Without weight decay, as in the paper's recipe, this is plain Adam.
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+    return TrainingState(model, average, optimizer, scaler)
+
+
+def compile_parts(model: SkipClick) -> None:
+    """Let torch.compile make kernels for the network's parts, in place; names of weights stay as they are."""
+    for part in (model.backbone, model.prompts, model.mixer, model.pyramid, model.decoder):
+        part.compile()
+
+
+def optimise(
+    state: TrainingState,
+    objective: nn.Module,
+    parts: Sequence[Part],
+    config: TrainConfig,
+    group: Group,
+    failures: Path,
+    asked_to_stop: bool = False,
+) -> StepResult:
+    """One step with the mean gradient of all parts of all processes.
+
+    Raises `FloatingPointError` where the loss is no finite number, after writing the part in question to `failures`.
+    """
+    learning_rate = config.learning_rate_at(state.step)
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = learning_rate
+    state.optimizer.zero_grad()
+    graded = [_backward(state, objective, part, config, len(parts), last=part is parts[-1]) for part in parts]
+    losses, ious = [one.loss.item() for one in graded], [_mean_iou(one) for one in graded]
+    loss, iou, stop = group.mean([sum(losses) / len(parts), sum(ious) / len(parts), float(asked_to_stop)])
+    if not math.isfinite(loss):
+        raise FloatingPointError(_explain_divergence(state.step, parts, losses, config, group, failures))
+    state.scaler.unscale_(state.optimizer)
+    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or float("inf"))
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average:
+        state.average.update_parameters(state.model)
+    state.step += 1
+    return StepResult(loss, iou, float(grad_norm), learning_rate, stop > 0, graded[-1])
+
+
+def _backward(
+    state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig, num_parts: int, *, last: bool
+) -> Graded:
+    """Adds a part's share to the gradients; with the last one they are averaged over the group."""
+    rngs = object_generators(config.seed, part.positions, config.num_objects)
+    with without_averaging(objective, skip=not last):
+        graded: Graded = objective(part.batch, config.num_next_clicks_at(state.step), rngs)
+        state.scaler.scale(graded.loss / num_parts).backward()  # type: ignore[no-untyped-call]
+    return graded._replace(loss=graded.loss.detach())
+
+
+def _mean_iou(graded: Graded) -> float:
+    target = graded.batch.target
+    predicted, wanted = (graded.probability > 0.5) & (target >= 0), target == 1
+    overlap = (predicted & wanted).sum(dim=(1, 2)) / (predicted | wanted).sum(dim=(1, 2)).clamp(min=1)
+    return float(overlap[wanted.any(dim=2).any(dim=1)].mean().nan_to_num())
+
+
+def _explain_divergence(
+    step: int, parts: Sequence[Part], losses: Sequence[float], config: TrainConfig, group: Group, failures: Path
+) -> str:
+    """What to say of a loss that is no number; this process's part with such a loss is written to `failures`."""
+    broken = [(part, loss) for part, loss in zip(parts, losses, strict=True) if not math.isfinite(loss)]
+    if not broken:
+        return f"the loss is not finite in another process at step {step}"
+    part, loss = broken[0]
+    path = failures / f"not-finite-step-{step:08}-rank-{group.rank}.pt"
+    save_part(part, step, config, path)
+    return (
+        f"the loss is {loss} at step {step}; its batch lies in {path}: look at it with "
+        f"`python -m train show {path} batch.png`, and lower the learning rate or clip gradients if it looks right"
+    )
+
+
+def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
+    """A part as a file of plain tensors, numbers and strings."""
+    names = ("image", "target", "positives", "negatives")
+    content: dict[str, Tensor | int | str | list[int]] = {n: getattr(part.batch, n).cpu() for n in names}
+    content |= {"step": step, "positions": list(part.positions), "num_next_clicks": config.num_next_clicks_at(step)}
+    content |= {"seed": config.seed, "precision": config.precision, "model": json.dumps(config.model.to_dict())}
+    with replaced_atomically(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_batch(path: Path) -> Batch:
+    """The batch that `save_part` wrote. Raises `ValueError` where it is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return Batch(content["image"], content["target"], content["positives"], content["negatives"])
+    except Exception as error:  # torch and pickle raise nearly everything on other files
+        raise ValueError(f"{path} is not a batch that training saved ({type(error).__name__})") from None

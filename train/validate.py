@@ -1,0 +1,88 @@
+"""Validation of a model in training: NoC, by the benchmark's code, on photos that are not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.datasets import Sample, open_dataset
+from bench.datasets.sample import mask_targets
+from bench.evaluation import Rules, evaluate
+from skipclick import Predictor
+from skipclick.metrics import mean_iou_at, mean_noc
+from skipclick.model import SkipClick
+from train.distributed import Group
+from train.sources import Photo, open_sources
+
+RULES = Rules(flip=False, thresholds=(85, 90), target_iou=0.90)
+"""The paper's protocol without mirrored photos; an object is clicked until it reaches 90 %."""
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Photos to validate on; `loads` read one each and raise `ValueError` where it is broken."""
+
+    name: str
+    loads: Sequence[Callable[[], Sample]]
+
+
+def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None:
+    """The first photos that training holds out of its sources; None where it holds out none."""
+    try:
+        photos = [photo for source in open_sources(data, "held_out").parts for photo in source.photos]
+    except ValueError:  # a small source
+        return None
+    return ValidationSet("held out", [_HeldOut(photo) for photo in photos[:limit]])
+
+
+def named_set(name: str, folder: Path, limit: int | None) -> ValidationSet:
+    """A data set of the benchmark. Raises `ValueError` where the folder is not of this layout."""
+    return ValidationSet(name, [photo.load for photo in open_dataset(name, folder, limit).photos])
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    """A photo of a training source as the benchmark sees it: each root object is one to be segmented."""
+
+    photo: Photo
+
+    def __call__(self) -> Sample:
+        image, scene = self.photo.load()
+        masks = {index: scene.mask(part) for index, part in enumerate(scene.objects, 1) if part.parent is None}
+        seen = {index: mask for index, mask in masks.items() if mask.any()}
+        return Sample(self.photo.name, image, mask_targets(seen, scene.ignored))
+
+
+def validate(model: SkipClick, sets: Sequence[ValidationSet], group: Group) -> dict[str, float]:
+    """NoC@85, NoC@90 and mIoU after clicks 1 and 5 of each set, and their means over the sets; by name.
+
+    The processes of a group share the photos, and all get the same figures. A broken photo is passed over.
+    """
+    predictor = Predictor(model, device=group.device, flip=RULES.flip)
+    figures: dict[str, float] = {}
+    for one in sets:
+        mine = _readable(one.loads[group.rank :: group.size])
+        ious = [result.ious for result in evaluate(predictor, mine, RULES)]
+        together = [ious for part in group.gathered(ious) for ious in part]
+        figures |= {f"{one.name}/{metric}": value for metric, value in _figures(together).items()}
+    for metric in _figures([[1.0]]):
+        figures[metric] = float(np.mean([figures[f"{one.name}/{metric}"] for one in sets]))
+    return figures
+
+
+def _readable(loads: Sequence[Callable[[], Sample]]) -> Iterator[Sample]:
+    for load in loads:
+        try:
+            yield load()
+        except ValueError:
+            continue
+
+
+def _figures(ious: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of no objects: as if all had failed."""
+    ious = ious or [[0.0]]
+    nocs = {f"NoC@{percent}": mean_noc(ious, percent / 100, RULES.num_clicks) for percent in RULES.thresholds}
+    return nocs | {f"mIoU@{count}": mean_iou_at(ious, count) for count in (1, 5)}
