@@ -19,7 +19,7 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from backend.app import build_app
 from backend.readiness import Readiness
-from backend.service import build_service
+from backend.service import build_service, build_training
 from backend.settings import Settings
 
 
@@ -35,7 +35,10 @@ def _our_app() -> Flask:
     """Our app, once: the runner makes a new model for every request. The runner asks for the password itself."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BASIC_AUTH_")}
     settings = Settings.from_environment(environment)
-    return build_app(settings, Readiness.of(build_service(settings)))
+    training = build_training(settings)
+    if training is not None:
+        training.start()
+    return build_app(settings, Readiness.of(build_service(settings)), training)
 
 
 class SkipClick(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types

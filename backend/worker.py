@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gunicorn.workers.gthread import ThreadWorker
 
 if TYPE_CHECKING:
+    from backend.finetune.training import Training
     from backend.readiness import Readiness
 
 _SILENCE = 10
@@ -20,13 +21,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threads, and a readiness that ends with SIGTERM."""
 
     readiness: Readiness | None = None
+    training: Training | None = None
 
     def load_wsgi(self) -> None:
         """Import the app, in this process alone: gunicorn's main process has no use for torch."""
         super().load_wsgi()
-        from backend.wsgi import readiness
+        from backend.wsgi import readiness, training
 
-        self.readiness = readiness
+        self.readiness, self.training = readiness, training
 
     def handle(self, conn: Any) -> Any:
         """Serve a request. Its client cannot keep the thread by sending half of it: the kernel ends the waiting, as
@@ -42,6 +44,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop, then stop the background work."""
+        if self.training is not None:
+            self.training.start()
         super().run()
+        if self.training is not None:
+            self.training.close()
         if self.readiness is not None:
             self.readiness.close()
