@@ -149,6 +149,43 @@ def compare(old: Results, new: Results) -> Comparison:
     return Comparison(differences, sorted(changes, key=lambda change: -change.size), sorted(unpaired))
 
 
+def side_by_side(results: Results) -> list[Difference]:
+    """The first model of a run (`new`) held against each other one (`old`), over the objects that both measured."""
+    thresholds, cap = results.rules["thresholds"], int(results.rules["num_clicks"])
+    first, *others = results.runs
+    mine = _by_dataset(first)
+    found: list[Difference] = []
+    for other in others:
+        theirs = _by_dataset(other)
+        for dataset in mine.keys() & theirs.keys():
+            keys = [key for key in mine[dataset] if key in theirs[dataset]]
+            if keys:
+                before, after = (_nocs([one[dataset][key] for key in keys], thresholds, cap) for one in (theirs, mine))
+                images = [image for _, image, _ in keys]
+                found += _differences(dataset, other.name, thresholds, before, after, images)
+    order = list(mine)
+    return sorted(found, key=lambda one: order.index(one.dataset))
+
+
+def side_by_side_table(results: Results) -> str:
+    """Markdown: by how many clicks the first model differs from each other one, with the intervals."""
+    rows: dict[tuple[str, str], list[Difference]] = {}
+    for one in side_by_side(results):
+        rows.setdefault((one.dataset, one.model), []).append(one)
+    percents = results.rules["thresholds"]
+    lines = [
+        f"NoC of `{results.runs[0].name}` less that of the other, object by object, with the {CONFIDENCE:.0%} interval "
+        "of a bootstrap over photos; negative is better.",
+        "",
+        "| data set | the other | " + " | ".join(f"NoC@{percent}" for percent in percents) + " |",
+        "|---|---|" + "---:|" * len(percents),
+    ]
+    for (dataset, model), differences in rows.items():
+        cells = [f"{one.change:+.2f} ({one.interval[0]:+.2f} to {one.interval[1]:+.2f})" for one in differences]
+        lines.append(f"| {dataset} | `{model}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _differences(
     dataset: str,
     model: str,

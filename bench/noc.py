@@ -20,7 +20,7 @@ from typing import Any
 if not __package__:  # run as a script: the packages lie in the folder above, and this folder's files are no packages
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench.compare import check_comparable, compare, comparison_report
+from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.datasets import LAYOUTS, describe_datasets, open_dataset
 from bench.evaluation import make_rules
 from bench.journal import append_entry, resume_journal, start_journal
@@ -94,6 +94,8 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
             write_results(options.output, results)
             _journal(options.output).unlink()
         sections = [report(results)]
+        if len(results.runs) > 1:
+            sections.append(f"### Does it differ?\n\n{side_by_side_table(results)}")
         if options.profile:
             sections.append(throughput_table(_ways(tasks, measured, workers)))
         if options.repeat:

@@ -413,8 +413,14 @@ def test_an_image_whose_client_left_is_encoded_after_all_others(
 ) -> None:
     executor = DeviceExecutor()
     annotator = make_annotator(executor=executor)
-    released, left = threading.Event(), threading.Event()
-    executor.submit(lambda: Priority.CLICK, lambda: released.wait(60))
+    running, released, left = threading.Event(), threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        running.set()
+        released.wait(60)
+
+    executor.submit(lambda: Priority.CLICK, occupy)
+    assert running.wait(60)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(annotator.annotate, IMAGE, clicks(A), None, SIZE, left.is_set)
         while annotator.queue()["encode"] < 1:

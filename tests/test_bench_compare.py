@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-from bench.compare import bootstrap_intervals, check_comparable, compare, comparison_report
+from bench.compare import (
+    bootstrap_intervals,
+    check_comparable,
+    compare,
+    comparison_report,
+    side_by_side,
+    side_by_side_table,
+)
 from bench.evaluation import Rules
 from bench.noc import main
 from bench.results import Measurement, ModelRun, ObjectResult, Results, read_results, write_results
@@ -96,6 +103,14 @@ def test_where_neither_85_nor_90_was_measured_every_threshold_counts() -> None:
     rules = RULES | {"thresholds": [80]}
     found = compare(results(measurement(photos(1, 1)), rules=rules), results(measurement(photos(5, 5)), rules=rules))
     assert [one.percent for one in found.regressions(0.0)] == [80]
+
+
+def test_models_of_one_run_are_held_against_the_first() -> None:
+    ours, rival = measurement(photos(1, 5, 9)), measurement(photos(3, 7, 11, 20))
+    runs = [*results(ours).runs, *results(rival, model="grabcut").runs]
+    together = replace(results(ours), runs=runs)
+    assert [(one.model, one.change, one.interval) for one in side_by_side(together)] == [("grabcut", -2, (-2, -2))] * 3
+    assert "| GrabCut | `grabcut` | -2.00 (-2.00 to -2.00) |" in side_by_side_table(together)
 
 
 def test_only_objects_of_both_files_count_and_the_others_are_named() -> None:

@@ -125,23 +125,29 @@ _TINY = TrainConfig(
     precision="bfloat16",
 )
 
+_TINY_LARGE = replace(
+    _TINY,
+    augment=replace(_TINY.augment, crop=320),
+    sampler=replace(_TINY.sampler, min_object_area=400),
+    exclude_kinds=("part", "region"),
+    batch_size=8,
+    warmup_steps=20,
+)
+
 RECIPES: dict[str, TrainConfig] = {
     "paper": TrainConfig(sampler=SamplerConfig(small_as_others=True)),
     # skipclick-tiny from scratch, in three runs: small views at a constant rate, larger views ...
     "tiny": _TINY,
     "tiny-middle": replace(_TINY, augment=replace(_TINY.augment, crop=320), learning_rate=1.5e-3),
-    # ... then views of serving size while the rate falls to nothing, without regions and garments (see the model card).
+    # ... then views of serving size while the rate falls, without regions and garments (see the model card).
     "tiny-finish": replace(
-        _TINY,
-        augment=replace(_TINY.augment, crop=320),
-        sampler=replace(_TINY.sampler, min_object_area=400),
-        exclude_kinds=("part", "region"),
-        batch_size=8,
+        _TINY_LARGE,
         learning_rate=1e-3,
         schedule="cosine",
-        warmup_steps=20,
         ema_decay=0.99,  # at a constant high rate an average of weights is worse than the last ones: only here
     ),
+    # The same at a constant rate: between one finish and the next.
+    "tiny-long": replace(_TINY_LARGE, learning_rate=1.2e-3, warmup_steps=60),
 }
 
 
