@@ -58,7 +58,7 @@ again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
 
-_SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off"
+_SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 

@@ -116,8 +116,8 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
 
 
 def build_training(settings: Settings) -> Training | None:
-    """What learns from annotations; None if it is switched off. Raises `ValueError` if its folder is of no use."""
-    if settings.finetune == "off":
+    """What learns from annotations; None if this server does not. Raises `ValueError` if its folder is of no use."""
+    if settings.finetune in ("follow", "off"):
         return None
     try:
         store = AnnotationStore(settings.model_dir, settings.image_max_pixels)

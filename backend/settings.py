@@ -159,10 +159,11 @@ class Settings(BaseSettings):
         description="what Label Studio calls `LOCAL_FILES_DOCUMENT_ROOT`, if this server has that folder too: files of "
         "local storages are then read and not downloaded, for every project",
     )
-    finetune: Annotated[Literal["auto", "manual", "off"], Is("one of auto, manual or off")] = Field(
+    finetune: Annotated[Literal["auto", "manual", "follow", "off"], Is("one of auto, manual, follow or off")] = Field(
         default="auto",
         description="learn from each project's accepted masks; `manual` trains only when somebody presses Start "
-        "Training, `off` keeps nothing, trains nothing and lets the checkpoint answer every project",
+        "Training, `follow` answers by what another server learns in the same `MODEL_DIR`, `off` keeps nothing, trains "
+        "nothing and lets the checkpoint answer every project",
     )
     finetune_after_objects: Annotated[int, Field(ge=1, le=1_000_000), Is("a whole number from 1 to 1000000")] = Field(
         default=20, description="so many new objects start a training"

@@ -29,7 +29,7 @@ from backend.service import Service
 from backend.settings import Settings
 
 MakeAnnotator = Callable[..., Annotator]
-SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off"
+SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 
 def opened_task() -> dict[str, Any]:

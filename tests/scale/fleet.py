@@ -1,0 +1,316 @@
+"""A fleet on this machine: real replicas on addresses of 127/8, a DNS server that names them, Debian's HAProxy before them.
+
+The configuration is deploy/haproxy.cfg as it stands; what differs from a cluster comes from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from bench.load import image_server, jpeg, predict_body
+from bench.team import Request, drawn_photo
+from skipclick import Click
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "deploy" / "haproxy.cfg"
+HAPROXY = os.environ.get("HAPROXY") or shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"
+SIZE = 240, 320  # of the photos, (H, W)
+PATIENCE = 180.0  # seconds for a replica to load its model on a busy machine
+_A, _IN = 1, 1  # of DNS: an IPv4 address, of the internet
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a request through HAProxy."""
+
+    status: int
+    replica: str
+    """As HAProxy calls it; empty where none answered."""
+    body: Any
+
+
+@dataclass
+class Names:
+    """A DNS server for IPv4 addresses; `addresses` may change at any time."""
+
+    addresses: dict[str, list[str]]
+    port: int = 0
+
+    def answer(self, query: bytes) -> bytes:
+        """The reply to a query of one question."""
+        end = 12
+        labels = []
+        while query[end]:
+            labels.append(query[end + 1 : end + 1 + query[end]].decode())
+            end += 1 + query[end]
+        kind, _ = struct.unpack("!HH", query[end + 1 : end + 5])
+        found = self.addresses.get(".".join(labels), []) if kind == _A else []
+        header = query[:2] + struct.pack("!5H", 0x8580, 1, len(found), 0, 0)
+        records = [struct.pack("!3HIH", 0xC00C, _A, _IN, 0, 4) + socket.inet_aton(address) for address in found]
+        return header + query[12 : end + 5] + b"".join(records)
+
+
+@contextmanager
+def dns(addresses: dict[str, list[str]]) -> Iterator[Names]:
+    """A DNS server on loopback."""
+    names = Names(addresses)
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            query, channel = self.request
+            channel.sendto(names.answer(query), self.client_address)
+
+    with socketserver.ThreadingUDPServer(("127.0.0.1", 0), Handler) as server:
+        names.port = server.server_address[1]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield names
+        finally:
+            server.shutdown()
+
+
+@dataclass
+class Replica:
+    """One real backend at an address of its own; it can be ended and started again."""
+
+    host: str
+    port: int
+    environment: Mapping[str, str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    def start(self) -> None:
+        """Start the process; it is not ready yet."""
+        own = {"HOST": self.host, "PORT": str(self.port), "OMP_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "backend"],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "HOME": str(self.log.parent)} | own | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # gunicorn's main process and its worker, which end together
+            )
+
+    def await_ready(self) -> None:
+        """Wait until it may be sent clicks."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            assert self.process is not None
+            assert self.process.poll() is None, f"a replica ended: {self.log.read_text()[-2000:]}"
+            try:
+                if local().get(f"{self.url}/ready", timeout=5).ok:
+                    return
+            except requests.RequestException:
+                pass
+            time.sleep(0.1)
+        raise TimeoutError(f"{self.url} is not ready: {self.log.read_text()[-2000:]}")
+
+    def stop(self) -> int:
+        """SIGTERM to its main process, as `docker stop` sends it, and its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """kill -9 to all of it at once, as when the machine is gone."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def end(self) -> None:
+        """Whatever it is at."""
+        if self.process is not None and self.process.poll() is None:
+            self.kill()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        text = local().get(f"{self.url}/metrics", timeout=30).text
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def encodes(self) -> int:
+        """Photos that it looked at since it was started."""
+        return int(self.metric("skipclick_cache_misses_total", cache="features"))
+
+
+@dataclass
+class Fleet:
+    """Replicas, the trainer, and the one address before them."""
+
+    url: str
+    stats: str
+    names: Names
+    replicas: list[Replica]
+    trainer: Replica
+    photos: int
+    _tasks: int = field(default=0)
+
+    def tasks(self, count: int) -> range:
+        """Ids of tasks that no other test has."""
+        self._tasks += count
+        assert self._tasks <= self.photos
+        return range(self._tasks - count + 1, self._tasks + 1)
+
+    def encodes(self) -> int:
+        """Photos that the replicas that live looked at."""
+        return sum(replica.encodes() for replica in self.replicas)
+
+    def await_up(self, count: int) -> None:
+        """Wait until HAProxy sends clicks to so many replicas."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            lines = local().get(f"{self.stats}/stats;csv", timeout=10).text.splitlines()
+            states = [line.split(",")[17] for line in lines if line.startswith("replicas,replica")]
+            if sum(state.startswith("UP") for state in states) == count:
+                return
+            time.sleep(0.05)
+        raise TimeoutError(f"HAProxy does not see {count} replicas: {states}")
+
+
+def local() -> requests.Session:
+    """An HTTP session whose traffic stays on this machine, whatever proxies the environment names."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+def clicks_of(task: int, count: int) -> tuple[Click, ...]:
+    """The first clicks on the object of a task; the same for everybody."""
+    height, width = SIZE
+    places = [((task * 37 + 61 * n) % width, (task * 23 + 47 * n) % height) for n in range(count)]
+    return tuple(Click(x, y, positive=n % 3 != 2) for n, (x, y) in enumerate(places))
+
+
+def body_of(task: int, count: int, annotations: Sequence[Any] = ()) -> dict[str, Any]:
+    """What Label Studio sends for click number `count` on a task, which may carry masks already."""
+    body = predict_body(Request(task, clicks_of(task, count)), f"/data/upload/1/{task}.jpg", SIZE)
+    body["tasks"][0]["annotations"] = list(annotations)
+    return body
+
+
+def post(url: str, body: Any, session: requests.Session | None = None) -> Answer:
+    """Send a request to /predict; like Label Studio, over a connection of its own unless a session is given."""
+    try:
+        got = (session or local()).post(f"{url}/predict", json=body, timeout=100)
+        return Answer(got.status_code, got.headers.get("X-Served-By", ""), got.json())
+    except (requests.RequestException, ValueError) as error:
+        return Answer(0, "", repr(error))
+
+
+def click(url: str, task: int, count: int, session: requests.Session | None = None) -> Answer:
+    """Click number `count` on a task."""
+    return post(url, body_of(task, count), session)
+
+
+def mask(answer: Answer) -> Any:
+    """The mask of an answer, as RLE; None where it is empty."""
+    regions = answer.body["results"][0]["result"]
+    return regions[0]["value"]["rle"] if regions else None
+
+
+def served_by(answers: Mapping[int, Sequence[Answer]]) -> dict[int, set[str]]:
+    """The replicas that answered each task."""
+    found: defaultdict[int, set[str]] = defaultdict(set)
+    for task, given in answers.items():
+        found[task] |= {answer.replica for answer in given}
+    return dict(found)
+
+
+@contextmanager
+def haproxy(names: Names, port: int, log: Path) -> Iterator[tuple[str, str]]:
+    """HAProxy with deploy/haproxy.cfg; its address and that of its own metrics."""
+    own, stats = free_port(), free_port()
+    environment = {
+        "BIND": f"127.0.0.1:{own}",
+        "STATS": f"127.0.0.1:{stats}",
+        "DNS": f"127.0.0.1:{names.port}",
+        "REPLICAS": f"replica:{port}",
+        "TRAINER": f"trainer:{port}",
+    }
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [HAPROXY, "-db", "-f", str(CONFIG)], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            _await_port(stats, process, log)
+            yield f"http://127.0.0.1:{own}", f"http://127.0.0.1:{stats}"
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(log.read_text())
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def fleet(folder: Path, count: int, photos: int) -> Iterator[Fleet]:
+    """`count` replicas behind HAProxy, a trainer beside them, and a Label Studio with `photos` different addresses."""
+    port, photo = free_port(), jpeg(drawn_photo(0, SIZE))
+    hosts = [f"127.0.1.{number}" for number in range(1, count + 1)]
+    with ExitStack() as stack:
+        files = {f"/data/upload/1/{task}.jpg": photo for task in range(1, photos + 1)}
+        settings = {
+            "LABEL_STUDIO_URL": stack.enter_context(image_server(files)),
+            "RESOLUTION": "128",
+            "DEVICE": "cpu",
+            "DTYPE": "float32",
+            "MODEL_DIR": str(folder / "models"),
+            "SHUTDOWN_TIMEOUT": "30",
+        }
+        made = [Replica(host, port, settings | {"FINETUNE": "follow"}, folder / f"{host}.log") for host in hosts]
+        trainer = Replica("127.0.2.1", port, settings | {"FINETUNE": "manual"}, folder / "trainer.log")
+        for replica in [*made, trainer]:
+            stack.callback(replica.end)
+            replica.start()
+        names = stack.enter_context(dns({"replica": hosts, "trainer": [trainer.host]}))
+        for replica in [*made, trainer]:
+            replica.await_ready()
+        url, stats = stack.enter_context(haproxy(names, port, folder / "haproxy.log"))
+        running = Fleet(url, stats, names, made, trainer, photos)
+        stack.callback(lambda: [replica.end() for replica in running.replicas])
+        running.await_up(count)
+        yield running
