@@ -184,16 +184,15 @@ def test_a_killed_replica_loses_no_click_and_moves_only_its_own_tasks(three: Fle
     with clicking(three, tasks) as team:
         team.await_clicks(300)
         victim.kill()
-        killed = time.monotonic()
-        team.await_clicks(600)
+        three.await_up(REPLICAS - 1)
+        noticed = time.monotonic()
+        team.await_clicks(300)
     assert team.statuses().keys() == {200}
-    before = {task: homes for task, homes in served_by(team.since(0)).items()}
-    after = served_by(team.since(killed))
-    named = set.union(*before.values()) - set.union(*after.values())
-    assert len(named) == 1, "the killed replica's tasks went on, at others"
     first = {task: given[0][1].replica for task, given in team.answers.items()}
-    assert {task for task in tasks if after[task] != {first[task]}} == {task for task in tasks if first[task] in named}
-    assert {len(homes) for homes in after.values()} == {1}
+    always, after = served_by(team.since(0)), served_by(team.since(noticed))
+    (dead,) = set(first.values()) - set.union(*after.values())
+    assert {task for task in tasks if always[task] != {first[task]}} == {task for task in tasks if first[task] == dead}
+    assert {len(homes) for homes in after.values()} == {1}  # until it is noticed, a retry may pick a third one
     restart(victim, three)
     back = served_by(annotate(three, tasks, clicks=1))
     assert back == {task: {home} for task, home in first.items()}
