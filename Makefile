@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 E2E_VENV ?= .venv-e2e
 CHROMIUM ?= chromium
+HAPROXY ?= haproxy
 MODEL ?= bundled
 DATA ?=
 
@@ -23,8 +24,8 @@ CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check
 REQUIRE_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and \
     $(PYTHON) is older. Name another one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test lock audit clean distclean \
-    data-given chromium-installed image-tools
+.PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test scale-test lock audit clean distclean \
+    data-given chromium-installed haproxy-installed image-tools
 
 help:  ## say what there is (default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +33,8 @@ help:  ## say what there is (default)
 serve: $(RUNTIME)  ## start the backend for Label Studio
 	@$(BIN)/python -m backend
 
-test: lint  ## run the checks and all tests but those of e2e and image-test
-	$(BIN)/python -m pytest -m "not e2e and not image"
+test: lint  ## run the checks and all tests but those of e2e, image-test and scale-test
+	$(BIN)/python -m pytest -m "not e2e and not image and not scale"
 
 lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/ruff check .
@@ -64,6 +65,9 @@ e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label S
 
 image-test: image-tools $(DEVELOPMENT)  ## build the container image, start it, click in it (as root)
 	$(BIN)/python -m pytest tests/image -m image --timeout=3600 -rP
+
+scale-test: haproxy-installed $(DEVELOPMENT)  ## click on three servers behind HAProxy, kill and restart them
+	HAPROXY="$(HAPROXY)" $(BIN)/python -m pytest tests/scale -m scale --timeout=900 -rP
 
 lock: $(DEVELOPMENT)  ## pin what the image installs anew, after a change of requirements.txt
 	$(BIN)/python -m deploy.lock
@@ -96,6 +100,10 @@ data-given:
 chromium-installed:
 	@command -v "$(CHROMIUM)" > /dev/null || { echo "No Chromium: install the Debian package chromium," \
 	    "or name the program: make e2e CHROMIUM=/path/to/chromium" >&2; exit 1; }
+
+haproxy-installed:
+	@PATH="$$PATH:/usr/sbin" command -v "$(HAPROXY)" > /dev/null || { echo "No HAProxy: install the Debian package" \
+	    "haproxy (2.6 or newer), or name the program: make scale-test HAPROXY=/path/to/haproxy" >&2; exit 1; }
 
 image-tools:
 	@test "$$(id -u)" = 0 && which buildah debootstrap ip > /dev/null || { echo "Building the image without" \

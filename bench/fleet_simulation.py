@@ -1,9 +1,9 @@
 """A fleet of replicas and its annotators as events in time: no HTTP, no network, any number of annotators.
 
-An annotator clicks, waits for the mask, thinks, clicks again; after a while comes a new photo. A photo's clicks go to one
-replica by a consistent hash ring, as deploy/haproxy.cfg sends them. A replica does one thing at a time, clicks before
-encodes, but after eight clicks in a row an encode that waits (as `backend/executor.py` on a CPU). A replica that sees a
-photo for the first time encodes it, and when that happens in the middle of an object it replays the earlier clicks.
+An annotator clicks, waits for the mask, thinks, clicks again; after a while comes a new photo. A photo's clicks go to
+one replica by a consistent hash ring, as deploy/haproxy.cfg sends them. A replica does one thing at a time, clicks
+before encodes, but after eight clicks in a row an encode that waits (as `backend/executor.py` on a CPU). A replica that
+sees a photo for the first time encodes it; where that happens within an object, it also replays the earlier clicks.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ class Ring:
 def simulate(times: Times, plan: Plan) -> list[Served]:
     """Every click that was answered, in the order of the answers. The same plan and seed give the same list.
 
-    Everybody is at work when it begins, and their photos are known. Raises `ValueError` for a plan without annotators or
-    replicas, or whose only replica dies.
+    Everybody is at work when it begins, and their photos are known. Raises `ValueError` for a plan without annotators
+    or replicas, or whose only replica dies.
     """
     if plan.annotators < 1 or plan.replicas < 1 or (plan.dies_at is not None and plan.replicas < 2):
         raise ValueError("a plan needs at least one annotator and one replica, and two replicas where one dies")

@@ -1,4 +1,4 @@
-"""How many replicas a team needs: a fleet behind the real HAProxy with simulated accelerators, and as a pure simulation.
+"""How many replicas a team needs: behind the real HAProxy with simulated accelerators, and as a pure simulation.
 
     python bench/scale.py measure                            1,000 annotators on 1 to 8 replicas, two minutes each
     python bench/scale.py failure --replicas 4               one is killed after a third and comes back cold after two
@@ -86,7 +86,9 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {f"p{p}": 1000 * float(np.percentile(values, p)) for p in (50, 95, 99)} if values else {}
 
 
-def row_of(annotators: int, replicas: int, served: Sequence[Served], since: float, until: float, failed: int = 0) -> Row:
+def row_of(
+    annotators: int, replicas: int, served: Sequence[Served], since: float, until: float, failed: int = 0
+) -> Row:
     """What was sent from `since` on, in seconds of the run, which ended at `until`."""
     counted = [one for one in served if one.begin >= since]
     return Row(
@@ -290,7 +292,9 @@ def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: fl
             low, high = (low, middle) if is_enough(row(middle, one_dies)) else (middle + 1, high)
         return high
 
-    busy = annotators * (times.click / pace.think + times.encode / pace.photo)  # devices that would be busy without rest
+    busy = annotators * (
+        times.click / pace.think + times.encode / pace.photo
+    )  # devices that would be busy without rest
     alive = fewest(max(1, math.floor(busy)), False)
     one_dies = fewest(max(2, alive), True)
     return Need(annotators, alive, one_dies, row(one_dies, True))
@@ -334,7 +338,9 @@ def failure_table(served: Sequence[Served], failed: Sequence[float], seconds: fl
         since, until = place * seconds / 3, (place + 1) * seconds / 3
         part = [one for one in served if since <= one.begin < until]
         lost = sum(since <= moment < until for moment in failed)
-        lines.append(f"| {name} | {figures(row_of(options.annotators, options.replicas[0], part, since, until, lost))} |")
+        lines.append(
+            f"| {name} | {figures(row_of(options.annotators, options.replicas[0], part, since, until, lost))} |"
+        )
     return "\n".join(lines)
 
 
@@ -343,7 +349,9 @@ def draw_measured(rows: Sequence[Row], path: Path, title: str) -> None:
     with _figure(path, title) as axes:
         from bench.plots import COLOURS
 
-        for colour, (name, part) in zip(COLOURS, (("later clicks", "later"), ("first on a photo", "first")), strict=False):
+        for colour, (name, part) in zip(
+            COLOURS, (("later clicks", "later"), ("first on a photo", "first")), strict=False
+        ):
             for percent, line in (("p50", "-"), ("p95", "--"), ("p99", ":")):
                 points = [(row.replicas, getattr(row, part).get(percent)) for row in rows]
                 points = [(x, y) for x, y in points if y is not None]
@@ -364,7 +372,9 @@ def draw_failure(served: Sequence[Served], failed: Sequence[float], seconds: flo
             axes.plot(failed, [1.0] * len(failed), "x", color="black", label="failed")
         for moment, what in ((seconds / 3, "killed"), (2 * seconds / 3, "back, cold")):
             axes.axvline(moment, color="black", linewidth=0.8)
-            axes.annotate(what, (moment, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points")
+            axes.annotate(
+                what, (moment, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points"
+            )
         axes.set(xlabel="time, s", ylabel="latency, ms", yscale="log")
 
 
@@ -424,7 +434,8 @@ def _run(options: argparse.Namespace) -> str:
     if options.what == "overhead":
         added = measure_overhead(options.rounds)
         text = "| | p50, ms | p95 | p99 |\n|---|---:|---:|---:|\n" + "\n".join(
-            f"| {name} | " + " | ".join(f"{value:.2f}" for value in part.values()) + " |" for name, part in added.items()
+            f"| {name} | " + " | ".join(f"{value:.2f}" for value in part.values()) + " |"
+            for name, part in added.items()
         )
         write(output, text, {"overhead": added})
         return text
@@ -449,10 +460,17 @@ def _run(options: argparse.Namespace) -> str:
     else:
         (people,), (replicas,) = options.annotators, options.replicas
         served, failed = measure_failure(times, people, replicas, seconds, pace)
-        draw_failure(served, failed, seconds, output.with_suffix(".png"), f"{people:,} annotators, {replicas} replicas; {title}")
+        draw_failure(
+            served, failed, seconds, output.with_suffix(".png"), f"{people:,} annotators, {replicas} replicas; {title}"
+        )
         options.annotators = people
         text = failure_table(served, failed, seconds, options)
-        facts |= {"annotators": people, "replicas": replicas, "failed": failed, "served": [asdict(one) for one in served]}
+        facts |= {
+            "annotators": people,
+            "replicas": replicas,
+            "failed": failed,
+            "served": [asdict(one) for one in served],
+        }
     text = f"{title}.\n\n{text}"
     write(output, text, facts)
     return text
@@ -469,7 +487,9 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name)
         command.add_argument("--annotators", type=int, nargs="+", default=people)
         command.add_argument("--seconds", type=float, default=seconds, help=f"of a run (default: {seconds:g})")
-        command.add_argument("--times", default="gpu", help=f"{', '.join(TIMES)}, or FILE:MODEL:RESOLUTION:DEVICE:DTYPE")
+        command.add_argument(
+            "--times", default="gpu", help=f"{', '.join(TIMES)}, or FILE:MODEL:RESOLUTION:DEVICE:DTYPE"
+        )
         if replicas is not None:
             command.add_argument("--replicas", type=int, nargs="+", default=replicas)
         else:

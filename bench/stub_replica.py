@@ -2,8 +2,8 @@
 
     python bench/stub_replica.py --host 127.0.1.1 --port 9090 --encode 0.030 --click 0.005
 
-One thing at a time, clicks before encodes, but after eight clicks in a row an encode that waits; a photo is known by its
-task's id. `/warm` makes a photo known without taking time, so that a measurement can begin with annotators at work.
+One thing at a time, clicks before encodes, but after eight clicks in a row an encode that waits; a photo is known by
+its task's id. `/warm` makes one known without taking time, so that a measurement can begin with annotators at work.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from train.losses import LOSSES
 from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
+from train.stopping import StoppedError
 from train.sources import KINDS, is_held_out, open_sources
 
 SOURCES_ARGUMENT: dict[str, Any] = {
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"train: {_last_line(error)}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, StoppedError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -137,6 +138,9 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
 def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--init", type=Path, metavar="FILE.pt", help="training checkpoint whose weights to start from")
     group.add_argument("--resume", action="store_true", help="continue the run in --output exactly")
+    group.add_argument(
+        "--elastic", action="store_true", help="begin, or continue if --output holds a run: what torchrun starts again"
+    )
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="that prepare samples (default: 1)")
     group.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the network on a CPU (default: 1)")
@@ -235,6 +239,7 @@ def _fit(options: argparse.Namespace) -> None:
         compile=options.compile,
         init=options.init,
         resume=options.resume,
+        elastic=options.elastic,
         save_every_seconds=options.save_every,
         keep=options.keep,
         log_every=options.log_every,

@@ -99,6 +99,7 @@ class Run:
     compile: bool = False  # kernels by torch.compile
     init: Path | None = None  # training checkpoint whose weights to start from
     resume: bool = False
+    elastic: bool = False  # begin, or go on where `output` holds a run; a run that was stopped early is not done
     save_every_seconds: float = 120.0
     keep: int = 2  # newest checkpoints that stay, besides the best
     log_every: int = 20  # steps

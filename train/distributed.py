@@ -1,7 +1,8 @@
 """Data parallelism over processes started by `torchrun`; one process alone needs nothing of it.
 
 torchrun --nproc-per-node 8 -m train fit ...                                       all GPUs of a machine
-torchrun --nnodes 2 --node-rank R --master-addr HOST --nproc-per-node 8 -m train fit ...   of two machines
+torchrun --nnodes 1:4 --rdzv-backend c10d --rdzv-endpoint HOST:29400 --rdzv-id NAME --max-restarts 100 \
+    --nproc-per-node 8 -m train fit --elastic ...      of one to four machines, which may come and go (docs/scaling.md)
 
 SIGTERM to any of the processes, or to torchrun, ends them all after the same step with a checkpoint; torchrun itself
 then says so with status 0 in the first case and, as always where it was itself signalled, 1 in the second.

@@ -31,7 +31,7 @@ from train.log import RunLog, opened_log
 from train.optimise import Part, compile_parts, new_state, optimise
 from train.sources import Sources, open_sources
 from train.step import Objective
-from train.stopping import ignore_stop_requests, stop_requests
+from train.stopping import StoppedError, ignore_stop_requests, stop_requests
 from train.validate import ValidationSet, held_out_set, named_set, validate
 
 
@@ -39,12 +39,14 @@ def fit(config: TrainConfig, run: Run) -> Path:
     """Train, and return the newest checkpoint's path.
 
     A stop request (SIGTERM, Ctrl+C) ends it after a step, with a checkpoint. Raises `ValueError` for input that cannot
-    be right and where a checkpoint cannot be written, `FloatingPointError` where the loss is no finite number.
+    be right and where a checkpoint cannot be written, `FloatingPointError` where the loss is no finite number, and,
+    where the run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for the end.
     """
     with joined_group(run.device) as group, stop_requests() as asked_to_stop:
         sources = open_sources(run.data, "train", config.exclude_kinds)
         identity = Identity(config, describe_data(sources), software_versions(), run.command)
         state = start(identity, run, group.device)
+        check_same_step(group.gathered(state.step), run)
         objective = distributed(Objective(state.model, config), group, all_used=not config.model.train_backbone)
         if run.compile:
             compile_parts(state.model)
@@ -61,6 +63,8 @@ def fit(config: TrainConfig, run: Run) -> Path:
                     saver.save(state, best=improved(state, sets, group, log))
                 saver.save_if_due(state)
             saver.save(state)
+    if run.elastic and state.step < config.steps:
+        raise StoppedError(f"stopped after step {state.step} of {config.steps}")
     return run.output / "last.pt"
 
 
@@ -68,7 +72,7 @@ def start(identity: Identity, run: Run, device: torch.device) -> TrainingState:
     """The state that the run begins with, or goes on from. `ValueError` where a checkpoint or weights do not fit."""
     config, last = identity.config, run.output / "last.pt"
     torch.manual_seed(config.seed)  # of the head's first weights
-    if run.resume:
+    if run.resume or (run.elastic and last.exists()):
         saved = read_state(last)
         check_same(identity, saved)
         state = new_state(SkipClick(config.model), config, device)
@@ -81,6 +85,15 @@ def start(identity: Identity, run: Run, device: torch.device) -> TrainingState:
     model = SkipClick(config.model)
     take_weights(model, read_state(run.init)["model"], str(run.init))
     return new_state(model, config, device)
+
+
+def check_same_step(steps: Sequence[int], run: Run) -> None:
+    """Raises `ValueError` where processes would begin at different steps."""
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes would begin at the steps {', '.join(map(str, steps))}: --output {run.output} must be one "
+            "folder that all nodes share"
+        )
 
 
 def describe_data(sources: Sources) -> dict[str, Any]:

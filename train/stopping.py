@@ -10,6 +10,10 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class StoppedError(Exception):
+    """A run that is to be taken up again was asked to stop before its last step; its checkpoint is written."""
+
+
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """A block in which SIGTERM and Ctrl+C are remembered and nothing else; yields whether one has come.

@@ -1,19 +1,11 @@
-"""A fleet on this machine: real replicas on addresses of 127/8, a DNS server that names them, Debian's HAProxy before them.
-
-The configuration is deploy/haproxy.cfg as it stands; what differs from a cluster comes from the environment.
-"""
+"""A fleet on this machine: real replicas on addresses of 127/8 behind HAProxy, and the trainer."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import socket
-import socketserver
-import struct
 import subprocess
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,16 +17,14 @@ from typing import Any
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.balancer import Balancer, Names, dns, free_port, haproxy, local_session
 from bench.load import image_server, jpeg, predict_body
 from bench.team import Request, drawn_photo
 from skipclick import Click
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "deploy" / "haproxy.cfg"
-HAPROXY = os.environ.get("HAPROXY") or shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or "haproxy"
 SIZE = 240, 320  # of the photos, (H, W)
 PATIENCE = 180.0  # seconds for a replica to load its model on a busy machine
-_A, _IN = 1, 1  # of DNS: an IPv4 address, of the internet
 
 
 @dataclass(frozen=True)
@@ -45,46 +35,6 @@ class Answer:
     replica: str
     """As HAProxy calls it; empty where none answered."""
     body: Any
-
-
-@dataclass
-class Names:
-    """A DNS server for IPv4 addresses; `addresses` may change at any time."""
-
-    addresses: dict[str, list[str]]
-    port: int = 0
-
-    def answer(self, query: bytes) -> bytes:
-        """The reply to a query of one question."""
-        end = 12
-        labels = []
-        while query[end]:
-            labels.append(query[end + 1 : end + 1 + query[end]].decode())
-            end += 1 + query[end]
-        kind, _ = struct.unpack("!HH", query[end + 1 : end + 5])
-        found = self.addresses.get(".".join(labels), []) if kind == _A else []
-        header = query[:2] + struct.pack("!5H", 0x8580, 1, len(found), 0, 0)
-        records = [struct.pack("!3HIH", 0xC00C, _A, _IN, 0, 4) + socket.inet_aton(address) for address in found]
-        return header + query[12 : end + 5] + b"".join(records)
-
-
-@contextmanager
-def dns(addresses: dict[str, list[str]]) -> Iterator[Names]:
-    """A DNS server on loopback."""
-    names = Names(addresses)
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            query, channel = self.request
-            channel.sendto(names.answer(query), self.client_address)
-
-    with socketserver.ThreadingUDPServer(("127.0.0.1", 0), Handler) as server:
-        names.port = server.server_address[1]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield names
-        finally:
-            server.shutdown()
 
 
 @dataclass
@@ -122,7 +72,7 @@ class Replica:
             assert self.process is not None
             assert self.process.poll() is None, f"a replica ended: {self.log.read_text()[-2000:]}"
             try:
-                if local().get(f"{self.url}/ready", timeout=5).ok:
+                if local_session().get(f"{self.url}/ready", timeout=5).ok:
                     return
             except requests.RequestException:
                 pass
@@ -148,7 +98,7 @@ class Replica:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples with these labels."""
-        text = local().get(f"{self.url}/metrics", timeout=30).text
+        text = local_session().get(f"{self.url}/metrics", timeout=30).text
         return sum(
             sample.value
             for family in text_string_to_metric_families(text)
@@ -165,13 +115,16 @@ class Replica:
 class Fleet:
     """Replicas, the trainer, and the one address before them."""
 
-    url: str
-    stats: str
+    balancer: Balancer
     names: Names
     replicas: list[Replica]
     trainer: Replica
     photos: int
     _tasks: int = field(default=0)
+
+    @property
+    def url(self) -> str:
+        return self.balancer.url
 
     def tasks(self, count: int) -> range:
         """Ids of tasks that no other test has."""
@@ -182,24 +135,6 @@ class Fleet:
     def encodes(self) -> int:
         """Photos that the replicas that live looked at."""
         return sum(replica.encodes() for replica in self.replicas)
-
-    def await_up(self, count: int) -> None:
-        """Wait until HAProxy sends clicks to so many replicas."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            lines = local().get(f"{self.stats}/stats;csv", timeout=10).text.splitlines()
-            states = [line.split(",")[17] for line in lines if line.startswith("replicas,replica")]
-            if sum(state.startswith("UP") for state in states) == count:
-                return
-            time.sleep(0.05)
-        raise TimeoutError(f"HAProxy does not see {count} replicas: {states}")
-
-
-def local() -> requests.Session:
-    """An HTTP session whose traffic stays on this machine, whatever proxies the environment names."""
-    session = requests.Session()
-    session.trust_env = False
-    return session
 
 
 def clicks_of(task: int, count: int) -> tuple[Click, ...]:
@@ -219,7 +154,7 @@ def body_of(task: int, count: int, annotations: Sequence[Any] = ()) -> dict[str,
 def post(url: str, body: Any, session: requests.Session | None = None) -> Answer:
     """Send a request to /predict; like Label Studio, over a connection of its own unless a session is given."""
     try:
-        got = (session or local()).post(f"{url}/predict", json=body, timeout=100)
+        got = (session or local_session()).post(f"{url}/predict", json=body, timeout=100)
         return Answer(got.status_code, got.headers.get("X-Served-By", ""), got.json())
     except (requests.RequestException, ValueError) as error:
         return Answer(0, "", repr(error))
@@ -236,54 +171,18 @@ def mask(answer: Answer) -> Any:
     return regions[0]["value"]["rle"] if regions else None
 
 
+def version(answer: Answer) -> str:
+    """Who answered: the name of the weights."""
+    name: str = answer.body["results"][0]["model_version"]
+    return name
+
+
 def served_by(answers: Mapping[int, Sequence[Answer]]) -> dict[int, set[str]]:
     """The replicas that answered each task."""
     found: defaultdict[int, set[str]] = defaultdict(set)
     for task, given in answers.items():
         found[task] |= {answer.replica for answer in given}
     return dict(found)
-
-
-@contextmanager
-def haproxy(names: Names, port: int, log: Path) -> Iterator[tuple[str, str]]:
-    """HAProxy with deploy/haproxy.cfg; its address and that of its own metrics."""
-    own, stats = free_port(), free_port()
-    environment = {
-        "BIND": f"127.0.0.1:{own}",
-        "STATS": f"127.0.0.1:{stats}",
-        "DNS": f"127.0.0.1:{names.port}",
-        "REPLICAS": f"replica:{port}",
-        "TRAINER": f"trainer:{port}",
-    }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [HAPROXY, "-db", "-f", str(CONFIG)], env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
-        try:
-            _await_port(stats, process, log)
-            yield f"http://127.0.0.1:{own}", f"http://127.0.0.1:{stats}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(log.read_text())
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -309,8 +208,7 @@ def fleet(folder: Path, count: int, photos: int) -> Iterator[Fleet]:
         names = stack.enter_context(dns({"replica": hosts, "trainer": [trainer.host]}))
         for replica in [*made, trainer]:
             replica.await_ready()
-        url, stats = stack.enter_context(haproxy(names, port, folder / "haproxy.log"))
-        running = Fleet(url, stats, names, made, trainer, photos)
-        stack.callback(lambda: [replica.end() for replica in running.replicas])
-        running.await_up(count)
+        balancer = stack.enter_context(haproxy(names, port, folder / "haproxy.log"))
+        running = Fleet(balancer, names, made, trainer, photos)
+        balancer.await_replicas(count)
         yield running

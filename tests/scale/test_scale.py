@@ -1,12 +1,12 @@
-"""Protects the address that stands for many replicas: each photo is looked at once, and no click is lost by a replica that
-is killed, restarted or added. Real replicas with the bundled model, the HAProxy of the machine, deploy/haproxy.cfg."""
+"""Protects the address that stands for many replicas: each photo is looked at once, and no click is lost by a replica
+that is killed, restarted or added. Real replicas with the bundled model, and HAProxy with deploy/haproxy.cfg."""
 
 from __future__ import annotations
 
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,20 +15,22 @@ from pathlib import Path
 
 import pytest
 
+from backend.finetune.versions import Versions
+from bench.balancer import CONFIG, haproxy_program, local_session
+from skipclick import load_checkpoint
 from tests.scale.fleet import (
-    CONFIG,
-    HAPROXY,
     Answer,
     Fleet,
     Replica,
     body_of,
     click,
     fleet,
-    local,
     mask,
     post,
     served_by,
+    version,
 )
+from tests.tuned_models import tuned_model
 
 pytestmark = pytest.mark.scale
 
@@ -44,7 +46,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 
 def annotate(three: Fleet, tasks: Sequence[int], clicks: int) -> dict[int, list[Answer]]:
-    """A team's answers by task: each annotator has tasks of their own and goes from one to the next after each click."""
+    """A team's answers by task: everybody has tasks of their own and goes from one to the next after each click."""
 
     def work(mine: Sequence[int]) -> dict[int, list[Answer]]:
         answers: dict[int, list[Answer]] = {task: [] for task in mine}
@@ -63,6 +65,14 @@ class Clicking:
     """A team that clicks until it is told to stop."""
 
     answers: dict[int, list[tuple[float, Answer]]] = field(default_factory=dict)
+    masks: defaultdict[tuple[int, int, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    """All that were seen, by task, number of the click and the version that answered."""
+
+    def click(self, url: str, task: int, count: int) -> None:
+        begin, answer = time.monotonic(), click(url, task, count)
+        self.answers[task].append((begin, answer))
+        if answer.status == 200:
+            self.masks[task, count, version(answer)].add(str(mask(answer)))
 
     def statuses(self) -> Counter[int]:
         return Counter(answer.status for given in self.answers.values() for _, answer in given)
@@ -91,8 +101,7 @@ def clicking(three: Fleet, tasks: Sequence[int]) -> Iterator[Clicking]:
         turn = 0
         while not done.is_set():
             for task in mine:
-                begin = time.monotonic()
-                team.answers[task].append((begin, click(three.url, task, 1 + turn % 10)))
+                team.click(three.url, task, 1 + turn % 10)
             turn += 1
 
     threads = [threading.Thread(target=work, args=(tasks[number::ANNOTATORS],)) for number in range(ANNOTATORS)]
@@ -109,13 +118,13 @@ def clicking(three: Fleet, tasks: Sequence[int]) -> Iterator[Clicking]:
 def restart(replica: Replica, three: Fleet) -> None:
     replica.start()
     replica.await_ready()
-    three.await_up(len(three.replicas))
+    three.balancer.await_replicas(len(three.replicas))
 
 
 @pytest.mark.parametrize("environment", [{}, {"BASIC_AUTH": "dXNlcjpwYXNzd29yZA=="}], ids=["open", "password"])
 def test_the_configuration_is_valid(environment: dict[str, str]) -> None:
     done = subprocess.run(
-        [HAPROXY, "-c", "-f", str(CONFIG)], env=environment, capture_output=True, text=True, check=False
+        [haproxy_program(), "-c", "-f", str(CONFIG)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "WARNING" not in done.stderr
@@ -162,18 +171,23 @@ def test_bodies_of_three_megabytes_stay_with_their_replica(three: Fleet, id_come
 
 def test_setup_health_and_versions_go_anywhere_and_training_to_one(three: Fleet) -> None:
     requests_to = {
-        "/setup": {"json": {"project": "1.1", "schema": body_of(1, 1)["label_config"], "hostname": "", "access_token": ""}},
+        "/setup": {
+            "json": {"project": "1.1", "schema": body_of(1, 1)["label_config"], "hostname": "", "access_token": ""}
+        },
         "/health": {},
         "/versions": {},
     }
     for path, extra in requests_to.items():
-        answers = [local().request("POST" if extra else "GET", f"{three.url}{path}", timeout=10, **extra) for _ in range(30)]
+        answers = [
+            local_session().request("POST" if extra else "GET", f"{three.url}{path}", timeout=10, **extra)
+            for _ in range(30)
+        ]
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.headers["X-Served-By"] for answer in answers}) == REPLICAS
     for action in ("PROJECT_UPDATED", "TASKS_CREATED"):
-        answer = local().post(f"{three.url}/webhook", json={"action": action, "project": {"id": 1}}, timeout=10)
+        answer = local_session().post(f"{three.url}/webhook", json={"action": action, "project": {"id": 1}}, timeout=10)
         assert answer.status_code == 201
-    assert local().get(f"{three.url}/training?project=1", timeout=10).json()["jobs"] == []
+    assert local_session().get(f"{three.url}/training?project=1", timeout=10).json()["jobs"] == []
     assert three.trainer.metric("skipclick_requests_total", route="/webhook") == 2
     assert sum(replica.metric("skipclick_requests_total", route="/webhook") for replica in three.replicas) == 0
 
@@ -184,10 +198,11 @@ def test_a_killed_replica_loses_no_click_and_moves_only_its_own_tasks(three: Fle
     with clicking(three, tasks) as team:
         team.await_clicks(300)
         victim.kill()
-        three.await_up(REPLICAS - 1)
+        three.balancer.await_replicas(REPLICAS - 1)
         noticed = time.monotonic()
         team.await_clicks(300)
     assert team.statuses().keys() == {200}
+    assert {len(masks) for masks in team.masks.values()} == {1}
     first = {task: given[0][1].replica for task, given in team.answers.items()}
     always, after = served_by(team.since(0)), served_by(team.since(noticed))
     (dead,) = set(first.values()) - set.union(*after.values())
@@ -208,6 +223,28 @@ def test_restarting_all_replicas_one_by_one_fails_no_click(three: Fleet) -> None
         team.await_clicks(100)
     print(f"{sum(team.statuses().values())} clicks during the restarts")
     assert team.statuses().keys() == {200}
+    assert {len(masks) for masks in team.masks.values()} == {1}
+
+
+def test_a_new_version_reaches_all_replicas_and_no_mask_is_of_two(three: Fleet) -> None:
+    base = load_checkpoint("bundled")
+    versions = Versions(Path(three.trainer.environment["MODEL_DIR"]))
+    tuned = versions.write(1, tuned_model(1, base), base, about={}, report={})
+    (task,) = three.tasks(1)
+    with clicking(three, [task, *three.tasks(24)]) as team:
+        team.await_clicks(100)
+        versions.promote(1, tuned.number)
+        team.await_clicks(100)
+        answers = [click(replica.url, task, 4) for replica in three.replicas]  # two have not seen the clicks before
+        versions.rollback(1)
+        team.await_clicks(100)
+    assert team.statuses().keys() == {200}
+    assert {len(masks) for masks in team.masks.values()} == {1}
+    assert {name for _, _, name in team.masks} == {base.version, tuned.name}
+    assert {version(answer) for answer in answers} == {tuned.name}
+    assert {version(click(replica.url, task, 4)) for replica in three.replicas} == {base.version}
+    assert len({str(mask(answer)) for answer in answers}) == 1
+    assert str(mask(answers[0])) != str(mask(click(three.url, task, 4)))
 
 
 def test_a_hot_task_is_shared_and_leaves_the_others_at_home(three: Fleet) -> None:
@@ -242,17 +279,19 @@ def test_a_replica_in_the_dns_takes_its_share_and_leaves_with_it(three: Fleet, t
     first = served_by(annotate(three, tasks, clicks=1))
     model = three.replicas[0]
     fourth = Replica("127.0.1.4", model.port, model.environment, tmp_path / "fourth.log")
-    three.replicas.append(fourth)
+    hosts = [replica.host for replica in three.replicas]
     fourth.start()
-    fourth.await_ready()
-    three.names.addresses["replica"] = [replica.host for replica in three.replicas]
-    three.await_up(4)
-    second = served_by(annotate(three, tasks, clicks=2))
-    moved = {task for task in tasks if second[task] != first[task]}
-    assert 0 < len(moved) < len(tasks) / 2
-    assert len(set.union(*(second[task] for task in moved))) == 1
-    three.names.addresses["replica"] = [replica.host for replica in three.replicas[:3]]
-    three.replicas.remove(fourth)
-    three.await_up(3)
-    assert fourth.stop() == 0
+    try:
+        fourth.await_ready()
+        three.names.addresses["replica"] = [*hosts, fourth.host]
+        three.balancer.await_replicas(REPLICAS + 1)
+        second = served_by(annotate(three, tasks, clicks=2))
+        moved = {task for task in tasks if second[task] != first[task]}
+        assert 0 < len(moved) < len(tasks) / 2
+        assert len(set.union(*(second[task] for task in moved))) == 1
+        three.names.addresses["replica"] = hosts
+        three.balancer.await_replicas(REPLICAS)
+        assert fourth.stop() == 0
+    finally:
+        fourth.end()
     assert served_by(annotate(three, tasks, clicks=3)) == first
