@@ -286,7 +286,7 @@ def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: fl
         """`low` is not enough, or the least that is thought of."""
         high = low
         while not is_enough(row(high, one_dies)):
-            low, high = high + 1, math.ceil(1.5 * high)
+            low, high = high + 1, high + max(1, high // 8)
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if is_enough(row(middle, one_dies)) else (middle + 1, high)
@@ -482,7 +482,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, people, replicas, seconds in (
         ("measure", [1000], [1, 2, 3, 4, 6, 8], 120.0),
         ("failure", [1000], [4], 180.0),
-        ("simulate", [100, 1000, 10_000, 100_000], None, 90.0),
+        ("simulate", [100, 1000, 10_000, 100_000], None, 45.0),
     ):
         command = commands.add_parser(name)
         command.add_argument("--annotators", type=int, nargs="+", default=people)

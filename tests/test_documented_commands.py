@@ -97,9 +97,9 @@ def _check_backend(words: list[str]) -> None:
     assert "Traceback" not in run.stderr
 
 
-def _check_help(words: list[str]) -> None:
+def _check_help(words: list[str], num_script_words: int = 1) -> None:
     """What takes hours, or a server: that the command exists and takes these options."""
-    program = words[1:4] if words[1] == "-m" else words[1:2]  # -m PACKAGE COMMAND, or a script
+    program = words[1:4] if words[1] == "-m" else words[1 : 1 + num_script_words]  # -m PACKAGE COMMAND, or a script
     run = _run([sys.executable, *program, "--help"], ROOT)
     assert run.returncode == 0, run.stderr
     assert [option for option in words if option.startswith("--") and option not in run.stdout] == []
@@ -117,6 +117,10 @@ def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> 
             _check_noc(words)
         case ["python", "-m", "train", *arguments] | ["torchrun", _, _, "-m", "train", *arguments]:
             _check_help(["python", "-m", "train", *arguments])
+        case ["deploy/train-nodes.sh", _, _, *arguments]:
+            _check_help(["python", "-m", "train", "fit", *arguments])
+        case ["python", "bench/scale.py", _, *_]:
+            _check_help(words, num_script_words=2)  # a command with options of its own
         case ["python", "-m", "backend", "warm", *_]:
             _check_help(words)
         case ["python", "-m", "backend", *_]:

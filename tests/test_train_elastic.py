@@ -1,5 +1,5 @@
-"""Protects a run over several nodes, for each of which a torchrun of its own stands: it goes on when a node is lost, and
-when one joins."""
+"""Protects a run over several nodes, for each of which a torchrun of its own stands: it goes on when a node is lost,
+and when one joins."""
 
 from __future__ import annotations
 
@@ -109,8 +109,12 @@ def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path
     steps = steps_said(output)
     assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
     assert read_state(output / "last.pt")["step"] == len(steps)
-    fit(replace(SMALL_VIT, steps=6), Run(data=(str(photo_folder),), output=tmp_path / "one", log_every=1, num_workers=0))
-    losses = [[line["loss"] for line in read_log(path / "log.jsonl") if "loss" in line] for path in (output, tmp_path / "one")]
+    fit(
+        replace(SMALL_VIT, steps=6), Run(data=(str(photo_folder),), output=tmp_path / "one", log_every=1, num_workers=0)
+    )
+    losses = [
+        [line["loss"] for line in read_log(path / "log.jsonl") if "loss" in line] for path in (output, tmp_path / "one")
+    ]
     np.testing.assert_allclose(losses[0][:6], losses[1], atol=1e-4)
 
 

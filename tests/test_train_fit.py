@@ -122,6 +122,14 @@ def test_an_accumulated_batch_is_the_batch(photo_folder: Path, tmp_path: Path) -
     np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), atol=1e-4)
 
 
+@pytest.mark.parametrize("parts", [3, 5])
+def test_parts_of_different_sizes_are_the_batch_too(photo_folder: Path, tmp_path: Path, parts: int) -> None:
+    """As where three nodes are left of four."""
+    fit(SMALL_VIT, run(photo_folder, tmp_path / "whole"))
+    fit(SMALL_VIT, run(photo_folder, tmp_path / "parts", accumulate=parts))
+    np.testing.assert_allclose(losses(tmp_path / "parts"), losses(tmp_path / "whole"), atol=1e-4)
+
+
 def test_processes_and_parts_share_a_batch_without_overlap(photo_folder: Path, tmp_path: Path) -> None:
     sources, once = open_sources([str(photo_folder)]), run(photo_folder, tmp_path)
     [[whole], _] = global_batches(replace(QUICK, steps=4), once, sources, 2, Group())
@@ -133,8 +141,10 @@ def test_processes_and_parts_share_a_batch_without_overlap(photo_folder: Path, t
     ]
     assert [list(part.positions) for part in parts] == [[8], [9], [10], [11]]
     assert torch.cat([part.batch.image for part in parts]).equal(whole.batch.image)
-    with pytest.raises(ValueError, match="multiple of 3"):
-        global_batches(QUICK, once, sources, 0, Group(0, 3))
+    uneven = [next(iter(global_batches(QUICK, once, sources, 2, Group(rank, 3)))) for rank in range(3)]
+    assert [list(part.positions) for [part] in uneven] == [[8], [9], [10, 11]]
+    with pytest.raises(ValueError, match="at least 5"):
+        global_batches(QUICK, once, sources, 0, Group(0, 5))
 
 
 def test_a_loss_that_is_no_number_leaves_its_batch_behind(

@@ -31,8 +31,8 @@ from train.losses import LOSSES
 from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
-from train.stopping import StoppedError
 from train.sources import KINDS, is_held_out, open_sources
+from train.stopping import StoppedError
 
 SOURCES_ARGUMENT: dict[str, Any] = {
     "nargs": "+",

@@ -110,21 +110,25 @@ def describe_data(sources: Sources) -> dict[str, Any]:
 def global_batches(
     config: TrainConfig, run: Run, sources: Sources, first_step: int, group: Group
 ) -> Iterator[list[Part]]:
-    """This process's parts of every global batch from `first_step` on. `ValueError` where it cannot be divided."""
+    """This process's parts of every global batch from `first_step` on; they differ by a photo where it does not divide.
+
+    Raises `ValueError` where there are more parts than photos.
+    """
     num_parts = group.size * run.accumulate
-    if config.batch_size % num_parts:
+    if config.batch_size < num_parts:
         raise ValueError(
             f"a batch of {config.batch_size} photos cannot be shared by {group.size} processes in {run.accumulate} "
-            f"parts each: use a --batch-size that is a multiple of {num_parts}"
+            f"parts each: use a --batch-size of at least {num_parts}"
         )
     return _loaded(config, run, sources, range(first_step, config.steps), group)
 
 
 def _loaded(config: TrainConfig, run: Run, sources: Sources, steps: range, group: Group) -> Iterator[list[Part]]:
-    size = config.batch_size // (group.size * run.accumulate)  # of a part
+    num_parts = group.size * run.accumulate
+    bounds = [config.batch_size * part // num_parts for part in range(num_parts + 1)]  # in a batch
     mine = range(group.rank * run.accumulate, (group.rank + 1) * run.accumulate)
-    starts = [step * config.batch_size + part * size for step in steps for part in mine]
-    places = [range(start, start + size) for start in starts]
+    starts = [step * config.batch_size for step in steps]
+    places = [range(start + bounds[part], start + bounds[part + 1]) for start in starts for part in mine]
     dataset = ObjectDataset(
         sources,
         num_objects=config.num_objects,

@@ -83,9 +83,17 @@ def optimise(
     for parameters in state.optimizer.param_groups:
         parameters["lr"] = learning_rate
     state.optimizer.zero_grad()
-    graded = [_backward(state, objective, part, config, len(parts), last=part is parts[-1]) for part in parts]
+    # The mean over processes that follows gives each photo the same weight, however many a part has.
+    fractions = [config.batch_size / (len(part.positions) * group.size) for part in parts]
+    graded = [
+        _backward(state, objective, part, config, fraction, last=part is parts[-1])
+        for part, fraction in zip(parts, fractions, strict=True)
+    ]
     losses, ious = [one.loss.item() for one in graded], [_mean_iou(one) for one in graded]
-    loss, iou, stop = group.mean([sum(losses) / len(parts), sum(ious) / len(parts), float(asked_to_stop)])
+    shares = [
+        sum(value / fraction for value, fraction in zip(values, fractions, strict=True)) for values in (losses, ious)
+    ]
+    loss, iou, stop = group.mean([*shares, float(asked_to_stop)])
     if not math.isfinite(loss):
         raise FloatingPointError(_explain_divergence(state.step, parts, losses, config, group, failures))
     state.scaler.unscale_(state.optimizer)
@@ -99,13 +107,13 @@ def optimise(
 
 
 def _backward(
-    state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig, num_parts: int, *, last: bool
+    state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig, fraction: float, *, last: bool
 ) -> Graded:
-    """Adds a part's share to the gradients; with the last one they are averaged over the group."""
+    """Adds a part's share, one in `fraction`, to the gradients; with the last one they are averaged over the group."""
     rngs = object_generators(config.seed, part.positions, config.num_objects)
     with without_averaging(objective, skip=not last):
         graded: Graded = objective(part.batch, config.num_next_clicks_at(state.step), rngs)
-        state.scaler.scale(graded.loss / num_parts).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(graded.loss / fraction).backward()  # type: ignore[no-untyped-call]
     return graded._replace(loss=graded.loss.detach())
 
 
