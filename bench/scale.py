@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,7 @@ def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: fl
     if 1000 * times.click > later_ms or 1000 * (times.encode + times.click) > first_ms:
         raise ValueError(f"{times.name} alone takes longer than --later {later_ms:g} or --first {first_ms:g} allow")
 
+    @cache
     def row(replicas: int, one_dies: bool) -> Row:
         return simulated(times, annotators, replicas, seconds, pace, one_dies)
 
@@ -283,7 +285,7 @@ def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: fl
         return found.later.get("p95", 0.0) <= later_ms and found.first.get("p95", 0.0) <= first_ms
 
     def fewest(low: int, one_dies: bool) -> int:
-        """`low` is not enough, or the least that is thought of."""
+        """The fewest from `low` on."""
         high = low
         while not is_enough(row(high, one_dies)):
             low, high = high + 1, high + max(1, high // 8)

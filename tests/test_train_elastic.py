@@ -69,7 +69,7 @@ def steps_said(output: Path) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not condition():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
@@ -82,7 +82,7 @@ def wait_for_more(output: Path, process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds a node's processes in Linux's /proc")
 def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
@@ -109,13 +109,13 @@ def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path
     steps = steps_said(output)
     assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
     assert read_state(output / "last.pt")["step"] == len(steps)
+    alone = tmp_path / "alone"
     fit(
-        replace(SMALL_VIT, steps=6), Run(data=(str(photo_folder),), output=tmp_path / "one", log_every=1, num_workers=0)
+        replace(SMALL_VIT, steps=6),
+        Run(data=(str(photo_folder),), output=alone, log_every=1, validate_every=0, num_workers=0),
     )
-    losses = [
-        [line["loss"] for line in read_log(path / "log.jsonl") if "loss" in line] for path in (output, tmp_path / "one")
-    ]
-    np.testing.assert_allclose(losses[0][:6], losses[1], atol=1e-4)
+    together, expected = ([line["loss"] for line in read_log(run / "log.jsonl")][:6] for run in (output, alone))
+    np.testing.assert_allclose(together, expected, atol=1e-4)
 
 
 def test_an_elastic_run_begins_and_goes_on_and_is_not_done_when_stopped(

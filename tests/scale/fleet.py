@@ -62,7 +62,7 @@ class Replica:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # gunicorn's main process and its worker, which end together
+                process_group=0,  # gunicorn's main process and its worker, which end together
             )
 
     def await_ready(self) -> None:
