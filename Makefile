@@ -67,7 +67,7 @@ image-test: image-tools $(DEVELOPMENT)  ## build the container image, start it, 
 	$(BIN)/python -m pytest tests/image -m image --timeout=3600 -rP
 
 scale-test: haproxy-installed $(DEVELOPMENT)  ## click on three servers behind HAProxy, kill and restart them
-	HAPROXY="$(HAPROXY)" $(BIN)/python -m pytest tests/scale -m scale --timeout=900 -rP
+	HAPROXY="$(HAPROXY)" $(BIN)/python -m pytest tests/scale -m scale --timeout=1800 -rP
 
 lock: $(DEVELOPMENT)  ## pin what the image installs anew, after a change of requirements.txt
 	$(BIN)/python -m deploy.lock

@@ -22,7 +22,7 @@ import requests
 
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "haproxy.cfg"
 _A, _IN = 1, 1  # of the DNS: an IPv4 address, of the internet
-_START_TIMEOUT = 60.0  # seconds for HAProxy to listen, or to notice a change
+_START_TIMEOUT = 300.0  # seconds for HAProxy to listen, or to notice a change
 
 
 @dataclass

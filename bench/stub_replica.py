@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import sys
 from collections import deque
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import orjson
@@ -93,11 +94,13 @@ def build(encode: float, click: float) -> web.Application:
     async def ready(_: web.Request) -> web.Response:
         return web.json_response({"status": "READY"})
 
-    async def work(app: web.Application) -> None:
-        app["device"] = asyncio.create_task(device.run())
+    async def work(app: web.Application) -> AsyncIterator[None]:
+        working = asyncio.create_task(device.run())
+        yield
+        working.cancel()
 
     app = web.Application(client_max_size=8 << 20)
-    app.on_startup.append(work)
+    app.cleanup_ctx.append(work)
     app.add_routes([web.post("/predict", predict), web.post("/warm", warm), web.get("/ready", ready)])
     return app
 

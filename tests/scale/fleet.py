@@ -24,7 +24,7 @@ from skipclick import Click
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 240, 320  # of the photos, (H, W)
-PATIENCE = 180.0  # seconds for a replica to load its model on a busy machine
+PATIENCE = 900.0  # seconds for a replica to load its model on a busy machine
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Replica:
         """SIGTERM to its main process, as `docker stop` sends it, and its exit status."""
         assert self.process is not None
         self.process.terminate()
-        return self.process.wait(60)
+        return self.process.wait(300)
 
     def kill(self) -> None:
         """kill -9 to all of it at once, as when the machine is gone."""

@@ -86,7 +86,7 @@ class Clicking:
     def await_clicks(self, count: int) -> None:
         """Wait until so many more clicks are answered."""
         goal = sum(map(len, self.answers.values())) + count
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while sum(map(len, self.answers.values())) < goal:
             assert time.monotonic() < deadline
             time.sleep(0.02)
