@@ -181,7 +181,7 @@ def restrain(settings: Settings) -> None:
     # Linux may give each session an equal share whatever its processes' niceness; a job has a session of its own
     with suppress(OSError):
         Path("/proc/self/autogroup").write_text("19")
-    threads = settings.finetune_threads or len(os.sched_getaffinity(0))
+    threads = settings.finetune_threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     if choose_device(settings.device) == "cpu":  # a GPU's driver maps far more than it uses
