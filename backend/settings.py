@@ -171,8 +171,12 @@ class Settings(BaseSettings):
     finetune_quiet_seconds: Seconds = Field(
         default=120.0, description="a training starts once a project's annotators were quiet for so long"
     )
+    finetune_seconds: Seconds = Field(
+        default=360.0, description="so long a training learns at most; reading and measuring come on top"
+    )
     finetune_threads: Annotated[int | None, Field(ge=1, le=1024), Is("a whole number from 1 to 1024")] = Field(
-        default=None, description="processor threads of a training, at the lowest priority; by default one per core"
+        default=None,
+        description="processor threads of a training; by default `OMP_NUM_THREADS`, or one per core",
     )
     finetune_memory_bytes: Size = Field(
         default=6 << 30, description="memory that a training on a CPU may take; it fails where that is not enough"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from backend.labeling_config import EXAMPLE
 from skipclick import brush_rle
@@ -51,6 +53,19 @@ def annotation(number: int, task: int, result: Any, seconds: int = 0, **changes:
 def task(number: int, *annotations: dict[str, Any]) -> dict[str, Any]:
     """A task as the REST interface gives it with fields=all."""
     return {"id": number, "data": {"image": f"/data/upload/1/{number}.png"}, "annotations": list(annotations)}
+
+
+def photographed_task(number: int) -> tuple[dict[str, Any], bytes]:
+    """A task with the mask of a bright square, and its picture (128 x 96 pixels) as a PNG file."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 90, (96, 128, 3)).astype(np.uint8)
+    mask = np.zeros((96, 128), np.bool_)
+    top, left = rng.integers(8, 40, 2)
+    mask[top : top + 44, left : left + 52] = True
+    image[mask] += 140
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return task(number, annotation(number, number, [region("a", mask)])), file.getvalue()
 
 
 def project(number: int) -> dict[str, Any]:

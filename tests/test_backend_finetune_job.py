@@ -3,7 +3,6 @@ its file how it ended."""
 
 from __future__ import annotations
 
-import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,9 +17,10 @@ from annotation_bodies import annotation, region
 from fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
 from PIL import Image
 from pydantic import SecretStr
+from tuned_models import base_model, tuned_model
 
 from backend.finetune import job as module
-from backend.finetune.job import LARGEST_SIDE, Photos, run
+from backend.finetune.job import LARGEST_SIDE, Photos, run, served
 from backend.finetune.jobs import Job, Jobs, read_job
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Versions
@@ -37,16 +37,8 @@ QUICK = FinetuneConfig(steps=2, batch_size=2, views=1, checks=1, precision="floa
 
 def put_task(studio: FakeLabelStudio, number: int) -> None:
     """A task with a picture of a bright square, and its mask."""
-    rng = np.random.default_rng(number)
-    image = rng.integers(0, 90, (96, 128, 3)).astype(np.uint8)
-    mask = np.zeros((96, 128), np.bool_)
-    top, left = rng.integers(8, 40, 2)
-    mask[top : top + 44, left : left + 52] = True
-    image[mask] += 140
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "PNG")
-    studio.files[f"/data/upload/1/{number}.png"] = file.getvalue()
-    studio.tasks.append(bodies.task(number, annotation(number, number, [region("a", mask)])))
+    task, studio.files[f"/data/upload/1/{number}.png"] = bodies.photographed_task(number)
+    studio.tasks.append(task)
 
 
 @pytest.fixture
@@ -106,6 +98,27 @@ def test_what_is_promoted_is_served(
     run(settings, PROJECT, queued, QUICK)
     assert read_job(queued).promoted
     assert Versions(settings.model_dir).current(PROJECT) == 1
+
+
+def test_what_must_be_beaten_is_what_annotators_get(tmp_path: Path) -> None:
+    """A version of another checkpoint serves nobody, so it is no measure either, and does not stop the job."""
+    versions = Versions(tmp_path)
+    versions.write(PROJECT, tuned_model(1), base_model(), about={}, report={})
+    assert served(versions, PROJECT, 1, base_model()).version == "tiny+p1.v1"
+    other = load_checkpoint("bundled")
+    assert served(versions, PROJECT, 1, other) is other
+    assert served(versions, PROJECT, None, other) is other
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system shares processors by niceness alone")
+def test_a_session_of_its_own_takes_no_share_of_its_own() -> None:
+    """Linux divides processors by sessions first, where it knows autogroups."""
+    code = "from backend.finetune.job import restrain; from backend.settings import Settings; restrain(Settings()); "
+    code += "print(open('/proc/self/autogroup').read(), open('/proc/self/stat').read().split()[18])"
+    words = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=True, start_new_session=True
+    ).stdout.split()
+    assert words[1:] == ["nice", "19", "19"]
 
 
 def test_too_few_objects_end_in_a_sentence(studio: FakeLabelStudio, settings: Settings, queued: Path) -> None:

@@ -159,6 +159,22 @@ def test_a_waiting_job_is_cancelled(make_training: MakeTraining, jobs: Jobs) -> 
     assert newest(jobs).state == "cancelled"
 
 
+def test_a_job_that_has_just_ended_by_itself_is_not_called_cancelled(make_training: MakeTraining, jobs: Jobs) -> None:
+    """Its version may be in service already."""
+    training = make_training()
+    job = jobs.enqueue(1, "a test", 0)
+    write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running"))
+    read = training._jobs.newest
+
+    def ends_meanwhile(project: int) -> Job | None:
+        found = read(project)
+        write_job(jobs.path(job), Job(1, 1, "a test", now(), state="done", promoted=True))
+        return found
+
+    training._jobs.newest = ends_meanwhile  # type: ignore[method-assign]
+    assert training.cancel(1).state == newest(jobs).state == "done"
+
+
 def test_enough_new_objects_start_a_training(make_training: MakeTraining, jobs: Jobs) -> None:
     training = make_training("finish")
     note(training, 1, 2)

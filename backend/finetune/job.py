@@ -8,12 +8,12 @@ It asks Label Studio for the annotations anew, learns, writes a version and prom
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,6 @@ from backend.settings import Settings, size_text
 from bench.datasets import Sample, open_dataset
 from skipclick import load_checkpoint
 from skipclick.files import replaced_atomically
-from skipclick.head import put_head
 from skipclick.model import SkipClick
 from train.finetune import Example, FinetuneConfig, Progress, finetune
 from train.finetune.picture import picture
@@ -52,7 +51,7 @@ def run(settings: Settings, project: int, path: Path, config: FinetuneConfig | N
     """Do the job whose file this is. Whatever goes wrong stands in the file, as a sentence, and is raised."""
     with working_on(path) as report:
         try:
-            _learn(settings, project, path, report, config or FinetuneConfig(device=choose_device(settings.device)))
+            _learn(settings, project, path, report, config or recipe(settings))
         except (MemoryError, RuntimeError) as error:
             said = any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))
             if said or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
@@ -72,7 +71,7 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
     report(last_object=max((one.id for one in objects), default=0))
     base = load_checkpoint(settings.checkpoint)
     serving = versions.current(project)
-    in_service = base if serving is None else with_head(base, versions.version(project, serving).head())
+    in_service = served(versions, project, serving, base)
     photos = Photos(build_images(settings, auth, LARGEST_SIDE))
     try:
         examples = [photos.example(one) for one in reversed(objects)]  # where there are too many, the newest count
@@ -159,17 +158,30 @@ def canary() -> list[Sample]:
     return [photo.load() for photo in open_dataset("folder", folder).photos]
 
 
-def with_head(base: SkipClick, head: Mapping[str, torch.Tensor]) -> SkipClick:
-    """The base model with another head; the base stays as it is."""
-    model = copy.deepcopy(base)
-    put_head(model, head)
-    return model
+def recipe(settings: Settings) -> FinetuneConfig:
+    """How a job learns with these settings."""
+    return FinetuneConfig(device=choose_device(settings.device), max_seconds=settings.finetune_seconds)
+
+
+def served(versions: Versions, project: int, number: int | None, base: SkipClick) -> SkipClick:
+    """What annotators get while the pointer says `number`: as in `heads.py`, the base where that version is of no use
+    (of another checkpoint, say)."""
+    if number is None:
+        return base
+    try:
+        return versions.version(project, number).model(base)
+    except ValueError as error:
+        logger.warning("the base model is what must be beaten: %s", error)
+        return base
 
 
 def restrain(settings: Settings) -> None:
     """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
     os.nice(19)
-    threads = settings.finetune_threads or len(os.sched_getaffinity(0))
+    # Linux may give each session an equal share whatever its processes' niceness; a job has a session of its own
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+    threads = settings.finetune_threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     if choose_device(settings.device) == "cpu":  # a GPU's driver maps far more than it uses

@@ -18,10 +18,11 @@ from threading import Event, Lock, Thread
 from typing import Any
 
 from backend.finetune.collect import receive
-from backend.finetune.jobs import Job, Jobs, now, write_job
+from backend.finetune.jobs import Job, Jobs, now, read_job, write_job
 from backend.finetune.store import AnnotationStore
 
 _EVERY = 1.0  # seconds between two looks at the jobs
+_DEATH = 10.0  # seconds in which a killed process is gone, at the latest
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
 _SHOWN = 10  # jobs that a project's report lists
 
@@ -87,7 +88,8 @@ class Training:
         return job
 
     def cancel(self, project: int) -> Job:
-        """End the project's job, waiting or running. Raises `ValueError` if there is none."""
+        """End the project's job, waiting or running; as it was in the end, which it may have reached by itself. Raises
+        `ValueError` if there is none."""
         with self._jobs.changing():
             job = self._jobs.newest(project)
             if job is None or not job.active:
@@ -96,10 +98,13 @@ class Training:
                 with self._jobs.device() as free:
                     if free is None:  # then the lock's holder is this job: no other could have started
                         _kill(self._jobs.holder() or job.pid)
-            ended = replace(job, state="cancelled", reason="cancelled on request", ended_at=now(), seconds_left=None)
-            write_job(self._jobs.path(job), ended)
+                self._await_end()
+                job = read_job(self._jobs.path(job))
+            if job.active:
+                job = replace(job, state="cancelled", reason="cancelled on request", ended_at=now(), seconds_left=None)
+                write_job(self._jobs.path(job), job)
         self._wake.set()
-        return ended
+        return job
 
     def report(self, project: int) -> dict[str, Any]:
         """What is known of a project, as JSON: its objects, what was skipped and why, its jobs, newest first."""
@@ -166,6 +171,15 @@ class Training:
         waiting = [job for job in active if job.state == "queued"]
         if waiting:
             self._spawn(waiting[0], device)
+
+    def _await_end(self) -> None:
+        """Until the killed process is gone: what it was about to say is said by then."""
+        deadline = time.monotonic() + _DEATH
+        while time.monotonic() < deadline:
+            with self._jobs.device() as free:
+                if free is not None:
+                    return
+            time.sleep(0.01)
 
     def _spawn(self, job: Job, device: int) -> None:
         path = self._jobs.path(job)

@@ -2,7 +2,8 @@
 
     examples   what comes in; split by image, so that what is held out stays held out
     views      each training image encoded once in a few views: the backbone never learns, so its features stay valid
-    learn      simulated clicks as in training, a pull towards the starting weights, best weights by held-out NoC
+    learn      simulated clicks as in training, replay of the starting model's answers, best weights by held-out NoC
+    blend      part of the way back to the starting weights, where the canary asks for it
     judge      candidate and model in service by the NoC simulation, on held-out objects and on a canary set
     picture    the same as a picture
 

@@ -10,11 +10,10 @@ from typing import Literal
 class FinetuneConfig:
     """The recipe; its defaults are what bench/FINETUNE.md measured."""
 
-    steps: int = 240
+    steps: int = 160
     batch_size: int = 8  # objects
     learning_rate: float = 3e-4  # at its peak; falls to nothing by a cosine
     warmup: float = 0.08  # share of the run
-    pull: float = 10.0  # each step weights go back by learning rate x pull of their way from where they started
     replay: float = 0.25  # share of a batch that asks for what the starting model answers beside the accepted masks
     views: int = 6  # of each training image, encoded once
     max_num_next_clicks: int = 3  # simulated corrections before the graded answer
@@ -24,7 +23,7 @@ class FinetuneConfig:
     patience: int = 2  # checks in a row without a better one end the run
     min_objects: int = 8
     max_held_out: int = 40  # objects that are measured; the images that come first count
-    canary_margin: float = 0.5  # clicks that the canary may need more, on average
+    canary_margin: float = 0.5  # clicks that the canary may need more, on average; see `blend`
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
@@ -44,8 +43,8 @@ class FinetuneConfig:
         )
         if min(counts) < 1:
             raise ValueError("steps, batch size, views, checks, patience and what is measured must be at least 1")
-        if not 0 <= self.replay < 1 or self.learning_rate <= 0 or self.pull < 0:
-            raise ValueError("replay must be in [0, 1), the learning rate above 0 and the pull at least 0")
+        if not 0 <= self.replay < 1 or self.learning_rate <= 0:
+            raise ValueError("replay must be in [0, 1) and the learning rate above 0")
 
 
 @dataclass(frozen=True)

@@ -57,22 +57,18 @@ def learn(
     device = torch.device(config.device)
     model: SkipClick = copy.deepcopy(base).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights: list[Tensor] = [*head_weights(model)]
-    first = [weight.detach().clone() for weight in weights]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     precision = PRECISIONS[config.precision] if config.precision else faster_precision(model, views, config)
     best_step, best_model, best = 0, copy.deepcopy(base).eval(), start
     curve = [(0, best.clicks)]
     misses, step, share, begin = 0, 0, 0.0, time.monotonic()
     while share < 1 and misses < config.patience:
-        rate = learning_rate(config, share)
-        optimizer.param_groups[0]["lr"] = rate
+        optimizer.param_groups[0]["lr"] = learning_rate(config, share)
         optimizer.zero_grad()
         loss = graded_loss(model, draw(views, config, step), config, step, precision)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
         optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(weights, first, min(1.0, rate * config.pull))
         step += 1
         seconds = time.monotonic() - begin
         before, share = share, min(1.0, max(step / config.steps, seconds / config.max_seconds))

@@ -11,6 +11,7 @@ from typing import Any
 from bench.compare import Difference
 from bench.datasets import Sample
 from skipclick.model import SkipClick
+from train.finetune.blend import as_far_as
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, load_images, split
 from train.finetune.judge import Measured, differences, judge, measured
@@ -29,6 +30,8 @@ class Report:
     """Images that were passed over: what was wrong with them."""
     step: int
     """After which the candidate's weights were; 0: nothing that was learnt was better."""
+    share: float
+    """Of the way from the starting weights to those that were learnt: as far as the canary allows."""
     curve: tuple[tuple[int, float], ...]
     """(step, mean of NoC@85 and NoC@90 on held-out objects) at each check, from the base model on."""
     held_out: tuple[Difference, ...]
@@ -89,8 +92,11 @@ def finetune(
     before = start if in_service is base else measure(in_service)
     learnt = learn(base, start, views, measure, config, told)
     told(Progress("measuring", step=learnt.step, noc=learnt.measured.noc))
-    gain = differences("held out", base.version, before, learnt.measured)
-    loss = differences("canary", base.version, measure(in_service, canary), measure(learnt.model, canary))
+    most = measure(base, canary).clicks + config.canary_margin
+    share, model = as_far_as(base, learnt.model, lambda model: measure(model, canary).clicks <= most)
+    after = learnt.measured if share == 1 else measure(model)
+    gain = differences("held out", base.version, before, after)
+    loss = differences("canary", base.version, measure(in_service, canary), measure(model, canary))
     worth_promoting, reason = judge(gain, loss, config.canary_margin)
     report = Report(
         config=config,
@@ -98,6 +104,7 @@ def finetune(
         num_images=len({example.key for example in examples}),
         problems=tuple(problems),
         step=learnt.step,
+        share=share,
         curve=learnt.curve,
         held_out=gain,
         canary=loss,
@@ -105,7 +112,7 @@ def finetune(
         worth_promoting=worth_promoting,
         reason=reason,
     )
-    return Candidate(learnt.model, report, before, learnt.measured, held_out)
+    return Candidate(model, report, before, after, held_out)
 
 
 def _first_objects(samples: Iterable[Sample], most: int) -> Iterator[Sample]:
