@@ -73,13 +73,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Need:
-    """How many replicas are enough for a team, all alive, and when one dies."""
+    """How many replicas are enough for a team, and what happens when one dies where there is one more."""
 
-    annotators: int
-    alive: int
-    one_dies: int
-    row: Row
-    """With `one_dies` replicas, from the death on."""
+    enough: Row
+    after_a_death: Row
+    """With one replica more, from the moment on at which one of them dies."""
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -272,38 +270,29 @@ def simulated(times: Times, annotators: int, replicas: int, seconds: float, pace
 def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: float, first_ms: float) -> Need:
     """The fewest replicas at which 95 % of the clicks are answered in time, by bisection.
 
-    When one dies, its photos are encoded anew all at once; for those first clicks `first_ms` is not asked then.
-
     Raises `ValueError` where no number is enough.
     """
     if 1000 * times.click > later_ms or 1000 * (times.encode + times.click) > first_ms:
         raise ValueError(f"{times.name} alone takes longer than --later {later_ms:g} or --first {first_ms:g} allow")
 
     @cache
-    def row(replicas: int, one_dies: bool) -> Row:
-        return simulated(times, annotators, replicas, seconds, pace, one_dies)
+    def alive(replicas: int) -> Row:
+        return simulated(times, annotators, replicas, seconds, pace, one_dies=False)
 
-    def is_enough(replicas: int, one_dies: bool) -> bool:
-        found = row(replicas, one_dies)
-        in_time = found.later.get("p95", 0.0) <= later_ms
-        return in_time and (one_dies or found.first.get("p95", 0.0) <= first_ms)
-
-    def fewest(low: int, one_dies: bool) -> int:
-        """The fewest from `low` on."""
-        high = low
-        while not is_enough(high, one_dies):
-            low, high = high + 1, high + max(1, high // 8)
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if is_enough(middle, one_dies) else (middle + 1, high)
-        return high
+    def is_enough(replicas: int) -> bool:
+        row = alive(replicas)
+        return row.later.get("p95", 0.0) <= later_ms and row.first.get("p95", 0.0) <= first_ms
 
     busy = annotators * (
         times.click / pace.think + times.encode / pace.photo
     )  # devices that would be busy without rest
-    alive = fewest(max(1, math.floor(busy)), False)
-    one_dies = fewest(max(2, alive), True)
-    return Need(annotators, alive, one_dies, row(one_dies, True))
+    low = high = max(1, math.floor(busy))
+    while not is_enough(high):
+        low, high = high + 1, high + max(1, high // 8)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_enough(middle) else (middle + 1, high)
+    return Need(alive(high), simulated(times, annotators, high + 1, seconds, pace, one_dies=True))
 
 
 # ---- results
@@ -327,12 +316,17 @@ def measured_table(rows: Sequence[Row]) -> str:
 def need_table(needs: Sequence[Need]) -> str:
     """Markdown."""
     lines = [
-        f"| annotators | replicas, all alive | when one dies | {HEAD.replace(' | failed', '')} |",
-        "|" + "---:|" * 10,
+        "| annotators | clicks/s | replicas | later clicks, ms: p50 | p95 | first on a photo: p50 | p95 | with one to spare | "
+        "later clicks after a death: p50 | p95 | first: p50 | p95 |",
+        "|" + "---:|" * 12,
     ]
     for one in needs:
-        cells = figures(one.row).rpartition(" | ")[0]
-        lines.append(f"| {one.annotators:,} | {one.alive} | **{one.one_dies}** | {cells} |")
+        enough, death = (
+            " | ".join(f"{part[p]:.0f}" if p in part else "" for part in (row.later, row.first) for p in ("p50", "p95"))
+            for row in (one.enough, one.after_a_death)
+        )
+        head = f"{one.enough.annotators:,} | {one.enough.clicks_per_second:,.0f} | **{one.enough.replicas}**"
+        lines.append(f"| {head} | {enough} | **{one.after_a_death.replicas}** | {death} |")
     return "\n".join(lines)
 
 
@@ -389,9 +383,8 @@ def draw_needs(needs: Sequence[Need], path: Path, title: str) -> None:
     with _figure(path, title) as axes:
         from bench.plots import COLOURS
 
-        people = [one.annotators for one in needs]
-        axes.plot(people, [one.alive for one in needs], "o-", color=COLOURS[0], label="all alive")
-        axes.plot(people, [one.one_dies for one in needs], "s--", color=COLOURS[1], label="when one dies")
+        people = [one.enough.annotators for one in needs]
+        axes.plot(people, [one.enough.replicas for one in needs], "o-", color=COLOURS[0], label="enough replicas")
         axes.set(xlabel="annotators", ylabel="replicas", xscale="log", yscale="log")
 
 

@@ -70,9 +70,12 @@ def test_the_ring_s_shares_are_nearly_equal() -> None:
 
 def test_what_is_needed_is_enough_and_one_less_is_not() -> None:
     found = need(FAST, 1000, 30.0, Pace(), later_ms=100, first_ms=500)
-    assert 2 <= found.alive <= found.one_dies <= 6
-    assert found.row.later["p95"] <= 100
-    fewer = simulate(FAST, Plan(1000, found.alive - 1, 30.0))
+    replicas = found.enough.replicas
+    assert found.enough.later["p95"] <= 100
+    assert found.enough.first["p95"] <= 500
+    assert found.after_a_death.replicas == replicas + 1
+    assert found.after_a_death.first["p95"] > found.enough.first["p95"]
+    fewer = simulate(FAST, Plan(1000, replicas - 1, 30.0))
     assert np.percentile([one.seconds for one in fewer if one.begin >= 3 and not one.first], 95) > 0.1
     with pytest.raises(ValueError, match="alone takes longer"):
         need(TIMES["vit-b-cpu"], 10, 30.0, Pace(), later_ms=100, first_ms=500)
@@ -104,7 +107,7 @@ def test_a_simulation_leaves_its_table_picture_and_facts(tmp_path: Path, capsys:
     assert "assumed, not measured" in text
     assert text.count("\n| ") == 3  # a head and two teams
     facts = json.loads(output.with_suffix(".json").read_text())
-    assert [one["annotators"] for one in facts["needs"]] == [50, 100]
+    assert [one["enough"]["annotators"] for one in facts["needs"]] == [50, 100]
     assert output.with_suffix(".png").read_bytes()[1:4] == b"PNG"
 
 
