@@ -316,8 +316,8 @@ def measured_table(rows: Sequence[Row]) -> str:
 def need_table(needs: Sequence[Need]) -> str:
     """Markdown."""
     lines = [
-        "| annotators | clicks/s | replicas | later clicks, ms: p50 | p95 | first on a photo: p50 | p95 | with one to spare | "
-        "later clicks after a death: p50 | p95 | first: p50 | p95 |",
+        "| annotators | clicks/s | replicas | later clicks, ms: p50 | p95 | first on a photo: p50 | p95 | "
+        "with one to spare | later clicks after a death: p50 | p95 | first: p50 | p95 |",
         "|" + "---:|" * 12,
     ]
     for one in needs:

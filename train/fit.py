@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def fit(config: TrainConfig, run: Run) -> Path:
         sets = validation_sets(run) if run.validate_every != 0 else []
         batches = global_batches(config, run, sources, state.step, group)
         saver = Saver(identity, run, group)
-        with opened_log(config, run, state.step, group) as log:
+        # An error's traceback would keep the loader's processes, for which the interpreter then waits without end.
+        with closing(batches), opened_log(config, run, state.step, group) as log:
             for parts in batches:
                 result = optimise(state, objective, parts, config, group, run.output, asked_to_stop())
                 log.step(state.step, result)
@@ -109,7 +111,7 @@ def describe_data(sources: Sources) -> dict[str, Any]:
 
 def global_batches(
     config: TrainConfig, run: Run, sources: Sources, first_step: int, group: Group
-) -> Iterator[list[Part]]:
+) -> Generator[list[Part], None, None]:
     """This process's parts of every global batch from `first_step` on; they differ by a photo where it does not divide.
 
     Raises `ValueError` where there are more parts than photos.
@@ -123,7 +125,9 @@ def global_batches(
     return _loaded(config, run, sources, range(first_step, config.steps), group)
 
 
-def _loaded(config: TrainConfig, run: Run, sources: Sources, steps: range, group: Group) -> Iterator[list[Part]]:
+def _loaded(
+    config: TrainConfig, run: Run, sources: Sources, steps: range, group: Group
+) -> Generator[list[Part], None, None]:
     num_parts = group.size * run.accumulate
     bounds = [config.batch_size * part // num_parts for part in range(num_parts + 1)]  # in a batch
     mine = range(group.rank * run.accumulate, (group.rank + 1) * run.accumulate)
