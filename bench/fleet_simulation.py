@@ -106,7 +106,7 @@ class Ring:
     """Which replica a key belongs to; those that are dead leave their keys to the next ones."""
 
     def __init__(self, replicas: int, seed: int = 0) -> None:
-        rng = random.Random(seed)
+        rng = random.Random(f"ring {seed}")  # not the numbers that the keys are drawn from
         points = sorted((rng.random(), replica) for replica in range(replicas) for _ in range(POINTS))
         self._places = [place for place, _ in points]
         self._owners = [owner for _, owner in points]

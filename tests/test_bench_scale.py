@@ -32,6 +32,12 @@ def test_waiting_for_clicks_is_as_long_as_theory_says() -> None:
     assert not any(one.first for one in served)
 
 
+def test_where_there_are_replicas_enough_hardly_anybody_waits() -> None:
+    """Which could not be if photos and replicas were drawn from the same random numbers."""
+    served = simulate(FAST, Plan(1000, 40, 30.0, STAYING))
+    assert np.mean([one.seconds for one in served]) == pytest.approx(FAST.click, rel=0.05)
+
+
 def test_annotators_click_and_change_photos_at_their_pace() -> None:
     served = simulate(FAST, Plan(300, 4, 240.0))
     assert len(served) == pytest.approx(300 * 240 / 3.0, rel=0.03)
