@@ -7,6 +7,9 @@ set -euo pipefail
 endpoint=${1:?the address of the first machine and a port, such as node1:29400}
 name=${2:?a name for the run, the same on all machines}
 shift 2
+# Shared, the store of a node that was once the first keeps being used by it after another has become the first: they then
+# wait for each other without end (seen with torch 2.15).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 exec torchrun --nnodes "${NODES:-1:4}" --nproc-per-node "${GPUS:-8}" --max-restarts 100 \
   --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "$name" \
   -m train fit --elastic "$@"

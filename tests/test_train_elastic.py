@@ -41,6 +41,7 @@ def node(port: int, data: Path, output: Path) -> Iterator[subprocess.Popen[str]]
     command += ["--rdzv-conf", QUICKLY, "--max-restarts", "100", str(ROOT / "tests" / "training_process.py")]
     command += [str(data), str(output), json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as in deploy/train-nodes.sh, which says why
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         yield process
