@@ -155,9 +155,10 @@ def post(url: str, body: Any, session: requests.Session | None = None) -> Answer
     """Send a request to /predict; like Label Studio, over a connection of its own unless a session is given."""
     try:
         got = (session or local_session()).post(f"{url}/predict", json=body, timeout=100)
-        return Answer(got.status_code, got.headers.get("X-Served-By", ""), got.json())
-    except (requests.RequestException, ValueError) as error:
+    except requests.RequestException as error:
         return Answer(0, "", repr(error))
+    is_json = got.headers.get("Content-Type", "").startswith("application/json")
+    return Answer(got.status_code, got.headers.get("X-Served-By", ""), got.json() if is_json else got.text)
 
 
 def click(url: str, task: int, count: int, session: requests.Session | None = None) -> Answer:
