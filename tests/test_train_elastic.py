@@ -30,6 +30,7 @@ __all__ = ["photo_folder"]
 
 ROOT = Path(__file__).parent.parent
 ENDLESS = {"steps": 1_000_000}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
 QUICKLY = "join_timeout=600,last_call_timeout=1"
 
 
@@ -40,8 +41,7 @@ def node(port: int, data: Path, output: Path) -> Iterator[subprocess.Popen[str]]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     command += ["--rdzv-conf", QUICKLY, "--max-restarts", "100", str(ROOT / "tests" / "training_process.py")]
     command += [str(data), str(output), json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # as in deploy/train-nodes.sh, which says why
+    environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     try:
         yield process
@@ -127,7 +127,7 @@ def test_a_stopped_process_ends_with_its_loader_and_says_that_there_is_more_to_d
     options = json.dumps({"elastic": True, "num_workers": 1})
     script, output = str(ROOT / "tests" / "training_process.py"), tmp_path / "run"
     command = [sys.executable, script, str(photo_folder), str(output), json.dumps(ENDLESS), options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(steps_said(output)) > 2, process)
     process.terminate()
     _, said = process.communicate(timeout=240)
