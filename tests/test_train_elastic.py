@@ -42,11 +42,12 @@ def node(port: int, data: Path, output: Path) -> Iterator[subprocess.Popen[str]]
     command += ["--rdzv-conf", QUICKLY, "--max-restarts", "100", str(ROOT / "tests" / "training_process.py")]
     command += [str(data), str(output), json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        lose(process)
+    with (output.parent / "nodes.log").open("a") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log, text=True)
+        try:
+            yield process
+        finally:
+            lose(process)
 
 
 def children(pid: int) -> list[int]:
@@ -61,7 +62,7 @@ def lose(process: subprocess.Popen[str]) -> None:
         process.send_signal(signal.SIGSTOP)  # so that it starts nothing new meanwhile
         for pid in [*children(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)
-    process.communicate()
+        process.wait()
 
 
 def steps_said(output: Path) -> list[int]:
@@ -72,7 +73,7 @@ def steps_said(output: Path) -> list[int]:
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 600
     while not condition():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, f"it ended with status {process.returncode}"
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -106,7 +107,7 @@ def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path
             for one in (first, third):
                 one.terminate()
             for one in (first, third):
-                one.communicate(timeout=120)
+                one.wait(300)
     steps = steps_said(output)
     assert steps == list(range(1, len(steps) + 1))  # none lost, none twice
     assert read_state(output / "last.pt")["step"] == len(steps)
