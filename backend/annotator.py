@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from backend.executor import DeviceExecutor, Priority
 from backend.images import ImageSource
+from backend.pixels import Photo
 from backend.protocol import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
@@ -192,15 +193,26 @@ class Annotator:
     def _encode(self, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
         """Fetch and decode in this thread, encode in the device's."""
         with _timed(stages, "fetch"):
-            photo = self._images.load(image)
+            photo = self._load(image)
 
         def urgency() -> Priority:
             is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(key, ())))
             return Priority.ENCODE if is_wanted else Priority.PREFETCH
 
-        with _timed(stages, "encode"):
-            features = self._on_device(urgency, lambda: self._predictor.encode(photo.pixels))
+        try:
+            with _timed(stages, "encode"):
+                features = self._on_device(urgency, lambda: self._predictor.encode(photo.pixels))
+        finally:
+            photo.release()
         return dataclasses.replace(features, image_size=photo.size)
+
+    def _load(self, image: ImageReference) -> Photo:
+        try:
+            return self._images.load(image)
+        except MemoryError:
+            raise OverloadedError(
+                "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
+            ) from None
 
     def _answer(
         self, key: str, features: ImageFeatures, clicks: tuple[Click, ...], box: Box | None, given_up: GivenUp

@@ -14,17 +14,21 @@ from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
 
+import numpy as np
 import orjson
 from flask import Flask, Response, g, jsonify, request
+from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from backend.annotator import Annotator, OverloadedError
+from backend.annotator import Annotator, GivenUp, OverloadedError
 from backend.clients import has_left
 from backend.labeling_config import check_labeling_config, labeling_config_doubts, parse_labeling_config
 from backend.leftovers import without_leftovers
 from backend.pages import build_pages
 from backend.protocol import (
+    Json,
     Limits,
+    MaskRequest,
     PredictBody,
     ProtocolError,
     empty_response,
@@ -49,6 +53,9 @@ from skipclick import brush_rle
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
 
+WARMING_THREADS = 4
+"""Of all threads those that /warm may take: nobody waits for its images yet."""
+
 SETUP_PATIENCE = 2.0
 """Seconds that /setup waits for a model that is being loaded: Label Studio waits 3, and shows an error until it asks
 again, when the next page is opened."""
@@ -70,7 +77,7 @@ def build_app(settings: Settings, readiness: Readiness) -> Flask:
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
     telemetry = Telemetry(readiness)
     signs = SignMemory()
-    slots = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS))
+    slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
     _observe_requests(app, telemetry)
     _ask_for_password(app, settings)
     _answer_errors(app, settings)
@@ -110,7 +117,7 @@ def build_app(settings: Settings, readiness: Readiness) -> Flask:
         if len(body.tasks) != 1:
             raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")
         annotator = readiness.service().annotator
-        with _slot(slots):
+        with _slot(warming), _slot(slots):
             annotator.prepare(task_image(body, body.tasks[0]))
         return jsonify(kept=max(stats.entries for stats in annotator.feature_stats().values()))
 
@@ -144,28 +151,33 @@ def _predict(
     if asked is None:
         _warm(body, annotator)
         return nothing_to_store() if body.context is None else empty_response(annotator.version)
-    task = body.tasks[0]
-    signs.remember(task_key(task), asked.clicks)
-    asked = without_leftovers(asked, task, lambda region, *size: brush_rle.decode(region_rle(region, raw), *size))
+    signs.remember(task_key(body.tasks[0]), asked.clicks)
+    left = has_left(request.environ)
+    with _slot(slots):
+        return _mask(raw, body, asked, annotator, lambda: left() or time.monotonic() > deadline)
+
+
+def _mask(raw: bytes, body: PredictBody, asked: MaskRequest, annotator: Annotator, given_up: GivenUp) -> dict[str, Any]:
+    """The answer to a request for a mask."""
+
+    def decode(region: Json, height: int, width: int) -> NDArray[np.uint8]:
+        if given_up():
+            raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
+        return brush_rle.decode(region_rle(region, raw), height, width)
+
+    asked = without_leftovers(asked, body.tasks[0], decode)
     g.facts["clicks"] = len(asked.clicks)
     if not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version)
-    target, left = asked.target, has_left(request.environ)
-    with _slot(slots):
-        annotation = annotator.annotate(
-            asked.image,
-            asked.clicks,
-            asked.box,
-            (target.height, target.width),
-            lambda: left() or time.monotonic() > deadline,
-        )
+    size = asked.target.height, asked.target.width
+    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up)
     begin = time.perf_counter()
     rle = brush_rle.encode(annotation.mask)
     g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
     if annotation.mask.empty:
         return empty_response(annotator.version)
-    return mask_response(target, rle, annotation.score, annotator.version)
+    return mask_response(asked.target, rle, annotation.score, annotator.version)
 
 
 def _body(settings: Settings) -> bytes:
@@ -180,7 +192,7 @@ def _body(settings: Settings) -> bytes:
 def _slot(slots: BoundedSemaphore) -> Iterator[None]:
     """One of the places for predictions. Raises `OverloadedError` if all are taken: this is the queue's bound."""
     if not slots.acquire(blocking=False):
-        raise OverloadedError("all threads are busy with predictions; try again, or raise THREADS")
+        raise OverloadedError("all threads for this are busy; try again, or raise THREADS")
     try:
         yield
     finally:

@@ -20,12 +20,15 @@ from backend.addresses import ImageHosts, RefusedHostError
 from backend.incoming import incoming
 from backend.label_studio import AuthorizationError, LabelStudioAuth, as_called, origin
 from backend.local_files import local_name, read_below
+from backend.pixel_budget import PixelBudget
 from backend.pixels import ImageError, Photo, UndecodableError, decode_image
 from backend.protocol import ImageReference
 
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
+_PHOTOS_AT_ONCE = 4
+"""Of the largest size, in memory as pixels; of smaller ones as many more."""
 
 
 class ImageSource(Protocol):
@@ -35,7 +38,10 @@ class ImageSource(Protocol):
         """A name of the image's content: equal names mean equal pixels."""
 
     def load(self, reference: ImageReference) -> Photo:
-        """The image, oriented as the annotator sees it. Raises `ImageError`."""
+        """The image, oriented as the annotator sees it; call its `release` when it has been looked at.
+
+        Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        """
 
 
 class ImageLoader:
@@ -60,6 +66,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._enough = enough
+        self._budget = PixelBudget(_PHOTOS_AT_ONCE * max_pixels, timeout)
         self._timeout = timeout
 
     def key(self, reference: ImageReference) -> str:
@@ -71,7 +78,7 @@ class ImageLoader:
         """See `ImageSource.load`."""
         with self._opened(reference) as file:
             try:
-                return decode_image(file, self._max_pixels, self._enough)
+                return decode_image(file, self._max_pixels, self._enough, self._budget)
             except UndecodableError as error:
                 raise ImageError(f"{describe(reference.url)}: {error}") from None
 
