@@ -1,4 +1,4 @@
-# Everything starts from a plain checkout: GNU make and Python 3.11 or newer are all it takes.
+# Everything starts from a plain checkout: GNU make and Python 3.11 to 3.13 are all it takes.
 # The server's settings (PORT, DEVICE, CHECKPOINT, LABEL_STUDIO_URL, ...) are read from the environment.
 
 PYTHON ?= python3
@@ -20,8 +20,8 @@ LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
 # What annotators get from MODEL, on the small set that lies in the repository.
 CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check --protocol serve --jobs 2
 
-REQUIRE_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and \
-    $(PYTHON) is older. Name another one, for example: make PYTHON=python3.12")
+REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
+    $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
 .PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test lock audit clean distclean \
     data-given chromium-installed image-tools
