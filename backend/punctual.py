@@ -14,8 +14,6 @@ from http.client import HTTPResponse
 from typing import Any
 
 from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
 
 
 class PunctualAdapter(HTTPAdapter):
@@ -28,15 +26,15 @@ class PunctualAdapter(HTTPAdapter):
         self._deadline = deadline
         super().__init__()
 
-    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> HTTPConnectionPool:
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         """As of requests, for every kind of connection: plain, with TLS, through a proxy."""
-        pool = super().get_connection_with_tls_context(*args, **options)
-        pool.ConnectionCls = partial(_connection, pool.ConnectionCls, self._deadline)  # type: ignore[assignment]
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        pool.ConnectionCls = partial(_connection, pool.ConnectionCls, self._deadline)
         return pool
 
 
-def _connection(make: Any, deadline: float, **options: Any) -> HTTPConnection:
-    connection: HTTPConnection = make(**options)
+def _connection(make: Any, deadline: float, **options: Any) -> Any:
+    connection = make(**options)
     connection.response_class = partial(_PunctualResponse, deadline=deadline)
     return connection
 
@@ -46,7 +44,7 @@ class _PunctualResponse(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, deadline: float, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_PunctualReader(self.fp.detach(), sock, deadline))  # type: ignore[arg-type]
+        self.fp = io.BufferedReader(_PunctualReader(self.fp.detach(), sock, deadline))
 
 
 class _PunctualReader(io.RawIOBase):
