@@ -139,3 +139,16 @@ def test_sides_that_are_no_numbers_are_refused_by_the_parser(capsys: pytest.Capt
         with pytest.raises(SystemExit) as exit_:
             main([*FIT, *flags])
         assert exit_.value.code == 2
+
+
+def test_the_licence_of_dinov3_is_named_before_its_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.initial.SkipClick", lambda config, pretrained: pretrained)
+    assert new_model(with_network(RECIPES["paper"], "dinov3_vitb16"))
+    assert "DINOv3 License, https://" in capsys.readouterr().out
+    assert new_model(with_network(RECIPES["paper"], "dinov2_vitb14"))
+    assert not capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "DINOv3 License" in " ".join(capsys.readouterr().out.split())

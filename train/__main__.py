@@ -22,7 +22,7 @@ from skipclick.config import PRESETS
 from skipclick.predictor import DTYPES
 from train.checkpoints import provenance, read_state, trained_model
 from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
-from train.config import BACKBONES, PRECISIONS, RECIPES, Run, TrainConfig, with_network
+from train.config import BACKBONES, DINOV3_LICENSE, PRECISIONS, RECIPES, Run, TrainConfig, with_network
 from train.dataset import ObjectDataset
 from train.fit import fit
 from train.inspect import describe_speed, save_contact_sheet
@@ -112,7 +112,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--backbone",
         metavar="NAME|CHECKPOINT",
-        help=f"{', '.join(BACKBONES)} (published weights), or 'bundled' or a checkpoint whose backbone to take",
+        help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
+        f"{DINOV3_LICENSE}), or 'bundled' or a checkpoint whose backbone to take",
     )
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
