@@ -18,6 +18,7 @@ from skipclick.model import SkipClick
 from train.__main__ import _parser, configured, main
 from train.config import RECIPES, TrainConfig, with_network
 from train.initial import new_model
+from train.sources import KINDS
 
 FIT = ["fit", "--data", "DIR", "--output", "RUN"]
 
@@ -152,3 +153,11 @@ def test_the_licence_of_dinov3_is_named_before_its_weights_are_fetched(
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     assert "DINOv3 License" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_names_every_command_and_kind_of_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.replace("\n", " ").lower().replace("'s", "").replace(" ", "-")
+    for name in ("fit", "export", "validate", "plot", "show", "inspect", "build-cocolvis", *KINDS):
+        assert name in shown.replace("coco-and-lvis", "cocolvis"), name

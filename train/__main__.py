@@ -1,4 +1,5 @@
-"""`python -m train fit | validate | export`: from a folder of photos with masks to a checkpoint that is served."""
+"""From photos with masks to a checkpoint that is served. Masks may be COCO and LVIS combined, HQSeg-44k, a COCO file, a
+Label Studio export, or a folder of your own; several of them at once if you like."""
 
 from __future__ import annotations
 
@@ -192,7 +193,7 @@ def _add_plot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("show", help="draw a batch that training saved when its loss was no number")
+    command = commands.add_parser("show", help="draw the batch that training saved before it gave up")
     command.add_argument("batch", type=Path, help="the .pt file that the message named")
     command.add_argument("out", type=Path, help="the .png to write: photo, clicks and ground truth of each object")
     command.set_defaults(run=_show)
