@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.datasets import LAYOUTS, open_dataset
+from bench.datasets import LAYOUTS, EvaluationSet
 from bench.evaluation import Rules
 from bench.runner import Workers, collect, plan, run_task
 from bench.tables import report
@@ -32,7 +32,8 @@ from train.losses import LOSSES
 from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
-from train.sources import KINDS, is_held_out, open_sources
+from train.sources import KINDS, open_sources
+from train.validate import held_out_photos
 
 SOURCES_ARGUMENT: dict[str, Any] = {
     "nargs": "+",
@@ -179,8 +180,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
     command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
-    command.add_argument("--data", type=Path, required=True, help="the folder that was trained on")
-    command.add_argument("--limit", type=int, help="only the first held-out photos")
+    command.add_argument("--data", **SOURCES_ARGUMENT)
+    command.add_argument("--limit", type=_positive, metavar="N", help="only the first held-out photos of each place")
     command.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     command.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
     command.set_defaults(run=_validate)
@@ -275,8 +276,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    dataset = open_dataset("folder", options.data, options.limit, keep=is_held_out)
-    tasks = plan([options.checkpoint], [dataset], Rules(flip=False), device=options.device, dtype=options.dtype)
+    datasets = [EvaluationSet(spec, spec, tuple(held_out_photos([spec])[: options.limit])) for spec in options.data]
+    tasks = plan([options.checkpoint], datasets, Rules(flip=False), device=options.device, dtype=options.dtype)
     measurements = [run_task(task, Workers()).measurement for task in tasks]
     print(report(collect(tasks, measurements, sys.argv[1:], datetime.now(UTC).isoformat(timespec="seconds"))))
 
