@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from threading import BoundedSemaphore
@@ -20,11 +20,13 @@ from flask import Flask, Response, g, jsonify, request
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from backend.annotator import Annotator, GivenUp, OverloadedError
+from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.clients import has_left
-from backend.labeling_config import check_labeling_config, labeling_config_doubts, parse_labeling_config
+from backend.label_studio import AuthorizationError
+from backend.labeling_config import ConfigError, check_labeling_config, labeling_config_doubts, parse_labeling_config
 from backend.leftovers import without_leftovers
 from backend.pages import build_pages
+from backend.pixels import ImageError
 from backend.protocol import (
     Json,
     Limits,
@@ -61,6 +63,8 @@ SETUP_PATIENCE = 2.0
 again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
+
+_BAD_INPUT = (ProtocolError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
@@ -249,7 +253,13 @@ def _ask_for_password(app: Flask, settings: Settings) -> None:
 
 def _answer_errors(app: Flask, settings: Settings) -> None:
     """One handler for bad input, one for what HTTP itself refuses, one for our own mistakes."""
-    app.register_error_handler(ValueError, _logged(lambda error: _error(HTTPStatus.BAD_REQUEST, str(error))))
+
+    @app.errorhandler(ValueError)
+    def bad_input(error: ValueError) -> Response:
+        # Of any other kind it may be a mistake of ours: then the log says where it comes from.
+        traceback = None if isinstance(error, _BAD_INPUT) else error
+        logger.warning("id=%s refused: %s", g.request_id, one_line(error), exc_info=traceback)
+        return _error(HTTPStatus.BAD_REQUEST, str(error))
 
     @app.errorhandler(OverloadedError)
     def overloaded(error: OverloadedError) -> Response:
@@ -278,14 +288,6 @@ def _answer_errors(app: Flask, settings: Settings) -> None:
             HTTPStatus.INTERNAL_SERVER_ERROR,
             f"the server failed on this request; its log says why under id={g.request_id}",
         )
-
-
-def _logged(handler: Callable[[Exception], Response]) -> Callable[[Exception], Response]:
-    def handle(error: Exception) -> Response:
-        logger.warning("id=%s refused: %s", g.request_id, one_line(error))
-        return handler(error)
-
-    return handle
 
 
 def _not_now(sentence: str, seconds: int = 5) -> Response:
