@@ -1,4 +1,4 @@
-"""The head learns: simulated clicks on encoded views, graded answers, best weights by the clicks of held-out objects.
+"""The head learns: simulated clicks on encoded views, graded answers, best weights by what held-out objects say.
 
 The network stays in evaluation mode: batch norm's statistics are those that it is served with.
 """
@@ -50,7 +50,7 @@ def learn(
     config: FinetuneConfig,
     told: Callable[[Progress], None],
 ) -> Learnt:
-    """Weights of the head that need the fewest clicks by `measure`, starting from `base`, which stays as it is.
+    """Weights of the head with the least error by `measure`, starting from `base`, which stays as it is.
 
     start: what `measure` says of `base`. told: called at every step; what it raises ends the work.
     """
@@ -77,7 +77,7 @@ def learn(
             now = measure(model)
             curve.append((step, now.clicks))
             misses += 1
-            if now.clicks < best.clicks:
+            if now.error < best.error:
                 best_step, best_model, best, misses = step, copy.deepcopy(model).cpu(), now, 0
     return Learnt(best_model, best_step, best, tuple(curve))
 
