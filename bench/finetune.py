@@ -54,7 +54,7 @@ from train.finetune.judge import RULES, Measured, measured
 MIN_AREA = 100  # pixels; nobody annotates less
 MAX_OF_PHOTO = 4  # objects of a test photo, so that crowded ones do not outweigh the others
 PROJECT = 1
-TRIED = ("steps", "batch_size", "views", "learning_rate", "replay")
+TRIED = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds")
 """Of the recipe, what the command line can change."""
 
 BEGIN, END = "<!-- tables: bench/finetune.py -->\n", "<!-- end of tables -->\n"
