@@ -23,7 +23,7 @@ CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test lock audit clean distclean \
+.PHONY: help serve test lint bench latency bench-check bench-baseline load soak crash e2e image-test lock audit clean distclean \
     data-given chromium-installed image-tools
 
 help:  ## say what there is (default)
@@ -57,6 +57,9 @@ load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throug
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
 	$(BIN)/python bench/soak.py --output runs/soak.json
+
+crash: $(DEVELOPMENT)  ## kill -9 server and training 50 times while annotators work, and look what is left
+	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/test_backend_finetune_crash.py
 
 e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
 	CHROMIUM="$(CHROMIUM)" BACKEND_PYTHON="$(abspath $(BIN)/python)" \

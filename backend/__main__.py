@@ -1,4 +1,4 @@
-"""The server's command line: `python -m backend [serve|doctor|warm|settings]`."""
+"""The server's command line: `python -m backend [serve|doctor|warm|models|settings]`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ commands:
   serve     start the server (default)
   doctor    say what is wrong between this server and Label Studio, and what to do about it
   warm      have the images of a project prepared before anyone opens them
+  models    list, promote, roll back, export and prune what projects have learnt
   settings  print the page of all settings, in Markdown
 
 Settings are environment variables, see `python -m backend settings`.
-`python -m backend COMMAND --help` says more about doctor and warm.
+`python -m backend COMMAND --help` says more about doctor, warm and models.
 """
 
 BAD_USE = 2
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    if command in ("doctor", "warm"):  # imported when asked for: they bring the model with them
+    if command in ("doctor", "warm", "models"):  # imported when asked for: they bring the model with them
         status: int = import_module(f"backend.{command}").main(options)
         return status
     if command == "settings" and not options:

@@ -1,9 +1,13 @@
 """The use case: clicks on an image become a mask. Knows no HTTP and no JSON.
 
-The previous mask of click t, which the network sees beside the clicks, is the memo of the same image, model
+The previous mask of click t, which the network sees beside the clicks, is the memo of the same image, head
 and clicks 1..t-1. When it is gone, the clicks are replayed from the longest prefix that is still known. So
 a result depends on the request alone, not on which requests came before, and is the same to the bit (where the
-executor runs clicks one by one; in batches the last bits of a float may differ).
+the executor runs clicks one by one; in batches the last bits of a float may differ).
+
+Each project is answered by its head (`heads.py`); all share the backbone, and so what it saw of an image. Features are
+kept with what was prepared for the head that worked with them last; for another one they are prepared anew, in a small
+part of the time that looking at the image takes.
 """
 
 from __future__ import annotations
@@ -20,13 +24,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from backend.executor import DeviceExecutor, Priority
+from backend.heads import Head, Heads, PredictorLike
 from backend.images import ImageSource
 from backend.pixels import Photo
 from backend.protocol import Box, ImageReference, SmartClick
@@ -47,16 +52,6 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class PredictorLike(Protocol):
-    """What the annotator asks of `skipclick.Predictor`."""
-
-    def encode(self, image: NDArray[np.uint8]) -> ImageFeatures: ...
-
-    def answer(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]: ...
-
-    def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor: ...
-
-
 class SizeMismatchError(ValueError):
     """The image fetched is not the one that the annotator sees."""
 
@@ -67,10 +62,11 @@ class OverloadedError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Annotation:
-    """A mask; its score, the mean probability inside it (0 if empty); and milliseconds by stage."""
+    """A mask; its score, the mean probability inside it (0 if empty); who made it; and milliseconds by stage."""
 
     mask: BoxMask
     score: float
+    version: str
     stages: Mapping[str, float]
 
 
@@ -90,16 +86,14 @@ class Annotator:
 
     def __init__(
         self,
-        predictor: PredictorLike,
+        heads: Heads,
         images: ImageSource,
         executor: DeviceExecutor,
         *,
-        version: str,
         features: SharedCache[ImageFeatures],
         memo_bytes: int,
     ) -> None:
-        self.version = version
-        self._predictor = predictor
+        self._heads = heads
         self._images = images
         self._executor = executor
         self._features = features
@@ -116,9 +110,10 @@ class Annotator:
         box: Box | None,
         size: tuple[int, int],
         given_up: GivenUp = lambda: False,
+        project: int | None = None,
     ) -> Annotation:
         """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
-        pixels.
+        pixels, by the project's head.
 
         A box starts from its area as the previous mask and a positive click at its centre, then come the
         clicks. Raises `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and
@@ -130,24 +125,38 @@ class Annotator:
         if not points:
             raise ValueError("a mask needs at least one click or a box")
         with _overloaded_if_cancelled(), self._wanted(key, given_up):
-            features = self._features.get_or_make(key, lambda: self._encode(key, image, stages))
+            head = self._heads.of(project)
+            features = self._features_for(head, key, image, stages)
         if features.image_size != size:
             raise SizeMismatchError(
                 f"the image has {features.image_size[1]} x {features.image_size[0]} pixels, but the "
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
         with _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(key, features, points, box, given_up)
-        return Annotation(answer.mask, answer.score, stages)
+            answer = self._answer(head, key, features, points, box, given_up)
+        return Annotation(answer.mask, answer.score, head.version, stages)
 
-    def prepare(self, image: ImageReference) -> None:
+    @property
+    def version(self) -> str:
+        """Name of the base's weights."""
+        return self._heads.base.version
+
+    def version_of(self, project: int | None) -> str:
+        """Name of the weights that answer a project now."""
+        return self._heads.of(project).version
+
+    def versions(self) -> list[str]:
+        """Names of all weights at hand, the base's first."""
+        return self._heads.names()
+
+    def prepare(self, image: ImageReference, project: int | None = None) -> None:
         """Encode an image unless it is known, after everything that somebody waits for. Raises `ImageError` or
         `OverloadedError`."""
         key = self._images.key(image)
         with _overloaded_if_cancelled():
-            self._features.get_or_make(key, lambda: self._encode(key, image, {}))
+            self._features_for(self._heads.of(project), key, image, {})
 
-    def warm(self, image: ImageReference) -> None:
+    def warm(self, image: ImageReference, project: int | None = None) -> None:
         """Begin to `prepare` an image in the background, unless it is known, under way, or too many are
         waiting."""
         key = self._images.key(image)
@@ -155,7 +164,7 @@ class Annotator:
             if key in self._features or key in self._warming or len(self._warming) >= _MAX_WARMING:
                 return
             self._warming.add(key)
-        self._warmers.submit(self._warm, key, image)
+        self._warmers.submit(self._warm, key, image, project)
 
     def close(self) -> None:
         """Stop the background work; requests still running may fail."""
@@ -163,6 +172,7 @@ class Annotator:
         self._executor.close()
         self._features.close()
         self._memo.close()
+        self._heads.close()
 
     def forget(self) -> None:
         """Let go of all features and memos on the device; answers stay the same."""
@@ -171,7 +181,7 @@ class Annotator:
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Statistics by cache name."""
-        return self._features.stats() | self._memo.stats()
+        return self._features.stats() | self._memo.stats() | self._heads.stats()
 
     def feature_stats(self) -> dict[str, CacheStats]:
         """Statistics of the features' tiers alone."""
@@ -181,27 +191,33 @@ class Annotator:
         """How much waits for the device, by priority's name."""
         return self._executor.waiting()
 
-    def _warm(self, key: str, image: ImageReference) -> None:
+    def _warm(self, key: str, image: ImageReference, project: int | None) -> None:
         try:
-            self.prepare(image)
+            self.prepare(image, project)
         except Exception as error:  # whoever clicks on this image will be told; here only the log can be
             logger.warning("could not warm up the image of task %s: %s", image.task_id, error)
         finally:
             with self._lock:
                 self._warming.discard(key)
 
-    def _encode(self, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
+    def _features_for(self, head: Head, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
+        """The image's features, prepared for a head. They take the place of those for another one: its requests under
+        way hold theirs."""
+        features = self._features.get_or_make(key, lambda: self._encode(head, key, image, stages))
+        if features.head == head.predictor.head:
+            return features
+        with _timed(stages, "prepare"):
+            features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.prepare(features))
+        self._features.replace(key, features)
+        return features
+
+    def _encode(self, head: Head, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
         """Fetch and decode in this thread, encode in the device's."""
         with _timed(stages, "fetch"):
             photo = self._load(image)
-
-        def urgency() -> Priority:
-            is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(key, ())))
-            return Priority.ENCODE if is_wanted else Priority.PREFETCH
-
         try:
             with _timed(stages, "encode"):
-                features = self._on_device(urgency, lambda: self._predictor.encode(photo.pixels))
+                features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.encode(photo.pixels))
         finally:
             photo.release()
         return dataclasses.replace(features, image_size=photo.size)
@@ -214,8 +230,19 @@ class Annotator:
                 "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
             ) from None
 
+    def _urgency(self, key: str) -> Priority:
+        """Of the first look at an image: whether somebody waits for it now."""
+        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(key, ())))
+        return Priority.ENCODE if is_wanted else Priority.PREFETCH
+
     def _answer(
-        self, key: str, features: ImageFeatures, clicks: tuple[Click, ...], box: Box | None, given_up: GivenUp
+        self,
+        head: Head,
+        key: str,
+        features: ImageFeatures,
+        clicks: tuple[Click, ...],
+        box: Box | None,
+        given_up: GivenUp,
     ) -> Answer:
         """The answer after all clicks, from the longest shorter history that is known."""
 
@@ -224,10 +251,10 @@ class Annotator:
 
         def make(num_clicks: int, state: torch.Tensor | None) -> _Memo:
             request = ClickRequest(features, clicks[:num_clicks], state)
-            return _Memo(self._executor.submit_together(urgency, self._answer_batch, request).result())
+            return _Memo(self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result())
 
         def memo_key(num_clicks: int) -> tuple[object, ...]:
-            return key, self.version, box, clicks[:num_clicks]
+            return key, head.version, box, clicks[:num_clicks]
 
         begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
         num_known, known = next((found for found in begun if found[1] is not None), (0, None))
@@ -235,7 +262,7 @@ class Annotator:
             state: torch.Tensor | None = known.answer.state
         elif box is not None:
             area = _area(box, features.image_size)
-            state = self._on_device(urgency, lambda: self._predictor.start_state(area))
+            state = self._on_device(urgency, lambda: head.predictor.start_state(area))
         else:
             state = None
         for num_clicks in range(num_known + 1, len(clicks) + 1):
@@ -243,9 +270,6 @@ class Annotator:
             state = known.answer.state
         assert known is not None
         return known.answer
-
-    def _answer_batch(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]:
-        return self._relieved(lambda: self._predictor.answer(requests))
 
     def _on_device(self, urgency: Callable[[], Priority | None], work: Callable[[], T]) -> T:
         return self._executor.submit(urgency, lambda: self._relieved(work)).result()
@@ -284,6 +308,18 @@ class Annotator:
                 self._waiting[key].remove(given_up)
                 if not self._waiting[key]:
                     del self._waiting[key]
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """Answers a batch by one head. Equal for all requests to that head, by which the executor knows what may share a
+    batch."""
+
+    annotator: Annotator
+    predictor: PredictorLike
+
+    def __call__(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]:
+        return self.annotator._relieved(lambda: self.predictor.answer(requests))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
@@ -22,6 +23,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTo
 
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.clients import has_left
+from backend.finetune.training import Training
 from backend.label_studio import AuthorizationError
 from backend.labeling_config import ConfigError, check_labeling_config, labeling_config_doubts, parse_labeling_config
 from backend.leftovers import without_leftovers
@@ -37,6 +39,7 @@ from backend.protocol import (
     mask_request,
     mask_response,
     nothing_to_store,
+    project_number,
     read_json,
     read_predict,
     read_setup,
@@ -65,6 +68,7 @@ again, when the next page is opened."""
 logger = logging.getLogger(__name__)
 
 _BAD_INPUT = (ProtocolError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
+_SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off"
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
@@ -74,8 +78,8 @@ def create_app(settings: Settings, annotator: Annotator) -> Flask:
     return build_app(settings, Readiness.of(Service(annotator)))
 
 
-def build_app(settings: Settings, readiness: Readiness) -> Flask:
-    """The server around an annotator that may still be loading."""
+def build_app(settings: Settings, readiness: Readiness, training: Training | None = None) -> Flask:
+    """The server around an annotator that may still be loading; without `training` it learns nothing."""
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
@@ -85,7 +89,7 @@ def build_app(settings: Settings, readiness: Readiness) -> Flask:
     _observe_requests(app, telemetry)
     _ask_for_password(app, settings)
     _answer_errors(app, settings)
-    app.register_blueprint(build_pages(readiness))
+    app.register_blueprint(build_pages(readiness, training))
 
     @app.get("/")
     @app.get("/health")
@@ -106,7 +110,8 @@ def build_app(settings: Settings, readiness: Readiness) -> Flask:
         doubts = labeling_config_doubts(config)
         if doubts:
             g.facts["warning"] = "; ".join(doubts)
-        return jsonify(model_version=readiness.service(SETUP_PATIENCE).annotator.version, warnings=doubts)
+        annotator = readiness.service(SETUP_PATIENCE).annotator
+        return jsonify(model_version=annotator.version_of(project_number(body.project)), warnings=doubts)
 
     @app.post("/predict")
     def predict() -> Response:
@@ -122,19 +127,38 @@ def build_app(settings: Settings, readiness: Readiness) -> Flask:
             raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")
         annotator = readiness.service().annotator
         with _slot(warming), _slot(slots):
-            annotator.prepare(task_image(body, body.tasks[0]))
+            annotator.prepare(task_image(body, body.tasks[0]), project_number(body.project))
         return jsonify(kept=max(stats.entries for stats in annotator.feature_stats().values()))
 
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
-        action = read_webhook(read_json(_body(settings)))
+        """Answered as soon as the event is written down: Label Studio sends it inside the annotator's own request."""
+        raw = _body(settings)
+        body = read_json(raw)
+        action = read_webhook(body)
         g.facts["action"] = action[:40]
-        result = "this version does not train yet" if action == "START_TRAINING" else None
+        result = None
+        if action == "START_TRAINING":
+            result = _start_training(training, project_number(body.get("project")))
+        elif training is not None:
+            training.note(body, raw)
         return jsonify(result=result, status="ok"), HTTPStatus.CREATED
+
+    @app.get("/training")
+    def training_report() -> Response:
+        """What was learnt of a project and how its training goes."""
+        project, switched_on = _asked_project(), _switched_on(training)
+        service = readiness.loaded()
+        version = service.annotator.version_of(project) if service is not None else None
+        return jsonify(switched_on.report(project) | {"version": version})
+
+    @app.delete("/training")
+    def cancel_training() -> Response:
+        return jsonify(job=asdict(_switched_on(training).cancel(_asked_project())))
 
     @app.get("/versions")
     def versions() -> Response:
-        return jsonify(versions=[readiness.service(SETUP_PATIENCE).annotator.version])
+        return jsonify(versions=readiness.service(SETUP_PATIENCE).annotator.versions())
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -148,20 +172,28 @@ def _predict(
 ) -> dict[str, Any]:
     """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
     body = read_predict(read_json(raw))
+    project = project_number(body.project)
     g.facts |= {"project": body.project, "tasks": len(body.tasks)}
     if len(body.tasks) == 1:
         g.facts["task"] = body.tasks[0].get("id")
     asked = mask_request(body, signs.recall, limits)
     if asked is None:
         _warm(body, annotator)
-        return nothing_to_store() if body.context is None else empty_response(annotator.version)
+        return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
     signs.remember(task_key(body.tasks[0]), asked.clicks)
     left = has_left(request.environ)
     with _slot(slots):
-        return _mask(raw, body, asked, annotator, lambda: left() or time.monotonic() > deadline)
+        return _mask(raw, body, asked, project, annotator, lambda: left() or time.monotonic() > deadline)
 
 
-def _mask(raw: bytes, body: PredictBody, asked: MaskRequest, annotator: Annotator, given_up: GivenUp) -> dict[str, Any]:
+def _mask(
+    raw: bytes,
+    body: PredictBody,
+    asked: MaskRequest,
+    project: int | None,
+    annotator: Annotator,
+    given_up: GivenUp,
+) -> dict[str, Any]:
     """The answer to a request for a mask."""
 
     def decode(region: Json, height: int, width: int) -> NDArray[np.uint8]:
@@ -173,15 +205,39 @@ def _mask(raw: bytes, body: PredictBody, asked: MaskRequest, annotator: Annotato
     g.facts["clicks"] = len(asked.clicks)
     if not asked.has_positive:
         _warm(body, annotator)
-        return empty_response(annotator.version)
+        return empty_response(annotator.version_of(project))
     size = asked.target.height, asked.target.width
-    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up)
+    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up, project)
     begin = time.perf_counter()
     rle = brush_rle.encode(annotation.mask)
     g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
     if annotation.mask.empty:
-        return empty_response(annotator.version)
-    return mask_response(asked.target, rle, annotation.score, annotator.version)
+        return empty_response(annotation.version)
+    return mask_response(asked.target, rle, annotation.score, annotation.version)
+
+
+def _start_training(training: Training | None, project: int | None) -> str:
+    """Ask for a training; what became of it, in words."""
+    if training is None:
+        return _SWITCHED_OFF
+    if project is None:
+        raise ProtocolError('"project" must be an object with an id')
+    job = training.ask(project)
+    return f"training {job.number} of project {project} is {job.state}; GET /training?project={project} follows it"
+
+
+def _switched_on(training: Training | None) -> Training:
+    if training is None:
+        raise ValueError(_SWITCHED_OFF)
+    return training
+
+
+def _asked_project() -> int:
+    """The project that the address names. Raises `ProtocolError`."""
+    project = project_number(request.args.get("project", ""))
+    if project is None:
+        raise ProtocolError("name a project's id, as in /training?project=1")
+    return project
 
 
 def _body(settings: Settings) -> bytes:
@@ -208,7 +264,7 @@ def _warm(body: PredictBody, annotator: Annotator) -> None:
     if len(body.tasks) != 1:
         return
     try:
-        annotator.warm(task_image(body, body.tasks[0]))
+        annotator.warm(task_image(body, body.tasks[0]), project_number(body.project))
     except ValueError as error:  # opening a task must not fail; the first click will say the same
         logger.warning("cannot warm up a task: %s", one_line(error))
 

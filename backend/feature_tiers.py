@@ -21,7 +21,9 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
     if predictor.device.type != "cpu":
         slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
     if settings.feature_cache_dir is not None:
-        name = features_name(predictor.model, predictor.resolution, predictor.dtype, predictor.device.type)
+        name = features_name(
+            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_blocks
+        )
         slower["files"] = FileLru(
             settings.feature_cache_dir / name,
             settings.feature_cache_dir_bytes,

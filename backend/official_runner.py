@@ -20,7 +20,7 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from backend.app import build_app
 from backend.readiness import Readiness
-from backend.service import build_service
+from backend.service import build_service, build_training
 from backend.settings import Settings, revealed
 
 
@@ -40,7 +40,10 @@ def _our_app() -> Flask:
     """Our app, once: the runner makes a new model for every request. The runner has asked for the password already."""
     settings = Settings.from_environment(os.environ)
     settings = settings.model_copy(update={"basic_auth_user": None, "basic_auth_pass": None})
-    return build_app(settings, Readiness.of(build_service(settings)))
+    training = build_training(settings)
+    if training is not None:
+        training.start()
+    return build_app(settings, Readiness.of(build_service(settings)), training)
 
 
 class SkipClick(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types

@@ -9,6 +9,7 @@ import orjson
 from flask import Blueprint, Response, jsonify, send_from_directory
 
 from backend import __version__
+from backend.finetune.training import Training
 from backend.readiness import Readiness
 
 _UI = Path(__file__).with_name("ui")
@@ -21,7 +22,7 @@ _POLICY = (
 )
 
 
-def build_pages(readiness: Readiness) -> Blueprint:
+def build_pages(readiness: Readiness, training: Training | None) -> Blueprint:
     """The routes."""
     pages = Blueprint("pages", __name__)
 
@@ -35,7 +36,7 @@ def build_pages(readiness: Readiness) -> Blueprint:
 
     @pages.get("/status")
     def status() -> Response:
-        return jsonify(status_of(readiness))
+        return jsonify(status_of(readiness, training))
 
     @pages.get("/openapi.json")
     def openapi() -> Response:
@@ -46,7 +47,7 @@ def build_pages(readiness: Readiness) -> Blueprint:
     return pages
 
 
-def status_of(readiness: Readiness) -> dict[str, Any]:
+def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]:
     """How the server is, for people: what serves, and the caches and the queue now."""
     trouble = readiness.trouble()
     status: dict[str, Any] = {"version": __version__, "ready": trouble is None, "trouble": trouble}
@@ -65,7 +66,7 @@ def status_of(readiness: Readiness) -> dict[str, Any]:
         "resolution": service.resolution,
         "caches": caches,
         "queue": service.annotator.queue(),
-        "training": None,  # this version does not train yet
+        "training": training.newest_jobs() if training is not None else None,
     }
 
 

@@ -197,6 +197,15 @@ def read_webhook(body: Any) -> str:
     return _text(_whole(body), "action", "action")
 
 
+def project_number(name: object) -> int | None:
+    """The project's id, of what requests call "project", such as "1.1795166086" (id and time of creation), 1, or an
+    object with an "id"; None if there is none, as in requests that do not come from Label Studio."""
+    if isinstance(name, dict):
+        name = name.get("id")
+    number = str(name).partition(".")[0] if isinstance(name, (str, int)) and not isinstance(name, bool) else ""
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else None
+
+
 def _check_task(task: Json, where: str) -> None:
     """Raise `ProtocolError` unless what is read of a task later has the types that Label Studio gives it."""
     name_of(task.get("id"), f"{where}.id")

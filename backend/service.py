@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -14,12 +15,18 @@ from backend.addresses import ImageHosts
 from backend.annotator import Annotator
 from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
 from backend.feature_tiers import feature_cache
+from backend.finetune.jobs import Jobs
+from backend.finetune.store import AnnotationStore
+from backend.finetune.training import Training
+from backend.finetune.versions import Version, Versions
+from backend.heads import Head, Heads
 from backend.images import ImageLoader
 from backend.label_studio import LabelStudioAuth
 from backend.labeling_config import EXAMPLE
 from backend.pixels import decode_image
 from backend.settings import Settings, revealed, size_text
 from skipclick import Click, Predictor, load_checkpoint
+from skipclick.head import backbone_name, head_state
 from skipclick.model import SkipClick
 from skipclick.predictor import choose_dtype
 
@@ -66,21 +73,66 @@ def build_service(settings: Settings) -> Service:
     model = load_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else measured_dtype(model, settings.resolution, device)
-    predictor = Predictor(model, resolution=settings.resolution, device=device, dtype=dtype)
+    predictor = Predictor(model, settings.resolution, device, dtype, keep_blocks=settings.finetune != "off")
     on_gpu = predictor.device.type == "cuda"
     executor = DeviceExecutor(
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
     )
     executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
     annotator = Annotator(
-        predictor,
+        build_heads(settings, model, predictor, executor),
         build_images(settings, build_auth(settings), enough_pixels(predictor)),
         executor,
-        version=model.version,
         features=feature_cache(settings, predictor, executor),
         memo_bytes=settings.memo_cache_bytes,
     )
     return Service(annotator, device, dtype, predictor.resolution)
+
+
+def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, executor: DeviceExecutor) -> Heads:
+    """The base and, unless fine-tuning is off, the projects' own heads; `predictor` runs `model`."""
+    base = Head(model.version, predictor)
+    if settings.finetune == "off":
+        return Heads(base)
+    backbone = backbone_name(model)
+
+    def load(version: Version) -> Head:
+        if version.about["backbone"] != backbone:
+            raise ValueError(
+                f"{version.name} was trained for another CHECKPOINT than {settings.checkpoint}; start with that one, "
+                f"or train project {version.project} anew"
+            )
+        weights = version.head()
+
+        def place() -> Head:
+            own = predictor.with_head(weights, version.name)
+            if predictor.device.type == "cuda":
+                own.warm_up()
+            return Head(version.name, own, sum(tensor.nbytes for tensor in head_state(own.model).values()))
+
+        return executor.submit(lambda: Priority.ENCODE, place).result()
+
+    return Heads(base, Versions(settings.model_dir), load, settings.head_cache_bytes)
+
+
+def build_training(settings: Settings) -> Training | None:
+    """What learns from annotations; None if it is switched off. Raises `ValueError` if its folder is of no use."""
+    if settings.finetune == "off":
+        return None
+    try:
+        store = AnnotationStore(settings.model_dir, settings.image_max_pixels)
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(
+            f"MODEL_DIR={settings.model_dir} cannot hold annotations: {error}; mount a volume there, or set "
+            "FINETUNE=off"
+        ) from None
+    return Training(
+        store,
+        Jobs(settings.model_dir),
+        by_itself=settings.finetune == "auto",
+        after_objects=settings.finetune_after_objects,
+        quiet_seconds=settings.finetune_quiet_seconds,
+    )
 
 
 def measured_dtype(model: SkipClick, resolution: tuple[int, int] | None, device: str) -> str:

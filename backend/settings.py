@@ -32,7 +32,7 @@ from backend.addresses import BUCKETS
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_")
+_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
 
@@ -159,6 +159,30 @@ class Settings(BaseSettings):
         description="what Label Studio calls `LOCAL_FILES_DOCUMENT_ROOT`, if this server has that folder too: files of "
         "local storages are then read and not downloaded, for every project",
     )
+    finetune: Annotated[Literal["auto", "manual", "off"], Is("one of auto, manual or off")] = Field(
+        default="auto",
+        description="learn from each project's accepted masks; `manual` trains only when somebody presses Start "
+        "Training, `off` keeps nothing, trains nothing and lets the checkpoint answer every project",
+    )
+    finetune_after_objects: Annotated[int, Field(ge=1, le=1_000_000), Is("a whole number from 1 to 1000000")] = Field(
+        default=20, description="so many new objects start a training"
+    )
+    finetune_quiet_seconds: Seconds = Field(
+        default=120.0, description="a training starts once a project's annotators were quiet for so long"
+    )
+    finetune_seconds: Seconds = Field(
+        default=360.0, description="so long a training learns at most; reading and measuring come on top"
+    )
+    finetune_threads: Annotated[int | None, Field(ge=1, le=1024), Is("a whole number from 1 to 1024")] = Field(
+        default=None,
+        description="processor threads of a training; by default `OMP_NUM_THREADS`, or one per core",
+    )
+    finetune_memory_bytes: Size = Field(
+        default=6 << 30, description="memory that a training on a CPU may take; it fails where that is not enough"
+    )
+    head_cache_bytes: Size = Field(
+        default=512 << 20, description="memory for what projects have learnt, on the device; see `FINETUNE`"
+    )
     request_max_bytes: Size = Field(
         default=128 << 20, description="largest body of a request; each click carries all masks of its task"
     )
@@ -175,7 +199,7 @@ class Settings(BaseSettings):
     )
     basic_auth_pass: Secret = Field(default=None, validate_default=True, description="see `BASIC_AUTH_USER`")
     model_dir: Annotated[Path, Is("a folder")] = Field(
-        default=Path("data"), description="where fine-tuned models will be kept"
+        default=Path("data"), description="where annotations to learn from, trainings and fine-tuned heads are kept"
     )
     workers: Annotated[int, Field(ge=1, le=64), Is("a whole number from 1 to 64")] = Field(
         default=1, description="processes; each has its own model, caches and metrics"

@@ -9,27 +9,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import requests
 from tqdm import tqdm
 
 from backend.label_studio import LabelStudioAuth, as_is
-from backend.label_studio_api import ApiError, LabelStudioApi
+from backend.label_studio_api import LabelStudioApi, get_object, patiently, project_tasks
 from backend.settings import Settings, revealed
 
-_PAGE = 100  # tasks that Label Studio is asked for at once
 _AT_ONCE = 2  # while one image is encoded, the next one is fetched
-_TRIES = 4
 _TIMEOUT = 300.0  # seconds for one image: it waits behind all annotators
 _SLACK = 16  # images that the server may still be copying to where it keeps the most
-
-T = TypeVar("T")
 
 
 class ServerError(ValueError):
@@ -113,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def warm_project(api: LabelStudioApi, server: Server, project: int) -> Summary:
     """Have the images of all tasks prepared, or as many as the server keeps. Raises `ApiError` or `ServerError`."""
-    label_config = str(_get(api, f"/api/projects/{project}/", server.pause).get("label_config") or "")
+    label_config = str(get_object(api, f"/api/projects/{project}/", server.pause).get("label_config") or "")
     tasks = list(project_tasks(api, project, server.pause))
     summary = Summary(len(tasks))
     with ThreadPoolExecutor(_AT_ONCE) as pool, tqdm(total=len(tasks), unit="image", disable=None) as bar:
@@ -143,44 +138,6 @@ def _note(summary: Summary, task_id: int, result: Callable[[], int]) -> None:
             f"the server keeps no more than {kept} images and forgets the first ones; raise FEATURE_CACHE_BYTES, or "
             "set FEATURE_CACHE_DIR and FEATURE_CACHE_DIR_BYTES"
         )
-
-
-def project_tasks(api: LabelStudioApi, project: int, pause: float) -> Iterator[Mapping[str, Any]]:
-    """A project's tasks as Label Studio stores them, page by page. Raises `ApiError`."""
-    num_read, total, page = 0, 1, 0
-    while num_read < total:
-        page += 1
-        query: dict[str, str | int] = {"project": project, "page": page, "page_size": _PAGE, "resolve_uri": "false"}
-        answer = _get(api, "/api/tasks/", pause, **query)
-        tasks, total = answer.get("tasks") or [], int(answer.get("total") or 0)
-        if not tasks:
-            return  # some were deleted while we read
-        num_read += len(tasks)
-        yield from tasks
-
-
-def patiently(ask: Callable[[], T], may_pass: Callable[[Exception], bool], pause: float) -> T:
-    """`ask()`, tried again after longer and longer pauses as long as the error `may_pass`."""
-    for attempt in range(_TRIES - 1):
-        try:
-            return ask()
-        except Exception as error:
-            if not may_pass(error):
-                raise
-        time.sleep(pause * 2**attempt)
-    return ask()
-
-
-def _get(api: LabelStudioApi, path: str, pause: float, **query: str | int) -> Mapping[str, Any]:
-    """A JSON object from Label Studio."""
-
-    def may_pass(error: Exception) -> bool:
-        return isinstance(error, ApiError) and (error.status is None or error.status >= 500)
-
-    answer = patiently(lambda: api.get(path, **query), may_pass, pause)
-    if not isinstance(answer, dict):
-        raise ApiError(f"tried GET {path}: the answer is no JSON object")
-    return answer
 
 
 def _may_pass(error: Exception) -> bool:

@@ -16,6 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from backend.settings import Settings
 
 if TYPE_CHECKING:
+    from backend.finetune.training import Training
     from backend.readiness import Readiness
 
 _SILENCE = 10.0
@@ -50,13 +51,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threads, which no client keeps waiting, and a readiness that ends with SIGTERM."""
 
     readiness: Readiness | None = None
+    training: Training | None = None
 
     def load_wsgi(self) -> None:
         """Import the app, in this process alone: gunicorn's main process has no use for torch."""
         super().load_wsgi()
-        from backend.wsgi import readiness
+        from backend.wsgi import readiness, training
 
-        self.readiness = readiness
+        self.readiness, self.training = readiness, training
         self.patience = Settings.from_environment(os.environ).request_timeout
 
     def handle(self, conn: Any) -> Any:
@@ -75,6 +77,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop, then stop the background work."""
+        if self.training is not None:
+            self.training.start()
         super().run()
+        if self.training is not None:
+            self.training.close()
         if self.readiness is not None:
             self.readiness.close()

@@ -12,7 +12,7 @@ import sys
 from backend.app import build_app
 from backend.logs import configure_logging
 from backend.readiness import Readiness
-from backend.service import Service, build_service, warnings, welcome
+from backend.service import Service, build_service, build_training, warnings, welcome
 from backend.settings import Settings
 
 _BOOT_ERROR = 3  # gunicorn's own status for "do not try again"
@@ -42,4 +42,8 @@ _settings = Settings.from_environment(os.environ)  # `python -m backend` has che
 configure_logging(_settings.log_level, _settings.log_format)
 _folders = [folder for folder in (_settings.model_dir, _settings.feature_cache_dir) if folder is not None]
 readiness = Readiness.load(_load, _give_up, _folders)
-app = build_app(_settings, readiness)
+try:
+    training = build_training(_settings)
+except ValueError as error:
+    _give_up(error)
+app = build_app(_settings, readiness, training)

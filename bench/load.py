@@ -241,11 +241,11 @@ def jpeg(photo: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
-    """A server on loopback that holds files by path, in place of Label Studio's; its address."""
+    """A server on loopback that holds files by path, whatever the query, in place of Label Studio's; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            data = files.get(self.path)
+            data = files.get(self.path.partition("?")[0])
             self.send_response(200 if data is not None else 404)
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()
@@ -264,14 +264,15 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 @contextmanager
-def spawned_server(label_studio_url: str) -> Iterator[str]:
-    """A backend of its own on loopback, with the settings of this process's environment; its address.
+def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A backend of its own on loopback, with the settings of this process's environment and these; its address.
 
     Raises `ValueError` if it does not become ready.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
+    environment |= settings or {}
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "backend"]
     server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)

@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a scri
 
 from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
+from backend.heads import Head, Heads
 from backend.pixels import Photo
 from backend.protocol import ImageReference, SmartClick
 from bench.provenance import software_versions
@@ -147,10 +148,9 @@ def soak(
     features_size = predictor.encode(pictures[0]).nbytes
     features: SharedCache[ImageFeatures] = SharedCache("features", ByteLru(features_size * max(1, len(pictures) // 2)))
     annotator = Annotator(
-        predictor,
+        Heads(Head(predictor.version, predictor)),
         Given(pictures),
         DeviceExecutor(batch=batch),
-        version=predictor.version,
         features=features,
         memo_bytes=50 * 4 * predictor.resolution[0] * predictor.resolution[1],
     )

@@ -298,6 +298,10 @@ class SharedCache(Generic[T]):
         """The value if the first tier has it; not counted, and no reason to keep it longer."""
         return self._first.peek(key)
 
+    def replace(self, key: Hashable, value: T) -> None:
+        """Keep `value` in the first tier in place of what is there; the others keep what they have."""
+        self._first.put(key, value)
+
     def free(self) -> None:
         """Empty the first tier; the others keep what they have."""
         self._first.clear()

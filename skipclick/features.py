@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipclick.model import PreparedFeatures, SkipClick
 
-_FORMAT = 1  # of the files; another one makes old files strangers. Raise it when features come to mean something else
+_FORMAT = 2  # of the files; another one makes old files strangers. Raise it when features come to mean something else
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,8 @@ class ImageFeatures:
     prepared: PreparedFeatures
     image_size: tuple[int, int]
     """(H, W) of the original image in pixels."""
+    head: str = ""
+    """Name of the weights that `prepared` belongs to, see `skipclick.head.head_name`."""
 
     @property
     def nbytes(self) -> int:
@@ -45,6 +47,7 @@ class ImageFeatures:
             tuple(block.to(device) for block in self.blocks),
             PreparedFeatures(self.prepared.placed.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
             self.image_size,
+            self.head,
         )
 
     def _tensors(self) -> tuple[Tensor, ...]:
@@ -58,7 +61,13 @@ def write_features(path: Path, features: ImageFeatures) -> None:
         tensor.detach().cpu().permute(order).contiguous()
         for tensor, order in zip(features._tensors(), orders, strict=True)
     ]
-    about = {"image_size": features.image_size, "blocks": len(features.blocks), "orders": orders, "crc": _crc(plain)}
+    about = {
+        "image_size": features.image_size,
+        "head": features.head,
+        "blocks": len(features.blocks),
+        "orders": orders,
+        "crc": _crc(plain),
+    }
     save_file({str(place): tensor for place, tensor in enumerate(plain)}, path, {"features": json.dumps(about)})
 
 
@@ -75,12 +84,17 @@ def read_features(path: Path) -> ImageFeatures:
     ]
     blocks, (placed, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
     height, width = about["image_size"]
-    return ImageFeatures(tuple(blocks), PreparedFeatures(placed, tuple(skips)), (height, width))
+    return ImageFeatures(tuple(blocks), PreparedFeatures(placed, tuple(skips)), (height, width), about["head"])
 
 
-def features_name(model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str) -> str:
-    """A name for all that decides the features of an image: weights, resolution, type, device and torch's version."""
-    digest = hashlib.sha256(f"{_FORMAT} {model.config} {resolution} {dtype} {device} {torch.__version__}".encode())
+def features_name(
+    model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str, keep_blocks: bool = False
+) -> str:
+    """A name for all that decides the features of an image: weights, resolution, type, device, whether the taps are
+    kept, and torch's version."""
+    kept = "blocks" if keep_blocks else "prepared"
+    facts = f"{_FORMAT} {model.config} {resolution} {dtype} {device} {kept} {torch.__version__}"
+    digest = hashlib.sha256(facts.encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(_bytes(tensor.detach().cpu().contiguous()))

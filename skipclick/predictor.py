@@ -25,6 +25,7 @@ from torch import Tensor
 
 from skipclick.cuda_graphs import PLACES, ClickGraph, record
 from skipclick.features import ImageFeatures
+from skipclick.head import head_name, head_state, put_head
 from skipclick.masks import BoxMask, enlarge
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
@@ -89,11 +90,26 @@ class Predictor:
         self.dtype = DTYPES[dtype]
         self.flip = flip
         self.keep_blocks = keep_blocks
+        self.head = head_name(head_state(model))
         self._graphs: Mapping[int, ClickGraph] = {}
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
         self.model.to(memory_format=torch.channels_last)
         self.model.requires_grad_(False)
+
+    def with_head(self, state: Mapping[str, Tensor], version: str) -> Predictor:
+        """A predictor for another head on this one's backbone, which both share: `state` is of `load_head`.
+
+        Features of either serve the other after `prepare`, if they hold the taps (`keep_blocks`). Raises `ValueError`
+        if the head is of another shape.
+        """
+        other = copy.copy(self)
+        other._graphs = {}
+        other.model = copy.deepcopy(self.model, {id(self.model.backbone): self.model.backbone})
+        other.model.version = version
+        put_head(other.model, state)
+        other.head = head_name(state)
+        return other
 
     @property
     def version(self) -> str:
@@ -113,12 +129,20 @@ class Predictor:
         else:
             resized = self._resize(pixels.float(), self.resolution)
         network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
-        blocks = self.model.backbone(network_input)
-        size = (image.shape[0], image.shape[1])
-        features = ImageFeatures((), self.model.prepare(blocks), size)
-        if self.device.type == "cuda" and features.nbytes > MAX_IMAGE_BYTES:
-            features = ImageFeatures((), self.model.prepare(blocks, compact=True), size)
-        return replace(features, blocks=blocks) if self.keep_blocks else features
+        features = self._prepared(self.model.backbone(network_input), (image.shape[0], image.shape[1]))
+        return features if self.keep_blocks else replace(features, blocks=())
+
+    @torch.inference_mode()
+    def prepare(self, features: ImageFeatures) -> ImageFeatures:
+        """The same photo for this predictor's head, from the taps of the backbone; features of this head as they are.
+
+        Raises `ValueError` if they are of another head and hold no taps.
+        """
+        if features.head == self.head:
+            return features
+        if not features.blocks:
+            raise ValueError("these features are of another head and hold no taps; encode with keep_blocks=True")
+        return self._prepared(features.blocks, features.image_size)
 
     @torch.inference_mode()
     def click(
@@ -193,6 +217,12 @@ class Predictor:
         self.answer([ClickRequest(features, [Click(0, 0)])])
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
+
+    def _prepared(self, blocks: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
+        prepared = self.model.prepare(blocks)
+        if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
+            prepared = self.model.prepare(blocks, compact=True)
+        return ImageFeatures(blocks, prepared, size, self.head)
 
     def _probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
         """(B, H, W) float32 at network resolution."""

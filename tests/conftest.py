@@ -14,6 +14,7 @@ from hypothesis import settings
 from backend.annotator import Annotator
 from backend.app import create_app
 from backend.executor import DeviceExecutor
+from backend.heads import Head, Heads
 from backend.settings import Settings
 from skipclick.cache import ByteLru, SharedCache
 
@@ -42,7 +43,9 @@ def make_annotator(predictor: DiscPredictor, images: FlatImages) -> Iterator[Cal
     def make(*, feature_bytes: int = 1 << 20, **changes: Any) -> Annotator:
         parts = {"predictor": predictor, "images": images, "executor": DeviceExecutor(), "version": "discs-1"}
         parts |= {"features": SharedCache("features", ByteLru(feature_bytes)), "memo_bytes": 8 << 20}
-        annotator = Annotator(**(parts | changes))
+        parts |= changes
+        parts.setdefault("heads", Heads(Head(parts.pop("version"), parts.pop("predictor"))))
+        annotator = Annotator(**{name: part for name, part in parts.items() if name not in ("predictor", "version")})
         made.append(annotator)
         return annotator
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,9 +44,17 @@ class FakeLabelStudio:
     health: dict[str, Any] = field(default_factory=lambda: {"status": "UP", "model_class": "SkipClick"})
     """What the connected backend, which this server plays too, answers to /health."""
     not_ready: str = ""
+    watch: Callable[[str], None] | None = None
+    """Called with the path of a GET before it is answered."""
+    failures: list[int] = field(default_factory=list)
+    """Statuses of the next GETs, instead of their answers."""
 
     def answer(self, path: str, query: dict[str, list[str]], authorization: str) -> tuple[int, Any]:
         """Status and body (bytes, or anything that JSON can say) of a GET."""
+        if self.watch is not None:
+            self.watch(path)
+        if self.failures:
+            return self.failures.pop(0), {}
         if path == "/api/version/":
             return 200, {"release": "1.23.2", "edition": "Community"}
         if path == "/backend/health":
@@ -73,8 +81,22 @@ class FakeLabelStudio:
         if path == "/api/ml/":
             return 200, [backend for backend in self.backends if str(backend["project"]) == query["project"][0]]
         if path == "/api/tasks/":
-            return 200, {"total": len(self.tasks), "tasks": self.tasks[: int(query["page_size"][0])]}
+            return self._page(int(query.get("page", "1")[0]), int(query["page_size"][0]), "query" in query)
+        if path.startswith("/api/annotations/"):
+            found = [one for task in self.tasks for one in task["annotations"] if str(one["id"]) == path.split("/")[3]]
+            return (
+                (200, found[0])
+                if found
+                else (404, {"status_code": 404, "detail": "No Annotation matches the given query."})
+            )
         return (200, self.files[path]) if path in self.files else (404, {"detail": "Not found."})
+
+    def _page(self, number: int, size: int, only_annotated: bool) -> tuple[int, Any]:
+        tasks = [task for task in self.tasks if task.get("annotations") or not only_annotated]
+        page = tasks[(number - 1) * size : number * size]
+        if number > 1 and not page:
+            return 404, {"status_code": 404, "detail": "Invalid page."}
+        return 200, {"total": len(tasks), "tasks": page}
 
     def _project(self, number: int) -> dict[str, Any]:
         return {"id": number, "title": f"project {number}", "label_config": self.label_config, "model_version": ""}

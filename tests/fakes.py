@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 
 import numpy as np
@@ -27,6 +27,7 @@ class DiscFeatures:
     image_size: tuple[int, int]
     mean: float
     nbytes: int = 1000
+    head: str = "discs"
 
 
 @dataclass
@@ -39,11 +40,15 @@ class DiscPredictor:
     calls: list[tuple[Click, ...]] = field(default_factory=list)
     encoded: list[tuple[int, int]] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
+    head: str = "discs"
+
+    def prepare(self, features: DiscFeatures) -> DiscFeatures:
+        return replace(features, head=self.head)
 
     def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
         with self.lock:
             self.encoded.append((image.shape[0], image.shape[1]))
-        return DiscFeatures((image.shape[0], image.shape[1]), float(image.mean()))
+        return DiscFeatures((image.shape[0], image.shape[1]), float(image.mean()), head=self.head)
 
     def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor:
         return torch.from_numpy(area.astype(np.float32))

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,18 @@ from numpy.typing import NDArray
 from recorded import clicked_bodies, recorded_requests
 
 from backend.annotator import Annotator
-from backend.app import create_app
+from backend.app import build_app, create_app
+from backend.finetune.jobs import Jobs
+from backend.finetune.store import AnnotationStore
+from backend.finetune.training import Training
 from backend.pixels import ImageError, Photo
 from backend.protocol import ImageReference
+from backend.readiness import Readiness
+from backend.service import Service
 from backend.settings import Settings
 
 MakeAnnotator = Callable[..., Annotator]
+SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off"
 
 
 def opened_task() -> dict[str, Any]:
@@ -117,14 +124,58 @@ def test_unknown_routes_and_methods(client: FlaskClient) -> None:
     assert client.get("/predict").status_code == 405
 
 
-def test_training_is_answered_honestly(client: FlaskClient) -> None:
+def test_switched_off_it_learns_nothing_and_says_so(client: FlaskClient) -> None:
     for request in recorded_requests("90", "/webhook"):
         answer = client.post("/webhook", json=request["body"])
         assert answer.status_code == 201
         assert answer.json["status"] == "ok"
         assert "job" not in answer.json
         training = request["body"]["action"] == "START_TRAINING"
-        assert answer.json["result"] == ("this version does not train yet" if training else None)
+        assert answer.json["result"] == (SWITCHED_OFF if training else None)
+    assert client.get("/training?project=1").json == {"error": SWITCHED_OFF}
+    assert client.delete("/training?project=1").status_code == 400
+
+
+@pytest.fixture
+def learning(annotator: Annotator, tmp_path: Path) -> FlaskClient:
+    """A server that learns, without its background work."""
+    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
+    return build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
+
+
+def test_what_label_studio_tells_is_kept_and_start_training_is_queued(learning: FlaskClient) -> None:
+    for request in recorded_requests("90", "/webhook"):
+        answer = learning.post("/webhook", json=request["body"])
+        assert answer.status_code == 201
+        assert answer.json["status"] == "ok"
+        training = request["body"]["action"] == "START_TRAINING"
+        assert (answer.json["result"] or "").startswith("training 1 of project 1 is queued") == training
+    report = learning.get("/training?project=1").json
+    assert [job["state"] for job in report["jobs"]] == ["queued"]
+    assert (report["version"], report["starts_by_itself_after"]) == ("discs-1", 20)
+    assert learning.get("/status").json["training"] == report["jobs"]
+    assert learning.delete("/training?project=1").json["job"]["state"] == "cancelled"
+    assert "no training to cancel" in learning.delete("/training?project=1").json["error"]
+
+
+def test_webhooks_and_reports_need_no_model(tmp_path: Path) -> None:
+    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
+    client = build_app(Settings(), Readiness(Future()), training).test_client()
+    created = next(
+        one["body"] for one in recorded_requests("90", "/webhook") if one["body"]["action"] == "ANNOTATION_CREATED"
+    )
+    assert client.post("/webhook", json=created).status_code == 201
+    assert client.get("/training?project=1").json["version"] is None
+    assert training._store.settle() == 1
+
+
+def test_a_training_is_asked_for_by_its_project(learning: FlaskClient) -> None:
+    for address in ("/training", "/training?project=", "/training?project=x"):
+        assert learning.get(address).json == {"error": "name a project's id, as in /training?project=1"}
+    answer = learning.post("/webhook", json={"action": "START_TRAINING"})
+    assert answer.json == {"error": '"project" must be an object with an id'}
 
 
 class BrokenImages(FlatImages):

@@ -39,6 +39,7 @@ from backend.addresses import ImageHosts
 from backend.annotator import Annotator
 from backend.app import create_app
 from backend.executor import DeviceExecutor
+from backend.heads import Head, Heads
 from backend.images import ImageLoader
 from backend.label_studio import LabelStudioAuth
 from backend.pixels import Photo
@@ -65,10 +66,9 @@ class KnownImages(ImageLoader):
 
 def build_app() -> tuple[Flask, Annotator]:
     annotator = Annotator(
-        DiscPredictor(),
+        Heads(Head("discs-1", DiscPredictor())),
         KnownImages(),
         DeviceExecutor(),
-        version="discs-1",
         features=SharedCache("features", ByteLru(1 << 16)),
         memo_bytes=1 << 20,
     )

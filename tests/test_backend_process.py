@@ -200,7 +200,7 @@ def test_bad_settings_end_the_start_with_a_line_each() -> None:
 def test_the_command_line_explains_itself() -> None:
     shown = run("--help")
     assert shown.returncode == 0
-    for command in ("serve", "doctor", "warm", "settings"):
+    for command in ("serve", "doctor", "warm", "models", "settings"):
         assert f"\n  {command} " in shown.stdout
     assert run("settings").stdout == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for wrong in (["nonsense"], ["settings", "now"], ["serve", "--fast"]):

@@ -56,8 +56,8 @@ def masks(client: FlaskClient, name: str) -> list[NDArray[np.bool_]]:
     return [mask_of(region(client, body)) for body in clicked_bodies(name)]
 
 
-def test_all_37_scenarios_are_here() -> None:
-    assert len(NAMES) == 37
+def test_all_38_scenarios_are_here() -> None:
+    assert len(NAMES) == 38
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,6 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tuned_models import base_model, tuned_model
+
+from backend.finetune.versions import Versions
+from skipclick.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,6 +101,19 @@ def _check_backend(words: list[str]) -> None:
     assert "Traceback" not in run.stderr
 
 
+def _check_models(words: list[str], folder: Path) -> None:
+    """On three versions of project 12's head."""
+    base, versions = base_model(), Versions(folder)
+    save_checkpoint(base, folder / "base.safetensors", version=base.version, provenance={})
+    for seed in range(3):
+        version = versions.write(12, tuned_model(seed), base, about={}, report={})
+        versions.promote(12, version.number)
+    settings = [f"MODEL_DIR={folder}", f"CHECKPOINT={folder / 'base.safetensors'}", f"PYTHONPATH={ROOT}"]
+    run = _run(["env", *settings, sys.executable, *words[1:]], folder)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout
+
+
 def _check_help(words: list[str]) -> None:
     """What takes hours, or a server: that the command exists and takes these options."""
     program = words[1:4] if words[1] == "-m" else words[1:2]  # -m PACKAGE COMMAND, or a script
@@ -117,6 +134,8 @@ def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> 
             _check_noc(words)
         case ["python", "-m", "train", *arguments] | ["torchrun", _, _, "-m", "train", *arguments]:
             _check_help(["python", "-m", "train", *arguments])
+        case ["python", "-m", "backend", "models", *_]:
+            _check_models(words, tmp_path)
         case ["python", "-m", "backend", "warm", *_]:
             _check_help(words)
         case ["python", "-m", "backend", *_]:

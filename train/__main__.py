@@ -125,6 +125,9 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     length.add_argument("--epochs", type=_positive, metavar="N", help="the same in epochs of 30,000 photos")
     group.add_argument("--batch-size", type=_positive, metavar="N", help="photos per step, of all processes together")
     group.add_argument("--crop", type=_positive, metavar="PIXELS", help="side of the training view")
+    group.add_argument(
+        "--exclude-kinds", nargs="+", metavar="KIND", help="photos to leave out, by a folder's index.csv"
+    )
     group.add_argument("--learning-rate", type=_above_zero, metavar="RATE", help="at the start")
     group.add_argument("--clip-norm", type=_above_zero, metavar="NORM", help="longest gradient that is not shortened")
     group.add_argument(
@@ -255,6 +258,8 @@ def configured(options: argparse.Namespace) -> TrainConfig:
     given = {name: value for name in OVERRIDES if (value := getattr(options, name)) is not None}
     if options.crop is not None:
         given["augment"] = replace(config.augment, crop=options.crop)
+    if options.exclude_kinds is not None:
+        given["exclude_kinds"] = tuple(options.exclude_kinds)
     config = replace(config, **given)
     return config if options.epochs is None else replace(config, steps=options.epochs * config.steps_per_epoch)
 

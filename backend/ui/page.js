@@ -319,7 +319,19 @@ async function refresh() {
     return row;
   }));
   list("queue", Object.entries(status.queue).map(([name, length]) => [name, String(length)]));
-  at("training").textContent = status.training ?? "None yet: this version does not train.";
+  const jobs = status.training;
+  at("training").textContent = jobs === null ? "Switched off (FINETUNE=off)." : jobs.length ? "" : "None yet.";
+  list("jobs", (jobs ?? []).map((job) => [`project ${job.project}, #${job.number}`, progress(job)]));
+}
+
+/** Where a training stands, in a line. */
+function progress(job) {
+  const noc = Object.entries(job.noc ?? {}).map(([name, clicks]) => `${name} ${clicks.toFixed(2)}`);
+  const parts = job.state === "running"
+    ? [job.stage || "starting", `${Math.round(100 * job.share)} %`, ...(job.loss === null ? [] : [`loss ${job.loss.toFixed(3)}`]),
+       ...noc, ...(job.seconds_left === null ? [] : [`${Math.ceil(job.seconds_left / 60)} min left`])]
+    : [job.state, ...(job.version ? [`${job.version} ${job.promoted ? "promoted" : "not promoted"}`] : []), job.reason];
+  return parts.filter(Boolean).join(" · ");
 }
 
 async function keepRefreshing() {

@@ -1,4 +1,5 @@
-"""One round with a running backend: health, setup, a click on a photo; prints what was answered as JSON.
+"""One round with a running backend: health, setup, a click on a photo, a training that nobody can learn from; prints
+what was answered as JSON.
 
     python tests/image/drive.py http://127.0.0.1:9090
 
@@ -39,6 +40,8 @@ def main() -> None:
             f"{url}/setup", {"project": "1.1", "schema": LABELING_CONFIG, "hostname": "http://localhost:8080"}
         ),
         "predict": _ask(f"{url}/predict", click_body()),
+        "webhook": _ask(f"{url}/webhook", {"action": "START_TRAINING", "project": {"id": 1}}),
+        "training": _ended_training(f"{url}/training?project=1", patience=120),
     }
     print(json.dumps(answers))
 
@@ -81,6 +84,16 @@ def _await(url: str, patience: float) -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def _ended_training(url: str, patience: float) -> Any:
+    """What is said of the newest training once it has ended, or of one that goes on after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while True:
+        job = _ask(url)["jobs"][0]
+        if job["ended_at"] is not None or time.monotonic() > deadline:
+            return job
+        time.sleep(0.2)
 
 
 def _ask(url: str, body: object = None) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.datasets import open_dataset
 from skipclick import brush_rle
 
 from .drive import CLICKS, HEIGHT, WIDTH
@@ -94,6 +95,13 @@ def test_clicks_give_a_mask_of_what_was_clicked(seen: Visit) -> None:
     assert [bool(mask[y, x]) for x, y, _ in CLICKS] == [positive for _, _, positive in CLICKS]
 
 
+def test_a_training_gets_as_far_as_label_studio(seen: Visit) -> None:
+    """Its process has all that it imports, may write to /data, and finds nobody to ask in here."""
+    job = seen.answers["training"]
+    assert job["state"] == "failed"
+    assert "tried GET http://localhost:8080/api/projects/1/" in job["reason"]
+
+
 def test_sigterm_ends_it_well_and_in_time(seen: Visit) -> None:
     assert seen.exit_status == 0, seen.log
     assert seen.seconds_to_stop < STOPS_WITHIN
@@ -130,7 +138,9 @@ def test_nothing_is_inside_that_only_building_or_testing_needs(store: Storage) -
         names = {path.name for path in (top / "packages").glob("*/*")}
         assert {"torch", "flask"} <= names
         assert not names & {"pytest", "hypothesis", "mypy", "ruff", "uv", "label_studio_sdk", "pip"}
-        assert {path.name for path in (top / "app").iterdir()} == {"backend", "skipclick"}
+        assert {path.name for path in (top / "app").iterdir()} == {"backend", "bench", "skipclick", "train"}
+        canary = open_dataset("folder", top / "app" / "bench" / "check")  # what no training may forget
+        assert len(canary.photos) == 18
         assert not (top / "etc" / "pip.conf").exists()
         assert not any((top / "run" / "secrets").glob("*"))
         assert not (top / "build").exists()

@@ -1,0 +1,393 @@
+"""What a team has annotated, by project: an SQLite database and a PNG for each object's mask.
+
+    FOLDER/annotations.sqlite      what was received, annotations, objects, what was skipped and why
+    FOLDER/annotations.lock        held by the one writer that works off what was received
+    FOLDER/masks/PROJECT/*.png     1 bit per pixel; written before the database names them, never changed
+
+An event is first written down as it came (`receive`, one small transaction: what it returns from is never lost) and
+later worked off in order (`settle`): masks are decoded and written, then one transaction makes the event take effect
+and forgets it. Whoever is killed in between leaves files that nothing names; `sweep` removes them. Any number of
+processes may use the same folder on one machine; a job reads while the server writes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.finetune.events import Annotation, Event, Reason, UnusableError, read_event
+from backend.protocol import read_json
+from skipclick.files import replaced_atomically
+
+logger = logging.getLogger(__name__)
+
+_PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
+_SWEEP_AFTER = 24 * 3600.0  # seconds that a mask outlives its object, since a job may still read it
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS received(
+    number INTEGER PRIMARY KEY AUTOINCREMENT, project INTEGER NOT NULL, at REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS annotations(
+    project INTEGER NOT NULL, annotation INTEGER NOT NULL, task INTEGER NOT NULL, updated_at TEXT NOT NULL,
+    ground_truth INTEGER NOT NULL, deleted INTEGER NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL,
+    PRIMARY KEY (project, annotation));
+CREATE TABLE IF NOT EXISTS objects(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, project INTEGER NOT NULL, annotation INTEGER NOT NULL, region TEXT NOT NULL,
+    label TEXT, image TEXT NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL, digest TEXT NOT NULL,
+    mask TEXT NOT NULL, UNIQUE (project, annotation, region));
+CREATE TABLE IF NOT EXISTS skipped(
+    project INTEGER NOT NULL, annotation INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
+    PRIMARY KEY (project, annotation, reason));
+CREATE TABLE IF NOT EXISTS unreachable(
+    project INTEGER NOT NULL, image TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (project, image));
+CREATE VIEW IF NOT EXISTS counting AS
+    SELECT objects.*, ranked.task, ranked.updated_at FROM objects JOIN (
+        SELECT *, row_number() OVER (
+            PARTITION BY project, task ORDER BY ground_truth DESC, updated_at DESC, annotation DESC) AS place
+        FROM annotations WHERE (project, annotation) IN (SELECT project, annotation FROM objects)
+    ) AS ranked USING (project, annotation) WHERE place = 1;
+"""
+_UPSERT = """ON CONFLICT DO UPDATE SET task = excluded.task, updated_at = excluded.updated_at,
+    ground_truth = excluded.ground_truth, deleted = excluded.deleted, number = excluded.number,
+    at = max(at, excluded.at)"""
+"""`number`: the event that an annotation's state comes from. `counting`: of the annotations of a task, made by several
+annotators, one counts: that marked as ground truth, else the one changed last."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object to learn from. `image`: the reference as in the task, `ImageReference.url`. `size`: (H, W) of the mask
+    and of the image as annotators see it. `id` grows with every object or mask that is new."""
+
+    id: int
+    project: int
+    task: int
+    annotation: int
+    region: str
+    label: str | None
+    image: str
+    size: tuple[int, int]
+    updated_at: str
+    digest: str
+    """Of the mask: equal digests mean equal masks."""
+    mask_file: Path
+
+    def read_mask(self) -> NDArray[np.bool_]:
+        """The mask, bool (H, W). Still there a day after its object was changed or deleted."""
+        with Image.open(self.mask_file) as image:
+            return np.array(image, np.bool_)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What is known of a project. `skipped`: numbers of annotations and objects not learnt from, by reason. `waiting`:
+    events not worked off yet. `changed_at`: Unix time of the last event, 0 if there was none."""
+
+    objects: int
+    images: int
+    skipped: Mapping[str, int]
+    waiting: int
+    changed_at: float
+
+
+class AnnotationStore:
+    """Keeps nothing in memory, so any thread may call it. `max_pixels`: larger masks are not decoded."""
+
+    def __init__(self, folder: Path, max_pixels: int = 80_000_000) -> None:
+        self._folder = folder
+        self._max_pixels = max_pixels
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._database() as database:
+            database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            database.executescript(_SCHEMA)
+
+    def receive(self, project: int, body: bytes) -> None:
+        """Write down a /webhook body. When this returns the event survives a kill and a power cut."""
+        with self._database() as database:
+            database.execute("INSERT INTO received (project, at, body) VALUES (?, ?, ?)", (project, time.time(), body))
+
+    def settle(self) -> int:
+        """Work off all that was received, in order; how many events that were. Waits for another writer to finish."""
+        num_events = 0
+        with self._sole_writer():
+            while self._settle_one():
+                num_events += 1
+        return num_events
+
+    def marker(self) -> int:
+        """The number of the last event received, for `align`."""
+        with self._database() as database:
+            return int(_scalar(database, "SELECT seq FROM sqlite_sequence WHERE name = 'received'"))
+
+    def align(self, project: int, event: Event, since: int) -> None:
+        """Make a project agree with what Label Studio itself said after the marker `since` was taken. What events
+        received later have changed is newer and stays."""
+        self.settle()
+        with self._sole_writer():
+            self._apply(project, event, since, from_label_studio=True)
+
+    def known(self, project: int) -> set[int]:
+        """Ids of all annotations that are not deleted, also of those without an object."""
+        with self._database() as database:
+            rows = database.execute("SELECT annotation FROM annotations WHERE project = ? AND NOT deleted", (project,))
+            return {row["annotation"] for row in rows}
+
+    def projects(self) -> list[int]:
+        """All projects that anything was received of."""
+        with self._database() as database:
+            rows = database.execute("SELECT project FROM annotations UNION SELECT project FROM received ORDER BY 1")
+            return [row["project"] for row in rows]
+
+    def objects(self, project: int) -> list[StoredObject]:
+        """The objects to learn from, oldest first; those whose image was reported as unreachable are among them."""
+        with self._database() as database:
+            rows = database.execute("SELECT * FROM counting WHERE project = ? ORDER BY id", (project,))
+            return [self._stored(row) for row in rows]
+
+    def new_since(self, project: int, last: int) -> int:
+        """How many objects have an id above `last`: those that are new, or have a new mask, since then."""
+        with self._database() as database:
+            query = "SELECT count(*) FROM counting WHERE project = ? AND id > ?"
+            return int(_scalar(database, query, project, last))
+
+    def fingerprint(self, project: int) -> str:
+        """A name of the project's objects: equal names mean the same masks and labels on the same images."""
+        facts = [(one.image, one.label, one.annotation, one.region, one.digest) for one in self.objects(project)]
+        return sha256("\n".join(sorted(map(repr, facts))).encode()).hexdigest()
+
+    def report_unreachable(self, project: int, reasons: Mapping[str, str]) -> None:
+        """Note which of the project's images could not be had, and why; replaces what was noted before."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM unreachable WHERE project = ?", (project,))
+            rows = [(project, image, reason) for image, reason in reasons.items()]
+            database.executemany("INSERT INTO unreachable VALUES (?, ?, ?)", rows)
+
+    def counts(self, project: int) -> Counts:
+        """See `Counts`."""
+        with self._database() as database:
+            skipped = database.execute(
+                "SELECT reason, sum(count) FROM skipped WHERE project = ? GROUP BY reason UNION ALL "
+                "SELECT reason, count(*) FROM counting JOIN unreachable USING (project, image) WHERE project = ? "
+                "GROUP BY reason",
+                (project, project),
+            )
+            reasons = {row["reason"]: row[1] for row in skipped}
+            num_objects, num_images = database.execute(
+                "SELECT count(*), count(DISTINCT image) FROM counting WHERE project = ?", (project,)
+            ).fetchone()
+            waiting = _scalar(database, "SELECT count(*) FROM received WHERE project = ?", project)
+            changed_at = max(
+                _scalar(database, f"SELECT max(at) FROM {table} WHERE project = ?", project)
+                for table in ("annotations", "received")
+            )
+        return Counts(num_objects, num_images, reasons, waiting, float(changed_at))
+
+    def sweep(self, older_than: float = _SWEEP_AFTER) -> int:
+        """Remove masks that nothing has named for so many seconds; how many there were."""
+        with self._sole_writer(), self._database() as database:
+            named = {(str(project), mask) for project, mask in database.execute("SELECT project, mask FROM objects")}
+            before = time.time() - older_than
+            forgotten = [
+                path
+                for path in (self._folder / "masks").glob("*/*")
+                if (path.parent.name, path.name) not in named and path.stat().st_mtime <= before
+            ]
+            for path in forgotten:
+                path.unlink()
+        return len(forgotten)
+
+    def _settle_one(self) -> bool:
+        """Work off the oldest event; whether there was one."""
+        with self._database() as database:
+            row = database.execute("SELECT * FROM received ORDER BY number LIMIT 1").fetchone()
+        if row is not None:
+            self._apply(row["project"], _event(row["body"], row["project"]), row["number"], at=row["at"])
+        return row is not None
+
+    def _apply(self, project: int, event: Event, number: int, at: float = 0.0, from_label_studio: bool = False) -> None:
+        """Let an event take effect: decode and write masks first, then change the database at once.
+
+        Webhooks may overtake each other, so an older state does not replace a newer one, and what was deleted stays
+        deleted (Label Studio never gives an id twice) unless Label Studio itself is asked and still has it.
+        """
+
+        def is_news(row: sqlite3.Row | None, updated_at: str) -> bool:
+            if row is None:
+                return True
+            if from_label_studio:
+                return bool(row["number"] <= number)
+            return not row["deleted"] and (not updated_at or updated_at >= row["updated_at"])
+
+        with self._database() as database:
+            rows = {one.id: _annotation_row(database, project, one.id) for one in event.saved}
+            saved = [
+                self._prepare(database, project, one) for one in event.saved if is_news(rows[one.id], one.updated_at)
+            ]
+            deleted = [(one, _annotation_row(database, project, one)) for one in event.deleted]
+            for task in event.deleted_tasks:
+                of_task = database.execute("SELECT * FROM annotations WHERE project = ? AND task = ?", (project, task))
+                deleted += [(row["annotation"], row) for row in of_task]
+        with self._transaction() as database:
+            for one in saved:
+                self._replace(database, project, one, number, at)
+            for annotation, row in deleted:
+                if row is None or not from_label_studio or row["number"] <= number:
+                    self._delete(database, project, annotation, number, at)
+            if not from_label_studio:
+                database.execute("DELETE FROM received WHERE number = ?", (number,))
+
+    def _prepare(self, database: sqlite3.Connection, project: int, annotation: Annotation) -> _Prepared:
+        """Decode an annotation's masks and write those that the store does not have yet."""
+        known = {row["region"]: row for row in _object_rows(database, project, annotation.id)}
+        skipped = Counter(annotation.skipped)
+        new, kept = [], set()
+        for one in annotation.objects:
+            try:
+                mask = one.mask(self._max_pixels)
+            except UnusableError as error:
+                skipped[error.reason] += 1
+                continue
+            digest = sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
+            row = known.get(one.region)
+            if row is not None and (row["label"], row["image"], row["digest"]) == (one.label, one.image, digest):
+                kept.add(row["id"])
+            else:
+                name = f"{annotation.id}-{secrets.token_hex(8)}.png"
+                with replaced_atomically(self._masks(project) / name) as temporary:
+                    Image.fromarray(mask).save(temporary, format="PNG")
+                new.append((one.region, one.label, one.image, *mask.shape, digest, name))
+        if new:
+            _synchronize(self._masks(project))
+        return _Prepared(annotation, new, kept, skipped)
+
+    def _replace(self, database: sqlite3.Connection, project: int, prepared: _Prepared, number: int, at: float) -> None:
+        one = prepared.annotation
+        self._forget(database, project, one.id, prepared.kept)
+        database.execute(
+            f"INSERT INTO annotations VALUES (?, ?, ?, ?, ?, 0, ?, ?) {_UPSERT}",
+            (project, one.id, one.task, one.updated_at, one.ground_truth, number, at),
+        )
+        database.executemany(
+            "INSERT INTO objects (project, annotation, region, label, image, height, width, digest, mask) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(project, one.id, *row) for row in prepared.new],
+        )
+        rows = [(project, one.id, reason.value, count) for reason, count in prepared.skipped.items()]
+        database.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?)", rows)
+
+    def _delete(self, database: sqlite3.Connection, project: int, annotation: int, number: int, at: float) -> None:
+        self._forget(database, project, annotation, kept=set())
+        database.execute(
+            f"INSERT INTO annotations VALUES (?, ?, 0, '', 0, 1, ?, ?) {_UPSERT}", (project, annotation, number, at)
+        )
+
+    def _forget(self, database: sqlite3.Connection, project: int, annotation: int, kept: set[int]) -> None:
+        """Remove an annotation's objects but for those with an id in `kept`, and what was skipped of it."""
+        for row in _object_rows(database, project, annotation):
+            if row["id"] not in kept:
+                database.execute("DELETE FROM objects WHERE id = ?", (row["id"],))
+                with suppress(FileNotFoundError):
+                    os.utime(self._masks(project) / row["mask"])  # its last day begins, see `sweep`
+        database.execute("DELETE FROM skipped WHERE project = ? AND annotation = ?", (project, annotation))
+
+    def _stored(self, row: sqlite3.Row) -> StoredObject:
+        return StoredObject(
+            id=row["id"],
+            project=row["project"],
+            task=row["task"],
+            annotation=row["annotation"],
+            region=row["region"],
+            label=row["label"],
+            image=row["image"],
+            size=(row["height"], row["width"]),
+            updated_at=row["updated_at"],
+            digest=row["digest"],
+            mask_file=self._masks(row["project"]) / row["mask"],
+        )
+
+    def _masks(self, project: int) -> Path:
+        return self._folder / "masks" / str(project)
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        """A connection; each statement is a transaction of its own."""
+        path = self._folder / "annotations.sqlite"
+        with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:
+            database.row_factory = sqlite3.Row
+            database.execute("PRAGMA synchronous = FULL")
+            yield database
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection with a transaction that holds if the block ends well, and leaves no trace otherwise."""
+        with self._database() as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield database
+            database.execute("COMMIT")  # closing a connection without it rolls back
+
+    @contextmanager
+    def _sole_writer(self) -> Iterator[None]:
+        """Keeps other threads and processes from working off events; the system frees it when a process dies."""
+        with (self._folder / "annotations.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An annotation whose masks are on the disk: rows to insert, ids of rows to keep, what was skipped."""
+
+    annotation: Annotation
+    new: list[tuple[str | int | None, ...]]
+    kept: set[int]
+    skipped: Mapping[Reason, int]
+
+
+def _event(body: bytes, project: int) -> Event:
+    """What a received body says; nothing if it makes no sense, so that it does not block those behind it."""
+    try:
+        return read_event(read_json(body), body)
+    except Exception:
+        logger.exception("an event of project %d cannot be read and is left out", project)
+        return Event()
+
+
+def _annotation_row(database: sqlite3.Connection, project: int, annotation: int) -> sqlite3.Row | None:
+    query = "SELECT * FROM annotations WHERE project = ? AND annotation = ?"
+    row: sqlite3.Row | None = database.execute(query, (project, annotation)).fetchone()
+    return row
+
+
+def _object_rows(database: sqlite3.Connection, project: int, annotation: int) -> list[sqlite3.Row]:
+    query = "SELECT * FROM objects WHERE project = ? AND annotation = ?"
+    return database.execute(query, (project, annotation)).fetchall()
+
+
+def _scalar(database: sqlite3.Connection, query: str, *values: int) -> Any:
+    """The one value that a query asks for; 0 for none."""
+    row = database.execute(query, values).fetchone()
+    return (row[0] if row is not None else None) or 0
+
+
+def _synchronize(folder: Path) -> None:
+    """Have the names of a folder's files survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

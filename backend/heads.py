@@ -1,0 +1,99 @@
+"""Whose head answers: a project's own, once one was promoted, else the base. All of them work on one backbone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from backend.finetune.versions import Version, Versions
+from skipclick.cache import ByteLru, CacheStats, SharedCache
+from skipclick.features import ImageFeatures
+from skipclick.predictor import Answer, ClickRequest
+
+logger = logging.getLogger(__name__)
+
+
+class PredictorLike(Protocol):
+    """What the annotator asks of `skipclick.Predictor`."""
+
+    @property
+    def head(self) -> str: ...
+
+    def encode(self, image: NDArray[np.uint8]) -> ImageFeatures: ...
+
+    def prepare(self, features: ImageFeatures) -> ImageFeatures: ...
+
+    def answer(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]: ...
+
+    def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """One head as it answers: the version's name, its predictor, and the bytes that it holds beside the backbone."""
+
+    version: str
+    predictor: PredictorLike
+    nbytes: int = 0
+
+
+class Heads:
+    """The head in service of each project. Thread-safe.
+
+    The project's pointer is read anew for every request, so a promotion or a rollback holds from the next request on;
+    requests that have their head keep it. Loaded heads stay within a budget of bytes.
+    """
+
+    def __init__(
+        self,
+        base: Head,
+        versions: Versions | None = None,
+        load: Callable[[Version], Head] | None = None,
+        budget_bytes: int = 0,
+    ) -> None:
+        """Without `versions` and `load`, which raises `ValueError` for an unfit version, the base answers everybody."""
+        self.base = base
+        self._versions = versions
+        self._load = load
+        self._loaded: SharedCache[Head] = SharedCache("heads", ByteLru(budget_bytes))
+        self._unfit: set[tuple[int, int]] = set()
+
+    def of(self, project: int | None) -> Head:
+        """The head that answers a project now, loaded if need be; the base if its version cannot be used."""
+        if self._versions is None or self._load is None or project is None:
+            return self.base
+        versions, load = self._versions, self._load
+        number = versions.current(project)
+        if number is None or (project, number) in self._unfit:
+            return self.base
+        try:
+            return self._loaded.get_or_make((project, number), lambda: load(versions.version(project, number)))
+        except ValueError as error:
+            self._unfit.add((project, number))  # versions never change: it would not fit the next time either
+            logger.error("project %d is served by the base model: %s", project, error)
+            return self.base
+
+    def names(self) -> list[str]:
+        """The base's version and all that could be promoted, in service or not."""
+        if self._versions is None:
+            return [self.base.version]
+        found = (
+            self._versions.version(project, number).name
+            for project in self._versions.projects()
+            for number in self._versions.numbers(project)
+        )
+        return [self.base.version, *found]
+
+    def stats(self) -> dict[str, CacheStats]:
+        """What is loaded beside the base; nothing where the base answers everybody."""
+        return {} if self._versions is None else self._loaded.stats()
+
+    def close(self) -> None:
+        """Stop the background work."""
+        self._loaded.close()

@@ -1,0 +1,73 @@
+"""A head apart from its backbone: what fine-tuning changes, a project owns, and a predictor can exchange."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from skipclick.files import replaced_atomically
+from skipclick.model import SkipClick
+
+FORMAT = "skipclick-head-1"
+_BACKBONE = "backbone."
+
+
+def head_state(model: SkipClick) -> dict[str, Tensor]:
+    """All weights and buffers but the backbone's, by name."""
+    return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(_BACKBONE)}
+
+
+def head_name(state: Mapping[str, Tensor]) -> str:
+    """A name for the weights of a head, of their bits: what `head_state` or `load_head` returned."""
+    return _digest(state)
+
+
+def backbone_name(model: SkipClick) -> str:
+    """A name for the backbone's weights and its configuration: heads are made for one of them."""
+    state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(_BACKBONE)}
+    return _digest(state, str(model.config.backbone))
+
+
+def save_head(model: SkipClick, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the head of a model as safetensors, atomically; `about` is any JSON for the file's header."""
+    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in head_state(model).items()}
+    with replaced_atomically(path) as temporary:
+        save_file(state, temporary, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
+
+
+def load_head(path: Path) -> dict[str, Tensor]:
+    """What `save_head` wrote, on the CPU. Raises `ValueError` with one sentence if it is missing or damaged."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            if (file.metadata() or {}).get("format") != FORMAT:
+                raise ValueError(f"{path} is no head of a SkipClick model")
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, FileNotFoundError) as error:
+        raise ValueError(f"the head {path} cannot be read ({error})") from None
+
+
+def put_head(model: SkipClick, state: Mapping[str, Tensor]) -> None:
+    """Overwrite a model's head in place, whatever its device and type. Raises `ValueError` if `state` does not fit."""
+    own = head_state(model)
+    wrong = own.keys() ^ state.keys() | {key for key in own.keys() & state.keys() if own[key].shape != state[key].shape}
+    if wrong:
+        raise ValueError(f"the head does not fit this model: {', '.join(sorted(wrong)[:5])}")
+    with torch.no_grad():
+        for key, tensor in own.items():
+            tensor.copy_(state[key])
+
+
+def _digest(state: Mapping[str, Tensor], *more: str) -> str:
+    digest = hashlib.sha256(" ".join(more).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""How a head learns, and what is said of it on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """The recipe; its defaults are what bench/FINETUNE.md measured."""
+
+    steps: int = 200
+    batch_size: int = 8  # objects
+    learning_rate: float = 3e-4  # at its peak; falls to nothing by a cosine
+    warmup: float = 0.08  # share of the run
+    replay: float = 0.25  # share of a batch that asks for what the starting model answers beside the accepted masks
+    views: int = 6  # of each training image, encoded once
+    max_num_next_clicks: int = 3  # simulated corrections before the graded answer
+    loss: Literal["nfl", "focal", "bce_dice"] = "bce_dice"
+    clip_norm: float = 1.0
+    checks: int = 4  # so often NoC is measured on held-out objects on the way; the best weights count
+    patience: int = 2  # checks in a row without a better one end the run
+    min_objects: int = 8
+    max_held_out: int = 40  # objects that are measured; the images that come first count
+    canary_margin: float = 0.5  # clicks that the canary may need more, on average; see `blend`
+    max_views: int = 800  # of all images together; more are hardly looked at
+    max_bytes: int = 2 << 30  # of these views in memory
+    max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
+    seed: int = 0
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] | None = None  # None: whichever is faster here
+
+    def __post_init__(self) -> None:
+        counts = (
+            self.steps,
+            self.batch_size,
+            self.views,
+            self.checks,
+            self.patience,
+            self.max_held_out,
+            self.max_views,
+        )
+        if min(counts) < 1:
+            raise ValueError("steps, batch size, views, checks, patience and what is measured must be at least 1")
+        if not 0 <= self.replay < 1 or self.learning_rate <= 0:
+            raise ValueError("replay must be in [0, 1) and the learning rate above 0")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the work stands."""
+
+    stage: Literal["encoding", "measuring", "learning"]
+    share: float = 0.0
+    """Of this stage that is done, in [0, 1]."""
+    step: int = 0
+    loss: float | None = None
+    noc: dict[str, float] | None = None
+    """The last measurement on held-out objects: "NoC@85" and "NoC@90"."""
+    seconds_left: float | None = None
+    """Of this stage."""

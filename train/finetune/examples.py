@@ -1,0 +1,77 @@
+"""Accepted masks as they come in, and which images are held out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.datasets import Sample
+
+HELD_OUT_SHARE = 0.25  # of the images, by their hash ...
+HELD_OUT_AT_LEAST = 0.2  # ... and never less, however the hashes of a few images fall
+
+
+class TooFewError(ValueError):
+    """There is not enough to learn from; the sentence says what is missing."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One accepted mask. Both calls raise `ValueError` where the thing cannot be had."""
+
+    key: str
+    """Of the image: examples of one image share it."""
+    image: Callable[[], NDArray[np.uint8]]
+    """RGB (H, W, 3)."""
+    target: Callable[[], NDArray[np.int8]]
+    """(H, W): 1 object, 0 background, -1 ignored."""
+
+
+def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:
+    """Examples by their image, in the order they come."""
+    found: dict[str, list[Example]] = {}
+    for example in examples:
+        found.setdefault(example.key, []).append(example)
+    return found
+
+
+def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """(to learn from, held out), by image: at least a fifth of the images is held out, of one image none.
+
+    An image's hash alone says on which side it is, so it stays there when others are added; only where too few
+    hashes are low (or all of them) the next images change sides.
+    """
+    ranks = {key: zlib.crc32(key.encode()) / 2**32 for key in by_image(examples)}
+    wanted = sum(rank < HELD_OUT_SHARE for rank in ranks.values())
+    at_least, at_most = -int(-HELD_OUT_AT_LEAST * len(ranks) // 1), len(ranks) // 2
+    count = min(max(wanted, at_least), at_most)
+    held_out = set(sorted(ranks, key=lambda key: (ranks[key], key))[:count])
+    return [e for e in examples if e.key not in held_out], [e for e in examples if e.key in held_out]
+
+
+def load_image(examples: Sequence[Example]) -> Sample:
+    """All examples of one image as a sample of the benchmark. Raises `ValueError`, saying what is wrong."""
+    image = examples[0].image()
+    targets = {}
+    for number, example in enumerate(examples, 1):
+        target = example.target()
+        if target.shape != image.shape[:2]:
+            raise ValueError(f"{example.key}: a mask has the shape {target.shape}, its image {image.shape[:2]}")
+        if (target == 1).any():
+            targets[number] = target
+    if not targets:
+        raise ValueError(f"{examples[0].key}: all its masks are empty")
+    return Sample(examples[0].key, image, targets)
+
+
+def load_images(examples: Iterable[Example], problems: list[str]) -> Iterable[Sample]:
+    """Each image with its objects, one after the other; what cannot be had is passed over and told to `problems`."""
+    for of_image in by_image(examples).values():
+        try:
+            yield load_image(of_image)
+        except ValueError as error:
+            problems.append(str(error))

@@ -1,0 +1,129 @@
+"""The whole of a fine-tuning, in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+from bench.compare import Difference
+from bench.datasets import Sample
+from skipclick.model import SkipClick
+from train.finetune.blend import as_far_as
+from train.finetune.config import FinetuneConfig, Progress
+from train.finetune.examples import Example, TooFewError, load_images, split
+from train.finetune.judge import Measured, differences, judge, measured
+from train.finetune.learn import learn
+from train.finetune.views import encoded_views
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was learnt from, what came out, and whether to serve it."""
+
+    config: FinetuneConfig
+    num_objects: int
+    num_images: int
+    problems: tuple[str, ...]
+    """Images that were passed over: what was wrong with them."""
+    step: int
+    """After which the candidate's weights were; 0: nothing that was learnt was better."""
+    share: float
+    """Of the way from the starting weights to those that were learnt: as far as the canary allows."""
+    curve: tuple[tuple[int, float], ...]
+    """(step, mean of NoC@85 and NoC@90 on held-out objects) at each check, from the base model on."""
+    held_out: tuple[Difference, ...]
+    """The model in service against the candidate; these objects also chose the step, so it is slightly optimistic."""
+    canary: tuple[Difference, ...]
+    seconds: float
+    worth_promoting: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A model that has learnt, and what is known of it."""
+
+    model: SkipClick
+    report: Report
+    before: Measured  # the model in service on the held-out objects
+    after: Measured
+    held_out: tuple[Sample, ...]
+
+
+def finetune(
+    base: SkipClick,
+    examples: Sequence[Example],
+    canary: Sequence[Sample],
+    config: FinetuneConfig | None = None,
+    told: Callable[[Progress], None] = lambda _: None,
+    in_service: SkipClick | None = None,
+) -> Candidate:
+    """A candidate that learnt from all examples, starting from `base` whatever was promoted before.
+
+    in_service: the model that the candidate must beat, by default `base`. told: called at every step; what it raises
+    ends the work. Raises `TooFewError` where there is too little to learn from or to measure on.
+    """
+    config, begin = config or FinetuneConfig(), time.monotonic()
+    in_service = in_service or base
+    to_learn, to_hold_out = split(examples)
+    if len(examples) < config.min_objects or not to_hold_out:
+        raise TooFewError(
+            f"{_count(len(examples), 'object')} in {_count(len({e.key for e in examples}), 'image')} are too few: "
+            f"it takes {config.min_objects} objects in at least 2 images"
+        )
+    problems: list[str] = []
+    held_out = tuple(_first_objects(load_images(to_hold_out, problems), config.max_held_out))
+    views = encoded_views(base, to_learn, config, problems, lambda share: told(Progress("encoding", share)))
+    if not held_out or not views:
+        raise TooFewError(f"too few images can be used: {'; '.join(problems[:3]) or 'their objects are too small'}")
+
+    def measure(model: SkipClick, samples: Sequence[Sample] = held_out) -> Measured:
+        return measured(model, samples, config.device)
+
+    told(Progress("measuring"))
+    start = measure(base)
+    before = start if in_service is base else measure(in_service)
+    learnt = learn(base, start, views, measure, config, told)
+    told(Progress("measuring", step=learnt.step, noc=learnt.measured.noc))
+    most = measure(base, canary).clicks + config.canary_margin
+    share, model = as_far_as(base, learnt.model, lambda model: measure(model, canary).clicks <= most)
+    after = learnt.measured if share == 1 else measure(model)
+    gain = differences("held out", base.version, before, after)
+    loss = differences("canary", base.version, measure(in_service, canary), measure(model, canary))
+    worth_promoting, reason = judge(gain, loss, config.canary_margin)
+    report = Report(
+        config=config,
+        num_objects=len(examples),
+        num_images=len({example.key for example in examples}),
+        problems=tuple(problems),
+        step=learnt.step,
+        share=share,
+        curve=learnt.curve,
+        held_out=gain,
+        canary=loss,
+        seconds=time.monotonic() - begin,
+        worth_promoting=worth_promoting,
+        reason=reason,
+    )
+    return Candidate(model, report, before, after, held_out)
+
+
+def _first_objects(samples: Iterable[Sample], most: int) -> Iterator[Sample]:
+    """The samples from the first on, until they hold so many objects."""
+    for sample in samples:
+        targets = dict(islice(sample.targets.items(), most))
+        yield replace(sample, targets=targets)
+        most -= len(targets)
+        if not most:
+            return
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

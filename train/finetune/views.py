@@ -1,0 +1,128 @@
+"""Training images as the head sees them: the backbone's taps of a few views each, computed once and kept in memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.datasets import Sample
+from skipclick import Click
+from skipclick.model import SkipClick
+from skipclick.prompts import click_points, prompt_maps
+from train.augment import AugmentConfig, augment
+from train.finetune.config import FinetuneConfig
+from train.finetune.examples import Example, by_image, load_images
+from train.scene import Scene, scene_of_masks
+
+MIN_AREA = 60  # pixels at network resolution; a view in which an object is smaller does not ask for it
+KEPT_AS = torch.bfloat16  # half the memory; the head tells no difference in learning
+NUM_ELSEWHERE = 2  # clicks beside the accepted objects, in each view
+UNSURE = (0.25, 0.75)  # the starting model's probabilities between these are not replayed
+_BESIDE = np.ones((15, 15), np.uint8)
+LARGEST_SHARE = 0.5  # of a view that something replayed may cover
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One view of one image."""
+
+    taps: tuple[Tensor, ...]
+    """Of the backbone, each (1, C_i, h_i, w_i), on the CPU."""
+    scene: Scene
+    """The accepted masks in the view, at network resolution."""
+    elsewhere: Scene
+    """What the starting model answers to a click beside them: replayed, so that it is not forgotten."""
+
+    @property
+    def num_objects(self) -> int:
+        """Accepted objects that can be asked for."""
+        return sum(area >= MIN_AREA for area in self.scene.areas)
+
+
+def encoded_views(
+    model: SkipClick,
+    examples: Sequence[Example],
+    config: FinetuneConfig,
+    problems: list[str],
+    told: Callable[[float], None],
+) -> list[View]:
+    """The views in which an object is to be seen: of each image whole, mirrored, then windows in other colours.
+
+    Where all images together would have too many, there are fewer of each; where one of each is too much, the images
+    that come last are left out (and told to `problems`, as those that cannot be read). told: the share that is done.
+    """
+    num_images, device = len(by_image(examples)), torch.device(config.device)
+    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    views: list[View] = []
+    for index, sample in enumerate(load_images(examples, problems)):
+        rng = np.random.default_rng((config.seed, index))
+        if not index:
+            size = sum(tap.nbytes for tap in _encoded(model, sample, 1, rng, device)[0].taps)
+            most = max(1, min(config.max_views, config.max_bytes // size))
+            each = max(1, min(config.views, most // num_images))
+        if len(views) + each > most:
+            problems.append(f"the images after the first {index} are left out: there is room for {most} views")
+            break
+        views += _encoded(model, sample, each, rng, device)
+        told((index + 1) / num_images)
+    return [view for view in views if view.num_objects]
+
+
+@torch.no_grad()
+def _encoded(
+    model: SkipClick, sample: Sample, num_views: int, rng: np.random.Generator, device: torch.device
+) -> list[View]:
+    shape = sample.image.shape[0], sample.image.shape[1]
+    ignored = np.logical_or.reduce([target == -1 for target in sample.targets.values()])
+    scene = scene_of_masks(
+        [target == 1 for target in sample.targets.values()], shape, ignored if ignored.any() else None
+    )
+    crop = model.config.resolution[0]
+    drawn = [augment(sample.image, scene, _view_config(index, crop), rng) for index in range(num_views)]
+    pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in drawn]).to(device)
+    taps = model.backbone((pixels.float() / 255).contiguous(memory_format=torch.channels_last))
+    kept = [tap.to("cpu", KEPT_AS) for tap in taps]
+    return [
+        View(
+            tuple(tap[i : i + 1].clone() for tap in kept),
+            seen,
+            _elsewhere(model, tuple(tap[i : i + 1] for tap in taps), seen, rng),
+        )
+        for i, (_, seen) in enumerate(drawn)
+    ]
+
+
+def _elsewhere(model: SkipClick, taps: tuple[Tensor, ...], scene: Scene, rng: np.random.Generator) -> Scene:
+    """What the model answers to single clicks beside the objects of a view; what covers much of them is left away."""
+    size = scene.layers.shape[1:]
+    taken = scene.covered(range(len(scene.objects)))
+    free = np.flatnonzero(~cv2.dilate(taken.astype(np.uint8), _BESIDE).astype(bool))
+    if not len(free):
+        return replace(scene, objects=())
+    rows, columns = np.divmod(rng.choice(free, NUM_ELSEWHERE), size[1])
+    clicks = [[Click(float(column), float(row))] for row, column in zip(rows, columns, strict=True)]
+    positives, negatives = click_points(clicks, taps[0].device)
+    nothing = torch.zeros(NUM_ELSEWHERE, 1, *size, device=taps[0].device)
+    prompt = prompt_maps(nothing, positives, negatives, model.config.click_radius)
+    answers = model.decode(model.prepare(taps).repeat(NUM_ELSEWHERE), prompt).sigmoid().squeeze(1).cpu().numpy()
+    kept = [
+        answer
+        for answer in answers
+        if MIN_AREA <= (answer > 0.5).sum() <= LARGEST_SHARE * answer.size and not (taken & (answer > 0.5)).any()
+    ]
+    unsure = np.logical_or.reduce([(answer > UNSURE[0]) & (answer < UNSURE[1]) for answer in kept] or [~taken & False])
+    return scene_of_masks([answer > 0.5 for answer in kept], (size[0], size[1]), unsure | taken)
+
+
+def _view_config(index: int, crop: int) -> AugmentConfig:
+    """How the view of this index is drawn: 0 is what serving sees, 1 its mirror image."""
+    drawn = AugmentConfig(crop=crop, view="window", area=(0.3, 1.0), whole_prob=0.2)
+    if index > 1:
+        return drawn
+    return replace(drawn, whole_prob=1.0, flip_prob=float(index), brightness_contrast_prob=0.0, rgb_shift_prob=0.0)
