@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawn_squares import drawn_example, fixed
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,22 +32,6 @@ from train.finetune.views import View, encoded_views
 CHECK = open_dataset("folder", Path(__file__).parent.parent / "bench" / "check")
 CANARY = [CHECK[0], CHECK[10]]  # the others would take their time
 QUICK = FinetuneConfig(steps=8, batch_size=4, views=2, checks=2, precision="float32")
-
-
-def fixed(value: NDArray[np.generic]) -> Callable[[], NDArray[np.generic]]:
-    return lambda: value
-
-
-def drawn_example(number: int, key: str | None = None) -> Example:
-    """A bright square with a darker stripe through it on a noisy ground: the object is the square with its stripe."""
-    rng = np.random.default_rng(number)
-    image = rng.integers(0, 90, (96, 128, 3)).astype(np.uint8)
-    top, left = rng.integers(8, 40, 2)
-    target = np.zeros((96, 128), np.int8)
-    target[top : top + 44, left : left + 52] = 1
-    image[target == 1] += 140
-    image[top + 18 : top + 26, left : left + 52] //= 3
-    return Example(key or f"drawn-{number}", fixed(image), fixed(target))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
