@@ -166,10 +166,12 @@ def measure(
     seconds: float,
     think: float,
     login: tuple[str, str] | None = None,
+    first_seed: int = 0,
 ) -> Load:
     """Play a session of `annotators` until `clicks` requests or `seconds` are over.
 
     image_urls, sizes: of the photos; sizes are (H, W). think: mean seconds between answer and next click.
+    first_seed: of the first annotator's clicks. A server that was asked the same before answers from its memory.
     """
     sent: list[Sent] = []
     numbers = count(1)
@@ -182,7 +184,7 @@ def measure(
         seen: set[int] = set()
         with requests.Session() as http:
             http.auth, http.trust_env = login, False
-            for request in session(seed, sizes):
+            for request in session(first_seed + seed, sizes):
                 time.sleep(rng.expovariate(1 / think) if think else 0)
                 start = time.perf_counter()
                 if start - begin > seconds or next(numbers) > clicks:
