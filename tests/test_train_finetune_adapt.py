@@ -122,12 +122,11 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
 
 
 def test_a_head_learns_on_the_way(base: SkipClick) -> None:
-    """A few squares, one after the other, make others cheaper."""
+    """After a few squares, one after the other, clicks leave less wrong on others."""
     config = AdaptConfig(recipe=dataclasses.replace(UNHURRIED, steps=4, views=1, learning_rate=5e-4))
     state = Adapted(base)
     for number in range(4):
         state = adapt(state, base, [drawn_example(number)], config)
     others: list[Sample] = [s for n in range(90, 93) for s in load_images([drawn_example(n)], [])]
     before, after = measured(base, others), measured(state.model, others)
-    assert after.clicks < before.clicks
-    assert after.error < before.error
+    assert after.error < 0.95 * before.error
