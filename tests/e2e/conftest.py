@@ -19,3 +19,9 @@ def studio() -> Iterator[LabelStudio]:
     shutil.rmtree(OUTPUT, ignore_errors=True)
     with label_studio(OUTPUT) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def api_key(studio: LabelStudio) -> str:
+    """The one key of the one user: Label Studio hands out no second one while it is valid."""
+    return studio.personal_access_token()

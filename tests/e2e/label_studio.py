@@ -31,7 +31,7 @@ class LabelStudio:
         return answer.json()
 
     def personal_access_token(self) -> str:
-        """A new key of the kind that Label Studio hands out by default (legacy tokens are switched off)."""
+        """A key of the kind that Label Studio hands out by default (legacy tokens are off); a second one is refused."""
         token: str = self.call("POST", "/api/token/")["token"]
         return token
 

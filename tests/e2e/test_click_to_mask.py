@@ -55,9 +55,9 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def backend_url(studio: LabelStudio) -> Iterator[str]:
+def backend_url(studio: LabelStudio, api_key: str) -> Iterator[str]:
     """The backend with the key that lets it read the uploads of `studio`."""
-    settings = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.personal_access_token()}
+    settings = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": api_key}
     with backend(OUTPUT / "backend.log", settings | {"MODEL_DIR": str(OUTPUT / "models")}) as url:
         yield url
 

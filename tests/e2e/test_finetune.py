@@ -85,10 +85,10 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def settings(studio: LabelStudio) -> dict[str, str]:
+def settings(studio: LabelStudio, api_key: str) -> dict[str, str]:
     return {
         "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.personal_access_token(),
+        "LABEL_STUDIO_API_KEY": api_key,
         "MODEL_DIR": str(FOLDER / "models"),
         "FINETUNE": "manual",  # here the button begins it, not the number of new objects
         "FINETUNE_SECONDS": "1200",  # on an idle machine it has learnt enough after one or two minutes, and stops
