@@ -1,4 +1,4 @@
-# Everything starts from a plain checkout: GNU make and Python 3.11 or newer are all it takes.
+# Everything starts from a plain checkout: GNU make and Python 3.11 to 3.13 are all it takes.
 # The server's settings (PORT, DEVICE, CHECKPOINT, LABEL_STUDIO_URL, ...) are read from the environment.
 
 PYTHON ?= python3
@@ -21,11 +21,11 @@ LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
 # What annotators get from MODEL, on the small set that lies in the repository.
 CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check --protocol serve --jobs 2
 
-REQUIRE_PYTHON := import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and \
-    $(PYTHON) is older. Name another one, for example: make PYTHON=python3.12")
+REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
+    $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test lint bench latency bench-check bench-baseline load soak e2e image-test scale-test lock audit clean distclean \
-    data-given chromium-installed haproxy-installed image-tools
+.PHONY: help serve test lint bench latency bench-check bench-baseline load soak crash e2e image-test scale-test lock audit \
+    clean distclean data-given chromium-installed haproxy-installed image-tools
 
 help:  ## say what there is (default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +58,9 @@ load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throug
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
 	$(BIN)/python bench/soak.py --output runs/soak.json
+
+crash: $(DEVELOPMENT)  ## kill -9 server and training 50 times while annotators work, and look what is left
+	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/test_backend_finetune_crash.py
 
 e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
 	CHROMIUM="$(CHROMIUM)" BACKEND_PYTHON="$(abspath $(BIN)/python)" \

@@ -17,12 +17,13 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
+
+from backend.punctual import PunctualAdapter
 
 BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net")
 """Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs."""
@@ -74,12 +75,10 @@ class ImageHosts:
             )
         return addresses
 
-    def session(self) -> requests.Session:
-        """A session that calls these hosts and no others. Its requests raise `RefusedHostError` too."""
-        session = requests.Session()
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, _CheckingAdapter(self))
-        return session
+    def adapter(self, deadline: float) -> PunctualAdapter:
+        """A session's way to these hosts and no others, open until the monotonic time `deadline`. Its requests raise
+        `RefusedHostError` too."""
+        return _CheckingAdapter(self, deadline)
 
 
 def standing(text: str) -> Standing:
@@ -139,12 +138,12 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _CheckedTlsConnection
 
 
-class _CheckingAdapter(HTTPAdapter):
+class _CheckingAdapter(PunctualAdapter):
     """Makes requests through checked connections."""
 
-    def __init__(self, hosts: ImageHosts) -> None:
+    def __init__(self, hosts: ImageHosts, deadline: float) -> None:
         self._hosts = hosts
-        super().__init__()
+        super().__init__(deadline)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
 from backend.images import ImageSource
+from backend.pixels import Photo
 from backend.protocol import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
@@ -213,10 +214,21 @@ class Annotator:
     def _encode(self, head: Head, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
         """Fetch and decode in this thread, encode in the device's."""
         with _timed(stages, "fetch"):
-            photo = self._images.load(image)
-        with _timed(stages, "encode"):
-            features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.encode(photo.pixels))
+            photo = self._load(image)
+        try:
+            with _timed(stages, "encode"):
+                features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.encode(photo.pixels))
+        finally:
+            photo.release()
         return dataclasses.replace(features, image_size=photo.size)
+
+    def _load(self, image: ImageReference) -> Photo:
+        try:
+            return self._images.load(image)
+        except MemoryError:
+            raise OverloadedError(
+                "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
+            ) from None
 
     def _urgency(self, key: str) -> Priority:
         """Of the first look at an image: whether somebody waits for it now."""

@@ -8,25 +8,31 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
 
+import numpy as np
 import orjson
 from flask import Flask, Response, g, jsonify, request
+from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
-from backend.annotator import Annotator, OverloadedError
+from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.clients import has_left
 from backend.finetune.training import Training
-from backend.labeling_config import check_labeling_config, labeling_config_doubts, parse_labeling_config
+from backend.label_studio import AuthorizationError
+from backend.labeling_config import ConfigError, check_labeling_config, labeling_config_doubts, parse_labeling_config
 from backend.leftovers import without_leftovers
 from backend.pages import build_pages
+from backend.pixels import ImageError
 from backend.protocol import (
+    Json,
     Limits,
+    MaskRequest,
     PredictBody,
     ProtocolError,
     empty_response,
@@ -52,12 +58,16 @@ from skipclick import brush_rle
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
 
+WARMING_THREADS = 4
+"""Of all threads those that /warm may take: nobody waits for its images yet."""
+
 SETUP_PATIENCE = 2.0
 """Seconds that /setup waits for a model that is being loaded: Label Studio waits 3, and shows an error until it asks
 again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
 
+_BAD_INPUT = (ProtocolError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -75,7 +85,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
     telemetry = Telemetry(readiness)
     signs = SignMemory()
-    slots = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS))
+    slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
     _observe_requests(app, telemetry)
     _ask_for_password(app, settings)
     _answer_errors(app, settings)
@@ -116,7 +126,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         if len(body.tasks) != 1:
             raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")
         annotator = readiness.service().annotator
-        with _slot(slots):
+        with _slot(warming), _slot(slots):
             annotator.prepare(task_image(body, body.tasks[0]), project_number(body.project))
         return jsonify(kept=max(stats.entries for stats in annotator.feature_stats().values()))
 
@@ -170,29 +180,40 @@ def _predict(
     if asked is None:
         _warm(body, annotator)
         return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
-    task = body.tasks[0]
-    signs.remember(task_key(task), asked.clicks)
-    asked = without_leftovers(asked, task, lambda region, *size: brush_rle.decode(region_rle(region, raw), *size))
+    signs.remember(task_key(body.tasks[0]), asked.clicks)
+    left = has_left(request.environ)
+    with _slot(slots):
+        return _mask(raw, body, asked, project, annotator, lambda: left() or time.monotonic() > deadline)
+
+
+def _mask(
+    raw: bytes,
+    body: PredictBody,
+    asked: MaskRequest,
+    project: int | None,
+    annotator: Annotator,
+    given_up: GivenUp,
+) -> dict[str, Any]:
+    """The answer to a request for a mask."""
+
+    def decode(region: Json, height: int, width: int) -> NDArray[np.uint8]:
+        if given_up():
+            raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
+        return brush_rle.decode(region_rle(region, raw), height, width)
+
+    asked = without_leftovers(asked, body.tasks[0], decode)
     g.facts["clicks"] = len(asked.clicks)
     if not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version_of(project))
-    target, left = asked.target, has_left(request.environ)
-    with _slot(slots):
-        annotation = annotator.annotate(
-            asked.image,
-            asked.clicks,
-            asked.box,
-            (target.height, target.width),
-            lambda: left() or time.monotonic() > deadline,
-            project,
-        )
+    size = asked.target.height, asked.target.width
+    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up, project)
     begin = time.perf_counter()
     rle = brush_rle.encode(annotation.mask)
     g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
     if annotation.mask.empty:
         return empty_response(annotation.version)
-    return mask_response(target, rle, annotation.score, annotation.version)
+    return mask_response(asked.target, rle, annotation.score, annotation.version)
 
 
 def _start_training(training: Training | None, project: int | None) -> str:
@@ -231,7 +252,7 @@ def _body(settings: Settings) -> bytes:
 def _slot(slots: BoundedSemaphore) -> Iterator[None]:
     """One of the places for predictions. Raises `OverloadedError` if all are taken: this is the queue's bound."""
     if not slots.acquire(blocking=False):
-        raise OverloadedError("all threads are busy with predictions; try again, or raise THREADS")
+        raise OverloadedError("all threads for this are busy; try again, or raise THREADS")
     try:
         yield
     finally:
@@ -288,7 +309,13 @@ def _ask_for_password(app: Flask, settings: Settings) -> None:
 
 def _answer_errors(app: Flask, settings: Settings) -> None:
     """One handler for bad input, one for what HTTP itself refuses, one for our own mistakes."""
-    app.register_error_handler(ValueError, _logged(lambda error: _error(HTTPStatus.BAD_REQUEST, str(error))))
+
+    @app.errorhandler(ValueError)
+    def bad_input(error: ValueError) -> Response:
+        # Of any other kind it may be a mistake of ours: then the log says where it comes from.
+        traceback = None if isinstance(error, _BAD_INPUT) else error
+        logger.warning("id=%s refused: %s", g.request_id, one_line(error), exc_info=traceback)
+        return _error(HTTPStatus.BAD_REQUEST, str(error))
 
     @app.errorhandler(OverloadedError)
     def overloaded(error: OverloadedError) -> Response:
@@ -317,14 +344,6 @@ def _answer_errors(app: Flask, settings: Settings) -> None:
             HTTPStatus.INTERNAL_SERVER_ERROR,
             f"the server failed on this request; its log says why under id={g.request_id}",
         )
-
-
-def _logged(handler: Callable[[Exception], Response]) -> Callable[[Exception], Response]:
-    def handle(error: Exception) -> Response:
-        logger.warning("id=%s refused: %s", g.request_id, one_line(error))
-        return handler(error)
-
-    return handle
 
 
 def _not_now(sentence: str, seconds: int = 5) -> Response:

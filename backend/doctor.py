@@ -224,6 +224,11 @@ def _address(settings: Settings) -> str:
             f"nothing answers at LABEL_STUDIO_URL={url} ({type(error).__name__})",
             f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
         ) from None
+    except requests.Timeout:
+        raise Trouble(
+            f"LABEL_STUDIO_URL={url} did not answer within IMAGE_TIMEOUT={settings.image_timeout:g} seconds",
+            "look whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
+        ) from None
     except (requests.RequestException, ValueError, KeyError, TypeError):
         raise Trouble(
             f"LABEL_STUDIO_URL={url} answers, but is not Label Studio",

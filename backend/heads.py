@@ -69,7 +69,11 @@ class Heads:
         if self._versions is None or self._load is None or project is None:
             return self.base
         versions, load = self._versions, self._load
-        number = versions.current(project)
+        try:
+            number = versions.current(project)
+        except OSError as error:  # a disk that is gone; a click must not fail for it
+            logger.error("project %d is served by the base model: %s", project, error)
+            return self.base
         if number is None or (project, number) in self._unfit:
             return self.base
         try:

@@ -20,12 +20,16 @@ from backend.addresses import ImageHosts, RefusedHostError
 from backend.incoming import incoming
 from backend.label_studio import AuthorizationError, LabelStudioAuth, as_called, origin
 from backend.local_files import local_name, read_below
+from backend.pixel_budget import PixelBudget
 from backend.pixels import ImageError, Photo, UndecodableError, decode_image
 from backend.protocol import ImageReference
+from backend.punctual import PunctualAdapter
 
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
+_PHOTOS_AT_ONCE = 4
+"""Of the largest size, in memory as pixels; of smaller ones as many more."""
 
 
 class ImageSource(Protocol):
@@ -35,7 +39,10 @@ class ImageSource(Protocol):
         """A name of the image's content: equal names mean equal pixels."""
 
     def load(self, reference: ImageReference) -> Photo:
-        """The image, oriented as the annotator sees it. Raises `ImageError`."""
+        """The image, oriented as the annotator sees it; call its `release` when it has been looked at.
+
+        Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        """
 
 
 class ImageLoader:
@@ -60,6 +67,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._enough = enough
+        self._budget = PixelBudget(_PHOTOS_AT_ONCE * max_pixels, timeout)
         self._timeout = timeout
 
     def key(self, reference: ImageReference) -> str:
@@ -71,7 +79,7 @@ class ImageLoader:
         """See `ImageSource.load`."""
         with self._opened(reference) as file:
             try:
-                return decode_image(file, self._max_pixels, self._enough)
+                return decode_image(file, self._max_pixels, self._enough, self._budget)
             except UndecodableError as error:
                 raise ImageError(f"{describe(reference.url)}: {error}") from None
 
@@ -115,7 +123,7 @@ class ImageLoader:
         way must be one that may be called."""
         deadline = time.monotonic() + self._timeout
         first = origin(urlsplit(address))
-        with requests.Session() as label_studio, self._hosts.session() as elsewhere:
+        with _session(PunctualAdapter(deadline)) as label_studio, _session(self._hosts.adapter(deadline)) as elsewhere:
             for _ in range(_MAX_REDIRECTS + 1):
                 own = self._auth.is_own(address)
                 session = label_studio if own else elsewhere
@@ -129,7 +137,7 @@ class ImageLoader:
                         answer = self._get(session, address, renewed, deadline)
                 with answer:
                     if not answer.is_redirect:
-                        yield incoming(self._chunks(answer, address, deadline))
+                        yield incoming(self._chunks(answer, address))
                         return
                     address = _redirected(address, answer.headers["Location"])
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
@@ -159,19 +167,16 @@ class ImageLoader:
                 + ("check LABEL_STUDIO_URL" if self._auth.is_own(address) else "check the address in the task's data")
             ) from None
 
-    def _chunks(self, answer: requests.Response, address: str, deadline: float) -> Iterator[bytes]:
+    def _chunks(self, answer: requests.Response, address: str) -> Iterator[bytes]:
         if answer.status_code != 200:
             advice = self._advice(answer.status_code, address)
             raise ImageError(f"tried GET {describe(address)}: status {answer.status_code}; {advice}")
         num_bytes = 0
         try:
-            # read1 gives what has arrived, so that a trickle cannot outlast the deadline
             while chunk := answer.raw.read1(_CHUNK, decode_content=True):
                 num_bytes += len(chunk)
                 if num_bytes > self._max_bytes:
                     raise ImageError(f"{describe(address)} is larger than IMAGE_MAX_BYTES={self._max_bytes} allows")
-                if time.monotonic() > deadline:
-                    raise self._too_slow(address)
                 yield chunk
         except ReadTimeoutError:
             raise self._too_slow(address) from None
@@ -208,6 +213,13 @@ def describe(url: str) -> str:
         return "an address that cannot be parsed"
     shown = f"{parts.scheme}://{host}{parts.path}" if host else parts.path
     return shown[:200]
+
+
+def _session(adapter: PunctualAdapter) -> requests.Session:
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    return session
 
 
 def _split(url: str) -> SplitResult:

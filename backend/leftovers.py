@@ -27,14 +27,16 @@ Decode = Callable[[Json, int, int], NDArray[Any]]
 
 
 _MOST_MASKS = 200
-"""That are looked at for one request: a body has room for thousands, and each takes milliseconds."""
+_MOST_PIXELS = 400 << 20
+"""Of masks that are looked at for one request: a body has room for thousands, and each takes milliseconds."""
 
 
 def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskRequest:
     """The request without clicks that an accepted region accounts for; the newest click always stays."""
     if len(request.clicks) < 2:
         return request
-    left = iter(range(_MOST_MASKS))
+    target = request.target
+    left = iter(range(min(_MOST_MASKS, _MOST_PIXELS // (target.height * target.width))))
 
     def decode_some(region: Json, height: int, width: int) -> NDArray[Any]:
         if next(left, None) is None:

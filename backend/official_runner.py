@@ -3,8 +3,9 @@
     gunicorn --threads 8 'backend.official_runner:official_app()'
 
 The runner takes Label Studio's requests apart and makes a model for each; this puts them together again and asks our
-own app, in this process. So nothing is decided here, and settings, limits, logs and answers are the same. Missing are
-`/ready`, `/metrics` and the texts of errors: of those the runner makes a status of 500 and a traceback in its log.
+own app, in this process. So nothing is decided here, and settings, limits, logs and answers are the same. The
+runner asks for the password, on `/health` too. Missing are `/ready`, `/metrics` and the texts of errors: of those the
+runner makes a status of 500 and a traceback in its log.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend.app import build_app
 from backend.readiness import Readiness
 from backend.service import build_service, build_training
-from backend.settings import Settings
+from backend.settings import Settings, revealed
 
 
 def official_app() -> Flask:
     """The runner's app with our model, which is loaded now. Raises `ValueError` for settings that cannot be met."""
+    settings = Settings.from_environment(os.environ)
     _our_app()
-    app: Flask = init_app(SkipClick)
+    # By itself the runner reads BASIC_AUTH_USER and BASIC_AUTH_PASS alone, and is open where either is missing.
+    app: Flask = init_app(
+        SkipClick, basic_auth_user=settings.basic_auth_user, basic_auth_pass=revealed(settings.basic_auth_pass)
+    )
     return app
 
 
 @cache
 def _our_app() -> Flask:
-    """Our app, once: the runner makes a new model for every request. The runner asks for the password itself."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("BASIC_AUTH_")}
-    settings = Settings.from_environment(environment)
+    """Our app, once: the runner makes a new model for every request. The runner has asked for the password already."""
+    settings = Settings.from_environment(os.environ)
+    settings = settings.model_copy(update={"basic_auth_user": None, "basic_auth_pass": None})
     training = build_training(settings)
     if training is not None:
         training.start()

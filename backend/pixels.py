@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -9,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from backend.pixel_budget import PixelBudget
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 """What browsers show, and TIFF. Pillow knows dozens more, some of which run other programs (EPS)."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 _QUARTER_TURNS = (5, 6, 7, 8)  # its values that swap width and height
+
+
+def _nothing() -> None:
+    return None
 
 
 class ImageError(ValueError):
@@ -28,20 +35,26 @@ class Photo:
     """RGB uint8 (h, w, 3)."""
     size: tuple[int, int]
     """(H, W) of the image that the annotator sees."""
+    release: Callable[[], None] = _nothing
+    """To be called when the pixels are no longer looked at."""
 
 
 class UndecodableError(ImageError):
     """The bytes are there, but they are no image that we take."""
 
 
-def decode_image(file: BinaryIO, max_pixels: int, enough: int | None = None) -> Photo:
+def decode_image(
+    file: BinaryIO, max_pixels: int, enough: int | None = None, budget: PixelBudget | None = None
+) -> Photo:
     """An encoded image, turned by its EXIF orientation. Reads no more of the seekable `file` than it needs.
 
     Transparent parts become white, 16-bit values keep their upper byte, of an animation the first frame
     counts. With `enough`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, which takes about half the time,
-    as long as both sides keep that many pixels. Raises `UndecodableError` for what is no image, is damaged, or
-    has more than `max_pixels`, and the `ImageError`s of the file.
+    as long as both sides keep that many pixels. With a `budget`, its pixels are taken from there before they are
+    decoded, and given back by the photo's `release`. Raises `UndecodableError` for what is no image, is damaged, or
+    has more than `max_pixels`, the `ImageError`s of the file, and `MemoryError`.
     """
+    release = _nothing
     try:
         with Image.open(file, formats=_FORMATS) as image:
             width, height = image.size
@@ -51,19 +64,25 @@ def decode_image(file: BinaryIO, max_pixels: int, enough: int | None = None) -> 
                 )
             if enough is not None:
                 image.draft(None, (enough, enough))  # does nothing but for JPEG
-            turned = image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-    except ImageError:
+            if budget is not None:
+                release = budget.take(image.width * image.height)
+            reduced, turned = image.size != (width, height), image.getexif().get(_ORIENTATION) in _QUARTER_TURNS
+            pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
+    except (ImageError, MemoryError):
+        release()
         raise
     except Image.DecompressionBombError:
         raise UndecodableError(f"the image has more pixels than IMAGE_MAX_PIXELS={max_pixels} allows") from None
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
+        release()
         file.seek(0)
         start = file.read(8).hex(" ") or "nothing"
         raise UndecodableError(
             f"a file that begins with {start} cannot be decoded as an image ({type(error).__name__})"
         ) from None
-    return Photo(np.array(rgb), (width, height) if turned else (height, width))
+    if not reduced:  # the shape is right: Pillow turns a TIFF before it is asked, so the tag alone does not tell
+        return Photo(pixels, (pixels.shape[0], pixels.shape[1]), release)
+    return Photo(pixels, (width, height) if turned else (height, width), release)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -191,7 +191,9 @@ class Settings(BaseSettings):
         default=100, description="most clicks on one object"
     )
     request_timeout: Seconds = Field(
-        default=100.0, description="after so long a click that still waits is given up, as Label Studio does"
+        default=100.0,
+        description="after so long a click that still waits is given up, as Label Studio does, and a request that has "
+        "not arrived whole is too",
     )
     basic_auth_user: Annotated[str | None, Is("a text")] = Field(
         default=None, description="ask for this user and `BASIC_AUTH_PASS` on every route but `/health`"

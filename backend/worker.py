@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
-import struct
+import time
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http import get_parser
 from gunicorn.workers.gthread import ThreadWorker
+
+from backend.settings import Settings
 
 if TYPE_CHECKING:
     from backend.finetune.training import Training
     from backend.readiness import Readiness
 
-_SILENCE = 10
+_SILENCE = 10.0
 """Seconds that a client may be silent in the middle of a request, before its connection is closed."""
 
 
+@dataclass(frozen=True)
+class Arriving:
+    """A connection as a request is read from it: the whole of it must be there at the monotonic time `deadline`.
+
+    Otherwise a byte now and then would keep the thread that reads it for as long as the client likes.
+    """
+
+    connection: socket.socket
+    deadline: float
+
+    def recv(self, size: int) -> bytes:
+        """As of the socket. Raises `ConnectionResetError` for a client that was waited for long enough."""
+        left = self.deadline - time.monotonic()
+        try:
+            if left <= 0:
+                raise TimeoutError
+            self.connection.settimeout(min(left, _SILENCE))
+            return self.connection.recv(size)
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the request did not arrive in time") from None
+        finally:
+            self.connection.settimeout(None)
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's threads, and a readiness that ends with SIGTERM."""
+    """gunicorn's threads, which no client keeps waiting, and a readiness that ends with SIGTERM."""
 
     readiness: Readiness | None = None
     training: Training | None = None
@@ -29,11 +59,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         from backend.wsgi import readiness, training
 
         self.readiness, self.training = readiness, training
+        self.patience = Settings.from_environment(os.environ).request_timeout
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request. Its client cannot keep the thread by sending half of it: the kernel ends the waiting, as
-        gunicorn makes the socket forget every limit of Python's."""
-        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", _SILENCE, 0))
+        """Serve a request, which has to arrive within REQUEST_TIMEOUT."""
+        if not self.cfg.is_ssl:  # under TLS, which none of our settings turns on, gunicorn wraps the socket later
+            if conn.parser is None:
+                conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+            conn.parser.unreader.sock = Arriving(conn.sock, time.monotonic() + self.patience)
         return super().handle(conn)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

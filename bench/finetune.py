@@ -46,6 +46,7 @@ from bench.datasets import Photo, Sample, open_dataset
 from bench.evaluation import evaluate, replay
 from bench.models import checkpoint_sha256
 from bench.provenance import software_versions
+from bench.results import ObjectResult
 from skipclick import Predictor, brush_rle, load_checkpoint
 from skipclick.files import replaced_atomically
 from train.finetune import Example, FinetuneConfig, finetune
@@ -54,7 +55,7 @@ from train.finetune.judge import RULES, Measured, measured
 MIN_AREA = 100  # pixels; nobody annotates less
 MAX_OF_PHOTO = 4  # objects of a test photo, so that crowded ones do not outweigh the others
 PROJECT = 1
-TRIED = ("steps", "batch_size", "views", "learning_rate", "replay")
+TRIED = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds")
 """Of the recipe, what the command line can change."""
 
 BEGIN, END = "<!-- tables: bench/finetune.py -->\n", "<!-- end of tables -->\n"
@@ -137,13 +138,15 @@ def _target(one: StoredObject) -> NDArray[np.int8]:
 
 
 def accepted_masks(predictor: Predictor, sample: Sample) -> list[NDArray[np.bool_]]:
-    """What the annotator accepts of each object, bool (H, W): the first mask of 90 % IoU, else the brushed truth."""
-    masks = []
-    for result in evaluate(predictor, [sample], RULES):
-        good = result.ious[-1] >= RULES.target_iou
-        truth = np.asarray(sample.targets[result.object_id] == 1)
-        masks.append(replay(predictor, sample.image, result.clicks, RULES) if good else truth)
-    return masks
+    """What the annotator accepts of each object, bool (H, W)."""
+    return [accepted_mask(predictor, sample, result) for result in evaluate(predictor, [sample], RULES)]
+
+
+def accepted_mask(predictor: Predictor, sample: Sample, result: ObjectResult) -> NDArray[np.bool_]:
+    """What the annotator accepts of one object, bool (H, W): the first mask of 90 % IoU, else the brushed truth."""
+    if result.ious[-1] >= RULES.target_iou:
+        return replay(predictor, sample.image, result.clicks, RULES)
+    return np.asarray(sample.targets[result.object_id] == 1)
 
 
 def webhook_body(task: int, address: str, masks: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:

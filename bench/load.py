@@ -166,10 +166,12 @@ def measure(
     seconds: float,
     think: float,
     login: tuple[str, str] | None = None,
+    first_seed: int = 0,
 ) -> Load:
     """Play a session of `annotators` until `clicks` requests or `seconds` are over.
 
     image_urls, sizes: of the photos; sizes are (H, W). think: mean seconds between answer and next click.
+    first_seed: of the first annotator's clicks. A server that was asked the same before answers from its memory.
     """
     sent: list[Sent] = []
     numbers = count(1)
@@ -182,7 +184,7 @@ def measure(
         seen: set[int] = set()
         with requests.Session() as http:
             http.auth, http.trust_env = login, False
-            for request in session(seed, sizes):
+            for request in session(first_seed + seed, sizes):
                 time.sleep(rng.expovariate(1 / think) if think else 0)
                 start = time.perf_counter()
                 if start - begin > seconds or next(numbers) > clicks:
@@ -241,11 +243,11 @@ def jpeg(photo: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
-    """A server on loopback that holds files by path, in place of Label Studio's; its address."""
+    """A server on loopback that holds files by path, whatever the query, in place of Label Studio's; its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            data = files.get(self.path)
+            data = files.get(self.path.partition("?")[0])
             self.send_response(200 if data is not None else 404)
             self.send_header("Content-Length", str(len(data or b"")))
             self.end_headers()
@@ -264,14 +266,15 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 @contextmanager
-def spawned_server(label_studio_url: str) -> Iterator[str]:
-    """A backend of its own on loopback, with the settings of this process's environment; its address.
+def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A backend of its own on loopback, with the settings of this process's environment and these; its address.
 
     Raises `ValueError` if it does not become ready.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
+    environment |= settings or {}
     root = Path(__file__).resolve().parent.parent
     command = [sys.executable, "-m", "backend"]
     server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,41 +48,3 @@ def num_failures(ious_per_object: Sequence[Sequence[float]], threshold: float, c
 def mean_iou_at(ious_per_object: Sequence[Sequence[float]], num_clicks: int) -> float:
     """Mean IoU after `num_clicks` clicks; an object that was finished earlier keeps its last IoU."""
     return float(np.mean([ious[min(num_clicks, len(ious)) - 1] for ious in ious_per_object]))
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptiveIoU:
-    """The running IoU that training reports, at a threshold that drifts to the best one (released code).
-
-    Start with `AdaptiveIoU()` each epoch and replace it by `updated(...)` after each batch.
-    """
-
-    threshold: float = 0.4
-    moving_average: float = 0.0  # of the batches' IoU, decay 0.9
-    iou_sum: float = 0.0
-    num_batches: int = 0
-
-    @property
-    def mean(self) -> float:
-        """Mean IoU of the batches so far; 0 before the first."""
-        return self.iou_sum / self.num_batches if self.num_batches else 0.0
-
-    def updated(self, probabilities: NDArray[np.float32], targets: NDArray[np.int8]) -> AdaptiveIoU:
-        """The metric after one more batch; a batch without any object changes nothing.
-
-        probabilities: float32 (B, H, W) in [0, 1]. targets: int8 (B, H, W), 1 object, 0 else, -1 ignored.
-        """
-        if not (targets == 1).any():
-            return self
-
-        def batch_iou(threshold: float) -> float:
-            return float(np.nanmean([iou(p > threshold, t) for p, t in zip(probabilities, targets, strict=True)]))
-
-        candidates = (self.threshold, self.threshold - 0.025, self.threshold + 0.025)
-        best_iou, best_threshold = max(((batch_iou(t), t) for t in candidates), key=lambda pair: pair[0])
-        return AdaptiveIoU(
-            threshold=0.99 * self.threshold + 0.01 * best_threshold,
-            moving_average=0.9 * self.moving_average + 0.1 * best_iou,
-            iou_sum=self.iou_sum + best_iou,
-            num_batches=self.num_batches + 1,
-        )

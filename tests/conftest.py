@@ -9,6 +9,7 @@ import pytest
 from fakes import DiscPredictor, FlatImages
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import settings
 
 from backend.annotator import Annotator
 from backend.app import create_app
@@ -16,6 +17,9 @@ from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.settings import Settings
 from skipclick.cache import ByteLru, SharedCache
+
+settings.register_profile("patient", deadline=None)  # what is slow on a busy machine is not wrong
+settings.load_profile("patient")
 
 
 @pytest.fixture

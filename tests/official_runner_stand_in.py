@@ -6,10 +6,11 @@ routes in github.com/HumanSignal/label-studio-ml-backend (label_studio_ml/model.
 
 from __future__ import annotations
 
+import os
 from types import ModuleType
 from typing import Any
 
-from flask import Flask, jsonify, request
+from flask import Flask, Response, jsonify, request
 
 _CACHE: dict[tuple[str, str], Any] = {}
 
@@ -42,9 +43,24 @@ class LabelStudioMLBase:
     def fit(self, event: str, data: dict[str, Any], **additional_params: Any) -> Any: ...
 
 
-def init_app(model_class: type[LabelStudioMLBase]) -> Flask:
-    """The runner's routes around a model class."""
+def init_app(
+    model_class: type[LabelStudioMLBase], basic_auth_user: str | None = None, basic_auth_pass: str | None = None
+) -> Flask:
+    """The runner's routes around a model class; open to all unless it has both a user and a password."""
     app = Flask("label_studio_ml")
+    user = basic_auth_user or os.environ.get("BASIC_AUTH_USER")
+    password = basic_auth_pass or os.environ.get("BASIC_AUTH_PASS")
+
+    @app.before_request
+    def check_auth() -> Response | None:
+        given = request.authorization
+        if not (user and password) or (given and (given.username, given.password) == (user, password)):
+            return None
+        return Response("Unauthorized", 401, {"WWW-Authenticate": 'Basic realm="Login required"'})
+
+    @app.get("/health")
+    def health() -> Any:
+        return jsonify(status="UP", model_class=model_class.__name__)
 
     @app.post("/setup")
     def setup() -> Any:

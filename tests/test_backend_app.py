@@ -325,3 +325,18 @@ def test_two_fast_clicks_at_once(client: FlaskClient, predictor: DiscPredictor) 
     assert rles == [answer.json["results"][0]["result"][0]["value"]["rle"] for answer in again]
     assert rles[0] != rles[1]
     assert len(predictor.encoded) == 1
+
+
+def test_only_a_refusal_that_nobody_meant_logs_where_it_comes_from(
+    make_annotator: MakeAnnotator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shape of NumPy's or a strict zip is a ValueError as well, and no word about the request."""
+    annotator = make_annotator()
+    client = create_app(Settings(), annotator).test_client()
+    assert client.post("/predict", data=b"{").status_code == 400
+    assert [record.exc_info for record in caplog.records if "refused" in record.message] == [None]
+    caplog.clear()
+    monkeypatch.setattr(annotator, "annotate", lambda *_: list(zip("a", "", strict=True)))
+    assert client.post("/predict", json=clicked_bodies("03")[0]).status_code == 400
+    [record] = [record for record in caplog.records if "refused" in record.message]
+    assert (record.levelname, bool(record.exc_info)) == ("WARNING", True)

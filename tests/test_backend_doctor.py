@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -228,6 +229,15 @@ def test_the_project_must_be_seen_and_be_one(label_studio: FakeLabelStudio, envi
 def test_another_server_at_the_address(label_studio: FakeLabelStudio, environment: dict[str, str]) -> None:
     (fault,) = faults(environment | {"LABEL_STUDIO_URL": f"{label_studio.url}/somewhere"})
     assert (fault.check, "is not Label Studio" in fault.says) == ("address", True)
+
+
+@pytest.mark.usefixtures("drawing_model")
+def test_a_label_studio_that_does_not_answer_in_time(environment: dict[str, str]) -> None:
+    """It takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (fault,) = faults(environment | {"LABEL_STUDIO_URL": url, "IMAGE_TIMEOUT": "0.2"})
+    assert (fault.check, "did not answer within IMAGE_TIMEOUT=0.2" in fault.says) == ("address", True)
 
 
 @pytest.mark.usefixtures("drawing_model")

@@ -241,6 +241,15 @@ def test_a_version_that_cannot_be_used_leaves_the_base_in_service(
     assert_answered_by(2, asked(annotator))
 
 
+def test_a_folder_that_cannot_be_read_leaves_the_base_in_service(tmp_path: Path) -> None:
+    not_a_folder = tmp_path / "models"
+    not_a_folder.write_text("a file")
+    base = Head("base", Counting(base_model()))
+    heads = Heads(base, Versions(not_a_folder), lambda version: base, 1 << 20)
+    assert heads.of(PROJECT) is base
+    heads.close()
+
+
 def test_a_version_of_another_checkpoint_is_not_put_on_this_one(
     tmp_path: Path, versions: Versions, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from typing import Any
@@ -337,6 +338,42 @@ def test_a_host_that_answers_too_slowly(label_studio: Host) -> None:
         with pytest.raises(ImageError, match=r"IMAGE_TIMEOUT=0.2"):
             shape(loader(label_studio, timeout=0.2), path)
         assert time.monotonic() - begin < 0.6
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"HTTP/1.1 200 ",
+        OK + b"X-Long: ",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n5; extension=",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\nX-Trailer: ",
+        OK + b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\x08\0\0\0\0\0\0",  # and then a file's name without end
+    ],
+    ids=["status line", "header", "chunk", "trailer", "compressed"],
+)
+def test_drips_before_and_between_the_pixels_do_not_outlast_the_limit(
+    beginning: bytes, label_studio: Host, elsewhere: Host
+) -> None:
+    """Each byte comes in time; all together would take half a minute."""
+    given_up = threading.Semaphore(0)
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        with suppress(OSError):
+            handler.wfile.write(beginning)
+            for _ in range(1000):
+                handler.wfile.write(b"a")
+                time.sleep(0.03)
+            return
+        given_up.release()
+
+    for host in (label_studio, elsewhere):
+        host.answers["/drip"] = drip
+        with pytest.raises(ImageError, match=r"IMAGE_TIMEOUT=0\.2"):
+            shape(loader(label_studio, timeout=0.2), f"{host.url}/drip")
+        assert given_up.acquire(timeout=5)
 
 
 def test_nobody_there() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -94,14 +95,30 @@ def test_webhooks_are_handed_on(official: FlaskClient, client: FlaskClient) -> N
     assert answer.get_json() == {"result": client.post("/webhook", json=body).get_json()["result"], "status": "ok"}
 
 
-def test_it_starts_from_the_environment_and_leaves_the_password_to_the_runner(
-    adapter: ModuleType, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("from_file", [False, True])
+def test_it_starts_from_the_environment_and_the_runner_asks_for_the_password(
+    from_file: bool, adapter: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in {"DEVICE": "cpu", "BASIC_AUTH_USER": "me", "BASIC_AUTH_PASS": "secret"}.items():
+    (tmp_path / "password").write_text("secret\n")
+    password = {"BASIC_AUTH_PASS_FILE": str(tmp_path / "password")} if from_file else {"BASIC_AUTH_PASS": "secret"}
+    for name, value in {"DEVICE": "cpu", "BASIC_AUTH_USER": "me", **password}.items():
         monkeypatch.setenv(name, value)
     runner = adapter.official_app().test_client()
     body = recorded_requests("01", "/setup")[0]["body"]
-    assert runner.post("/setup", json=body).get_json() == {"model_version": "skipclick-tiny"}
+    for wrong in (None, ("me", "wrong"), ("you", "secret")):
+        assert runner.post("/setup", json=body, auth=wrong).status_code == 401
+    answer = runner.post("/setup", json=body, auth=("me", "secret"))
+    assert answer.get_json() == {"model_version": "skipclick-tiny"}
+
+
+@pytest.mark.parametrize("name", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])
+def test_half_a_login_is_refused_as_by_our_own_server(
+    name: str, adapter: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner alone would be open to everybody then."""
+    monkeypatch.setenv(name, "half")
+    with pytest.raises(ValueError, match="set both BASIC_AUTH_USER and BASIC_AUTH_PASS"):
+        adapter.official_app()
 
 
 def test_the_stand_in_is_driven_by_clicks(official: FlaskClient, predictor: DiscPredictor) -> None:

@@ -8,19 +8,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from fakes import DiscPredictor, FlatImages
+from numpy.typing import NDArray
 from recorded import clicked_bodies
 
 from backend.annotator import Annotator
-from backend.app import create_app
+from backend.app import WARMING_THREADS, create_app
 from backend.clients import has_left
 from backend.executor import DeviceExecutor, Priority
+from backend.pixels import Photo
+from backend.protocol import ImageReference
 from backend.settings import Settings
 from skipclick.predictor import Answer, ClickRequest
 
 MakeAnnotator = Callable[..., Annotator]
+SIZE = (120, 160)  # of the recordings' images
 
 
 class FullDevice(DiscPredictor):
@@ -125,3 +130,55 @@ def test_warming_waits_and_says_what_failed(make_annotator: MakeAnnotator, image
     assert refused.status_code == 400
     assert "one task is warmed at a time, this request has 2" in refused.json["error"]
     assert client.post("/warm", data=b"{").status_code == 400
+
+
+def test_a_server_without_memory_for_a_photo_is_a_503(make_annotator: MakeAnnotator) -> None:
+    class NoRoom(FlatImages):
+        def load(self, reference: ImageReference) -> Photo:
+            raise MemoryError
+
+    client = create_app(Settings(), make_annotator(images=NoRoom())).test_client()
+    refused = client.post("/predict", json=clicked_bodies("03")[0])
+    assert refused.status_code == 503
+    assert "IMAGE_MAX_PIXELS" in refused.json["error"]
+
+
+def test_saved_masks_are_decoded_within_the_places_for_predictions(
+    make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests with many saved regions take processor time before any image is fetched: they must leave the threads
+    that /health needs."""
+    decoding, released = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> NDArray[np.uint8]:
+        decoding.release()
+        assert released.wait(60)
+        return np.zeros(SIZE, np.uint8)
+
+    app = create_app(Settings(threads=6), make_annotator())
+    first, body = clicked_bodies("35")
+    region = app.test_client().post("/predict", json=first).json["results"][0]["result"][0]
+    saved = [*first["params"]["context"]["result"], region]
+    body["tasks"][0]["drafts"] = [{"id": 1, "user": "a@b", "result": saved, "annotation": None}]
+    monkeypatch.setattr("backend.app.brush_rle.decode", slow)
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
+        for _ in busy:
+            assert decoding.acquire(timeout=60)
+        assert app.test_client().post("/predict", json=body).status_code == 503
+        assert app.test_client().get("/health").status_code == 200
+        released.set()
+        assert [answer.result(60).status_code for answer in busy] == [200, 200]
+
+
+def test_warming_leaves_places_for_clicks(make_annotator: MakeAnnotator) -> None:
+    executor, released = DeviceExecutor(), threading.Event()
+    app = create_app(Settings(threads=32), make_annotator(executor=executor))
+    executor.submit(lambda: Priority.CLICK, lambda: released.wait(60))
+    body = clicked_bodies("03")[0]
+    with ThreadPoolExecutor(WARMING_THREADS + 1) as pool:
+        asked = [pool.submit(app.test_client().post, "/warm", json=body) for _ in range(WARMING_THREADS + 1)]
+        while not any(one.done() for one in asked):
+            time.sleep(0.001)
+        released.set()
+        assert sorted(one.result(60).status_code for one in asked) == [200] * WARMING_THREADS + [503]

@@ -58,9 +58,10 @@ def test_all_eight_orientations(orientation: int, format: str) -> None:
     options = {"quality": 100, "subsampling": 0} if format == "JPEG" else {}
     options |= {"lossless": True} if format == "WEBP" else {}
     data = encoded(Image.fromarray(scene()), format, exif=exif, **options)
-    found = decoded(data, LIMIT).pixels
-    expected = TURNS[orientation](scene())
+    photo = decoded(data, LIMIT)
+    found, expected = photo.pixels, TURNS[orientation](scene())
     assert found.shape == expected.shape
+    assert photo.size == expected.shape[:2]
     assert np.abs(found.astype(int) - expected).max() < 60  # JPEG smears a little at the edges
 
 

@@ -662,12 +662,13 @@ def test_lists_that_never_end_take_no_long_time(client: FlaskClient) -> None:
 
 
 @pytest.mark.slow
-def test_clients_that_send_half_a_request_do_not_keep_the_threads(tmp_path: Path) -> None:
+def test_clients_that_send_half_a_request_or_drips_do_not_keep_the_threads(tmp_path: Path) -> None:
     """As many of them as there are threads; without a limit the server would never answer again."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    environment = os.environ | {"HOST": "127.0.0.1", "PORT": str(port), "THREADS": "2", "MODEL_DIR": str(tmp_path)}
+    settings = {"HOST": "127.0.0.1", "PORT": str(port), "THREADS": "2", "MODEL_DIR": str(tmp_path)}
+    environment = os.environ | settings | {"REQUEST_TIMEOUT": "12"}
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "backend"], env=environment, stdout=log, stderr=log, cwd=ROOT)
     try:
@@ -675,16 +676,37 @@ def test_clients_that_send_half_a_request_do_not_keep_the_threads(tmp_path: Path
         while not answers(health, 5):
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.2)
-        halves = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        halves[0].sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\n")
-        halves[1].sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
-        time.sleep(0.5)
-        assert answers(health, 60)
-        for half in halves:
-            half.close()
+        beginnings = (
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Long: ",
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{",
+        )
+        for pause in (None, 0.5):
+            halves = [socket.create_connection(("127.0.0.1", port)) for _ in beginnings]
+            for half, beginning in zip(halves, beginnings, strict=True):
+                half.sendall(beginning)
+            over = threading.Event()
+            dripping = [threading.Thread(target=drip, args=(half, pause, over)) for half in halves if pause]
+            for thread in dripping:
+                thread.start()
+            time.sleep(0.5)
+            assert not answers(health, 1)  # or the test would show nothing
+            assert answers(health, 60)
+            over.set()
+            for thread in dripping:
+                thread.join(10)
+            for half in halves:
+                half.close()
+        assert "Traceback" not in (tmp_path / "log").read_text()
     finally:
         process.terminate()
         process.wait(30)
+
+
+def drip(connection: socket.socket, pause: float, over: threading.Event) -> None:
+    """A byte now and then, until the server closes the connection."""
+    with suppress(OSError):
+        while not over.wait(pause):
+            connection.sendall(b"a")
 
 
 def answers(url: str, patience: float) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from drawn_pictures import PHOTO, blank, save
 
 from bench import agreement
-from bench.agreement import iou, main, overlaps
+from bench.agreement import ENOUGH, iou, main, overlaps, table
 from bench.datasets import Sample
 from skipclick import Predictor, load_checkpoint
 
@@ -44,6 +44,13 @@ def test_the_exit_status_tells_whether_masks_agree(
     arguments = ["--dataset", f"GrabCut={tmp_path / 'data'}", "--output", str(tmp_path / "agreement")]
     assert main(arguments) == status
     assert json.loads((tmp_path / "agreement.json").read_text())["iou"] == {"GrabCut": ious}
+
+
+def test_the_table_tells_how_many_masks_do_not_agree() -> None:
+    """A median can be above the limit with nearly half of the masks under it."""
+    row = table({"some": np.array([[0.999, 0.994], [0.995, 0.998]])}).splitlines()[-1]
+    assert row.endswith("| 0.9940 | 25% |")
+    assert float(row.split("|")[4]) > ENOUGH
 
 
 def test_what_cannot_be_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from parity_files import for_each_golden, load_golden
 
-from skipclick.metrics import AdaptiveIoU, iou, mean_iou_at, mean_noc, noc, num_failures
+from skipclick.metrics import iou, mean_iou_at, mean_noc, noc, num_failures
 
 
 @for_each_golden("golden_metrics*.npz")
@@ -30,21 +30,6 @@ def test_noc_and_failures_equal_the_released_code(golden: Path) -> None:
     for threshold, mean, failures in zip((0.85, 0.90), z["noc_max5"], z["over_max5"], strict=True):
         assert mean_noc(ious, threshold, cap=5) == pytest.approx(mean, abs=1e-12)
         assert num_failures(ious, threshold, cap=5) == failures
-
-
-@for_each_golden("golden_metrics*.npz")
-def test_adaptive_iou_equals_the_released_code(golden: Path) -> None:
-    """Batch k of the golden holds logits k, k + 1 (the last wraps around) and targets k, k + 1."""
-    z = load_golden(golden)
-    probabilities = 1 / (1 + np.exp(-z["adaptive_logits"]))
-    metric = AdaptiveIoU()
-    for k, expected in enumerate(z["adaptive_seq"]):
-        metric = metric.updated(probabilities[[k, (k + 1) % len(probabilities)]], z["iou_gt"][k : k + 2])
-        np.testing.assert_allclose([metric.threshold, metric.moving_average, metric.mean], expected, rtol=0, atol=1e-6)
-
-
-def test_adaptive_iou_skips_a_batch_without_objects() -> None:
-    assert AdaptiveIoU().updated(np.ones((2, 3, 3), np.float32), np.zeros((2, 3, 3), np.int8)) == AdaptiveIoU()
 
 
 def test_noc_counts_from_one_and_caps() -> None:

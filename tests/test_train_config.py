@@ -18,6 +18,7 @@ from skipclick.model import SkipClick
 from train.__main__ import _parser, configured, main
 from train.config import RECIPES, TrainConfig, with_network
 from train.initial import new_model
+from train.sources import KINDS
 
 FIT = ["fit", "--data", "DIR", "--output", "RUN"]
 
@@ -139,3 +140,24 @@ def test_sides_that_are_no_numbers_are_refused_by_the_parser(capsys: pytest.Capt
         with pytest.raises(SystemExit) as exit_:
             main([*FIT, *flags])
         assert exit_.value.code == 2
+
+
+def test_the_licence_of_dinov3_is_named_before_its_weights_are_fetched(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.initial.SkipClick", lambda config, pretrained: pretrained)
+    assert new_model(with_network(RECIPES["paper"], "dinov3_vitb16"))
+    assert "DINOv3 License, https://" in capsys.readouterr().out
+    assert new_model(with_network(RECIPES["paper"], "dinov2_vitb14"))
+    assert not capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    assert "DINOv3 License" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_names_every_command_and_kind_of_source(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.replace("\n", " ").lower().replace("'s", "").replace(" ", "-")
+    for name in ("fit", "export", "validate", "plot", "show", "inspect", "build-cocolvis", *KINDS):
+        assert name in shown.replace("coco-and-lvis", "cocolvis"), name

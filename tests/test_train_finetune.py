@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from drawn_squares import drawn_example, fixed
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,22 +32,6 @@ from train.finetune.views import View, encoded_views
 CHECK = open_dataset("folder", Path(__file__).parent.parent / "bench" / "check")
 CANARY = [CHECK[0], CHECK[10]]  # the others would take their time
 QUICK = FinetuneConfig(steps=8, batch_size=4, views=2, checks=2, precision="float32")
-
-
-def fixed(value: NDArray[np.generic]) -> Callable[[], NDArray[np.generic]]:
-    return lambda: value
-
-
-def drawn_example(number: int, key: str | None = None) -> Example:
-    """A bright square with a darker stripe through it on a noisy ground: the object is the square with its stripe."""
-    rng = np.random.default_rng(number)
-    image = rng.integers(0, 90, (96, 128, 3)).astype(np.uint8)
-    top, left = rng.integers(8, 40, 2)
-    target = np.zeros((96, 128), np.int8)
-    target[top : top + 44, left : left + 52] = 1
-    image[target == 1] += 140
-    image[top + 18 : top + 26, left : left + 52] //= 3
-    return Example(key or f"drawn-{number}", fixed(image), fixed(target))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -173,15 +157,6 @@ def test_where_nothing_gets_better_the_base_comes_back(base: SkipClick, views: l
     assert head_name(head_state(learnt.model)) == head_name(head_state(base))
 
 
-def test_the_pull_keeps_weights_near_their_start(base: SkipClick, views: list[View]) -> None:
-    def distance(pull: float) -> float:
-        learnt = learnt_with(base, views, 9, 8, 7, 6, 5, pull=pull)
-        pairs = zip(head_state(learnt.model).values(), head_state(base).values(), strict=True)
-        return sum(float((a - b).float().norm() ** 2) for a, b in pairs)
-
-    assert distance(pull=2000.0) < 0.5 * distance(pull=0.0)
-
-
 def test_the_rate_rises_and_falls_to_nothing() -> None:
     rates = [learning_rate(QUICK, share) for share in np.linspace(0, 1, 101)]
     peak = int(np.argmax(rates))
@@ -237,29 +212,33 @@ def test_what_progress_raises_ends_the_work(base: SkipClick) -> None:
         finetune(base, [drawn_example(n) for n in range(8)], CANARY, QUICK, told)
 
 
+SHOWN = [drawn_example(n) for n in range(32)]  # seven of them are held out: enough to tell learning from chance
+
+
 @pytest.fixture(scope="module")
 def candidate(base: SkipClick) -> Candidate:
-    config = FinetuneConfig(steps=24, batch_size=4, views=2, checks=1, precision="float32")
-    return finetune(base, [drawn_example(n) for n in range(16)], CANARY, config)
+    config = FinetuneConfig(steps=40, batch_size=4, views=2, checks=1, precision="float32")
+    return finetune(base, SHOWN, CANARY, config)
 
 
 def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -> None:
     """The whole way, on squares whose stripe the base model takes for something else."""
     report = candidate.report
     assert report.step > 0
-    sure = report.held_out[-1].interval[1] < 0 and report.canary[-1].change <= report.config.canary_margin
-    assert report.worth_promoting == sure, report.reason  # a handful of held-out objects may not be enough to tell
+    assert report.worth_promoting, report.reason
+    assert report.held_out[-1].interval[1] < 0
+    assert report.canary[-1].change <= report.config.canary_margin
     assert candidate.after.clicks < candidate.before.clicks
     new = measured(candidate.model, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
     old = measured(base, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
     assert new.clicks < old.clicks  # objects that had no part in the choice
-    assert json.loads(json.dumps(report.to_dict()))["num_objects"] == 16
+    assert json.loads(json.dumps(report.to_dict()))["num_objects"] == len(SHOWN)
 
 
 def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate: Candidate) -> None:
     """A second job on the same data makes nothing better than the first one's head."""
     config = candidate.report.config
-    again = finetune(base, [drawn_example(n) for n in range(16)], CANARY, config, in_service=candidate.model)
+    again = finetune(base, SHOWN, CANARY, config, in_service=candidate.model)
     assert not again.report.worth_promoting
     assert again.report.held_out[-1].old == candidate.after.clicks
 

@@ -14,7 +14,7 @@ from train.finetune.blend import SHARES, as_far_as, blended
 
 def distance(one: SkipClick, other: SkipClick) -> float:
     pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return float(sum((a - b).double().square().sum() for a, b in pairs) ** 0.5)
+    return sum(float((a - b).detach().double().square().sum()) for a, b in pairs) ** 0.5
 
 
 @settings(deadline=None, max_examples=20)

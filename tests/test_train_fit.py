@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,28 @@ def test_validation_keeps_the_best_checkpoint(photo_folder: Path, tmp_path: Path
     assert best["best"] == best["validation"]["NoC@90"] == min(figures)
     assert best["step"] == 10 * (1 + figures.index(min(figures)))
     assert read_state(tmp_path / "last.pt")["best"] == min(figures)
+
+
+def test_a_validation_that_a_stop_request_left_out_is_made_when_the_run_goes_on(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = {"validate_every": 3, "validate_limit": 1}
+    stopped = run(photo_folder, tmp_path / "stopped", **often)
+    asked = iter([False, False, True])  # in each step
+    with monkeypatch.context() as patch:
+        patch.setattr("train.fit.stop_requests", lambda: nullcontext(lambda: next(asked)))
+        fit(QUICK, stopped)
+    assert read_state(stopped.output / "last.pt")["step"] == 3
+    assert not (stopped.output / "best.pt").exists()
+    fit(QUICK, replace(stopped, resume=True))
+    fit(QUICK, run(photo_folder, tmp_path / "whole", **often))
+    validations = [
+        [line for line in read_log(tmp_path / name / "log.jsonl") if "validation" in line]
+        for name in ("stopped", "whole")
+    ]
+    assert [line["step"] for line in validations[0]] == [3, 6]
+    assert validations[0] == validations[1]
+    assert read_state(stopped.output / "best.pt")["step"] == read_state(tmp_path / "whole" / "best.pt")["step"]
 
 
 def test_the_exported_checkpoint_is_served_and_says_where_it_comes_from(photo_folder: Path, tmp_path: Path) -> None:

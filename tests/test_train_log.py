@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from test_bench_datasets_coco import SQUARE, write_set
 from test_train_data import dataset, photo_folder
 from test_train_fit import QUICK, run
 
@@ -101,3 +102,14 @@ def test_photos_held_out_are_validated_on_and_small_sources_hold_out_none(photo_
         [source] = [path for path in (photo_folder / kind).iterdir() if path.stem == "photo01"]
         (tmp_path / kind / source.name).write_bytes(source.read_bytes())
     assert held_out_set([str(tmp_path)], None) is None
+
+
+def test_the_command_validates_held_out_photos_of_any_source(
+    photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("train.sources.photo.is_held_out", lambda name: True)  # the drawn set has one photo
+    write_set(tmp_path, {1: [SQUARE]})
+    given = [str(photo_folder), f"coco:{tmp_path}"]
+    assert main(["validate", "bundled", "--data", *given, "--limit", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"### {name} (1 objects)" in shown for name in given), shown

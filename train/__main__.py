@@ -1,4 +1,5 @@
-"""`python -m train fit | validate | export`: from a folder of photos with masks to a checkpoint that is served."""
+"""From photos with masks to a checkpoint that is served. Masks may be COCO and LVIS combined, HQSeg-44k, a COCO file, a
+Label Studio export, or a folder of your own; several of them at once if you like."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from bench.datasets import LAYOUTS, open_dataset
+from bench.datasets import LAYOUTS, EvaluationSet
 from bench.evaluation import Rules
 from bench.runner import Workers, collect, plan, run_task
 from bench.tables import report
@@ -22,7 +23,7 @@ from skipclick.config import PRESETS
 from skipclick.predictor import DTYPES
 from train.checkpoints import provenance, read_state, trained_model
 from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
-from train.config import BACKBONES, PRECISIONS, RECIPES, Run, TrainConfig, with_network
+from train.config import BACKBONES, DINOV3_LICENSE, PRECISIONS, RECIPES, Run, TrainConfig, with_network
 from train.dataset import ObjectDataset
 from train.fit import fit
 from train.inspect import describe_speed, save_contact_sheet
@@ -31,8 +32,9 @@ from train.losses import LOSSES
 from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
-from train.sources import KINDS, is_held_out, open_sources
+from train.sources import KINDS, open_sources
 from train.stopping import StoppedError
+from train.validate import held_out_photos
 
 SOURCES_ARGUMENT: dict[str, Any] = {
     "nargs": "+",
@@ -113,7 +115,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--backbone",
         metavar="NAME|CHECKPOINT",
-        help=f"{', '.join(BACKBONES)} (published weights), or 'bundled' or a checkpoint whose backbone to take",
+        help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
+        f"{DINOV3_LICENSE}), or 'bundled' or a checkpoint whose backbone to take",
     )
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
@@ -184,8 +187,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
     command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
-    command.add_argument("--data", type=Path, required=True, help="the folder that was trained on")
-    command.add_argument("--limit", type=int, help="only the first held-out photos")
+    command.add_argument("--data", **SOURCES_ARGUMENT)
+    command.add_argument("--limit", type=_positive, metavar="N", help="only the first held-out photos of each place")
     command.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     command.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
     command.set_defaults(run=_validate)
@@ -198,7 +201,7 @@ def _add_plot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("show", help="draw a batch that training saved when its loss was no number")
+    command = commands.add_parser("show", help="draw the batch that training saved before it gave up")
     command.add_argument("batch", type=Path, help="the .pt file that the message named")
     command.add_argument("out", type=Path, help="the .png to write: photo, clicks and ground truth of each object")
     command.set_defaults(run=_show)
@@ -283,8 +286,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    dataset = open_dataset("folder", options.data, options.limit, keep=is_held_out)
-    tasks = plan([options.checkpoint], [dataset], Rules(flip=False), device=options.device, dtype=options.dtype)
+    datasets = [EvaluationSet(spec, spec, tuple(held_out_photos([spec])[: options.limit])) for spec in options.data]
+    tasks = plan([options.checkpoint], datasets, Rules(flip=False), device=options.device, dtype=options.dtype)
     measurements = [run_task(task, Workers()).measurement for task in tasks]
     print(report(collect(tasks, measurements, sys.argv[1:], datetime.now(UTC).isoformat(timespec="seconds"))))
 

@@ -43,6 +43,7 @@ class TrainingState:
     step: int = 0
     validation: dict[str, float] | None = None  # figures of the last validation
     best: float | None = None  # lowest NoC so far
+    validation_due: bool = False  # whether this step's validation is still to be made
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -53,6 +54,7 @@ class TrainingState:
             "step": self.step,
             "validation": self.validation,
             "best": self.best,
+            "validation_due": self.validation_due,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -62,6 +64,7 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.validation, self.best = state["step"], state["validation"], state["best"]
+        self.validation_due = state.get("validation_due", False)  # older checkpoints do not say
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ PUBLISHED = "published"
 BACKBONES: dict[str, ModelConfig] = {**DINOV2, "dinov3_vitb16": DINOV3_VITB16}
 """What `--backbone` knows by name; published weights are fetched through timm."""
 
+DINOV3_LICENSE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license"
+"""Meta's DINOv3 License, no open-source one: its terms hold for models derived from those weights too."""
+
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

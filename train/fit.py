@@ -40,8 +40,9 @@ def fit(config: TrainConfig, run: Run) -> Path:
     """Train, and return the newest checkpoint's path.
 
     A stop request (SIGTERM, Ctrl+C) ends it after a step, with a checkpoint. Raises `ValueError` for input that cannot
-    be right and where a checkpoint cannot be written, `FloatingPointError` where the loss is no finite number, and,
-    where the run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for the end.
+    be right and where a checkpoint cannot be written, `FloatingPointError` where the loss or its gradient is no finite
+    number, and, where the run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for
+    the end.
     """
     with joined_group(run.device) as group, stop_requests() as asked_to_stop:
         sources = open_sources(run.data, "train", config.exclude_kinds)
@@ -56,16 +57,19 @@ def fit(config: TrainConfig, run: Run) -> Path:
         saver = Saver(identity, run, group)
         # An error's traceback would keep the loader's processes, for which the interpreter then waits without end.
         with closing(batches), opened_log(config, run, state.step, group) as log:
+            if sets and state.validation_due:
+                saver.save(state, best=improved(state, sets, group, log))
             for parts in batches:
                 result = optimise(state, objective, parts, config, group, run.output, asked_to_stop())
                 log.step(state.step, result)
-                if result.stop:  # before validation, which may take longer than who asked will wait
+                state.validation_due = bool(sets) and is_validation_step(state.step, config, run)
+                if result.stop:  # a validation may take longer than who asked will wait: it is left to --resume
                     break
-                if sets and is_validation_step(state.step, config, run):
+                if state.validation_due:
                     saver.save(state, best=improved(state, sets, group, log))
                 saver.save_if_due(state)
             saver.save(state)
-    if run.elastic and state.step < config.steps:
+    if run.elastic and (state.step < config.steps or state.validation_due):
         raise StoppedError(f"stopped after step {state.step} of {config.steps}")
     return run.output / "last.pt"
 
@@ -175,6 +179,7 @@ def improved(state: TrainingState, sets: Sequence[ValidationSet], group: Group, 
     """Validate; whether NoC@90 is lower than ever before in this run."""
     model = state.average.module if state.average else state.model
     state.validation = validate(model, sets, group)  # type: ignore[arg-type]
+    state.validation_due = False
     log.validated(state.step, state.validation)
     noc = state.validation["NoC@90"]
     if state.best is not None and noc >= state.best:

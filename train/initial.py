@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from skipclick.checkpoint import load_checkpoint
 from skipclick.model import SkipClick
-from train.config import PUBLISHED, TrainConfig
+from train.config import DINOV3_LICENSE, PUBLISHED, TrainConfig
 
 
 def new_model(config: TrainConfig) -> SkipClick:
     """Built as the configuration says, with the backbone weights it names; `ValueError` where they cannot be had."""
+    if config.backbone_weights == PUBLISHED and "dinov3" in config.model.backbone.name:
+        print(f"the weights of {config.model.backbone.name} are under Meta's DINOv3 License, {DINOV3_LICENSE}")
     model = SkipClick(config.model, pretrained=config.backbone_weights == PUBLISHED)
     if config.backbone_weights not in (None, PUBLISHED):
         backbone = load_checkpoint(config.backbone_weights).backbone

@@ -77,7 +77,8 @@ def optimise(
 ) -> StepResult:
     """One step with the mean gradient of all parts of all processes.
 
-    Raises `FloatingPointError` where the loss is no finite number, after writing the part in question to `failures`.
+    Raises `FloatingPointError` where the loss or its gradient is no finite number, after writing the part in question
+    to `failures`; the weights are still those before the step.
     """
     learning_rate = config.learning_rate_at(state.step)
     for parameters in state.optimizer.param_groups:
@@ -95,15 +96,20 @@ def optimise(
     ]
     loss, iou, stop = group.mean([*shares, float(asked_to_stop)])
     if not math.isfinite(loss):
-        raise FloatingPointError(_explain_divergence(state.step, parts, losses, config, group, failures))
+        broken = [part for part, loss in zip(parts, losses, strict=True) if not math.isfinite(loss)]
+        raise FloatingPointError(_explain_divergence("loss", broken, state.step, config, group, failures))
     state.scaler.unscale_(state.optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or float("inf"))
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or float("inf")))
+    # The scaler of float16 tries large scales, skips the steps in which they overflow, and halves them.
+    if not math.isfinite(grad_norm) and state.scaler.get_scale() <= 1:
+        broken = [part for part in parts if not _has_finite_gradient(state, objective, part, config)]
+        raise FloatingPointError(_explain_divergence("gradient", broken, state.step, config, group, failures))
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average:
         state.average.update_parameters(state.model)
     state.step += 1
-    return StepResult(loss, iou, float(grad_norm), learning_rate, stop > 0, graded[-1])
+    return StepResult(loss, iou, grad_norm, learning_rate, stop > 0, graded[-1])
 
 
 def _backward(
@@ -124,18 +130,26 @@ def _mean_iou(graded: Graded) -> float:
     return float(overlap[wanted.any(dim=2).any(dim=1)].mean().nan_to_num())
 
 
+def _has_finite_gradient(state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig) -> bool:
+    """Whether a part alone gives numbers; leaves its gradients behind. Those of the step are sums over parts, and
+    means over processes, that do not tell."""
+    state.optimizer.zero_grad()
+    _backward(state, objective, part, config, 1, last=False)
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    return math.isfinite(torch.nn.utils.get_total_norm(gradients))
+
+
 def _explain_divergence(
-    step: int, parts: Sequence[Part], losses: Sequence[float], config: TrainConfig, group: Group, failures: Path
+    what: str, broken: Sequence[Part], step: int, config: TrainConfig, group: Group, failures: Path
 ) -> str:
-    """What to say of a loss that is no number; this process's part with such a loss is written to `failures`."""
-    broken = [(part, loss) for part, loss in zip(parts, losses, strict=True) if not math.isfinite(loss)]
+    """What to say of a loss or gradient that is no number; the first of this process's parts with such a one is
+    written to `failures`."""
     if not broken:
-        return f"the loss is not finite in another process at step {step}"
-    part, loss = broken[0]
+        return f"the {what} is not finite at step {step}, but none of this process's photos alone makes it so"
     path = failures / f"not-finite-step-{step:08}-rank-{group.rank}.pt"
-    save_part(part, step, config, path)
+    save_part(broken[0], step, config, path)
     return (
-        f"the loss is {loss} at step {step}; its batch lies in {path}: look at it with "
+        f"the {what} is not finite at step {step}; its batch lies in {path}: look at it with "
         f"`python -m train show {path} batch.png`, and lower the learning rate or clip gradients if it looks right"
     )
 

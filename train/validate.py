@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.datasets import Sample, open_dataset
-from bench.datasets.sample import mask_targets
+from bench.datasets import Sample, open_dataset, sample
 from bench.evaluation import Rules, evaluate
 from skipclick import Predictor
 from skipclick.metrics import mean_iou_at, mean_noc
@@ -32,10 +33,17 @@ class ValidationSet:
 def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None:
     """The first photos that training holds out of its sources; None where it holds out none."""
     try:
-        photos = [photo for source in open_sources(data, "held_out").parts for photo in source.photos]
+        photos = held_out_photos(data)
     except ValueError:  # a small source
         return None
-    return ValidationSet("held out", [_HeldOut(photo) for photo in photos[:limit]])
+    return ValidationSet("held out", [photo.load for photo in photos[:limit]])
+
+
+def held_out_photos(data: Sequence[str]) -> list[sample.Photo]:
+    """The photos that training holds out of its sources, as the benchmark sees them: each root object is one to be
+    segmented. Raises `ValueError` where a source holds out none."""
+    photos = [photo for source in open_sources(data, "held_out").parts for photo in source.photos]
+    return [sample.Photo(photo.name, partial(_image_and_targets, photo)) for photo in photos]
 
 
 def named_set(name: str, folder: Path, limit: int | None) -> ValidationSet:
@@ -43,17 +51,10 @@ def named_set(name: str, folder: Path, limit: int | None) -> ValidationSet:
     return ValidationSet(name, [photo.load for photo in open_dataset(name, folder, limit).photos])
 
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """A photo of a training source as the benchmark sees it: each root object is one to be segmented."""
-
-    photo: Photo
-
-    def __call__(self) -> Sample:
-        image, scene = self.photo.load()
-        masks = {index: scene.mask(part) for index, part in enumerate(scene.objects, 1) if part.parent is None}
-        seen = {index: mask for index, mask in masks.items() if mask.any()}
-        return Sample(self.photo.name, image, mask_targets(seen, scene.ignored))
+def _image_and_targets(photo: Photo) -> tuple[NDArray[np.uint8], sample.Targets]:
+    image, scene = photo.load()
+    masks = {index: scene.mask(part) for index, part in enumerate(scene.objects, 1) if part.parent is None}
+    return image, sample.mask_targets(masks, scene.ignored)
 
 
 def validate(model: SkipClick, sets: Sequence[ValidationSet], group: Group) -> dict[str, float]:

@@ -120,7 +120,7 @@ class EvaluationSet:
     """The photos of one data set, read from disk as they are asked for."""
 
     name: str
-    """Key of `LAYOUTS`."""
+    """Key of `LAYOUTS`; or what somebody calls photos of their own."""
     folder: str
     """Where it lies, as given."""
     photos: tuple[Photo, ...]
@@ -128,7 +128,7 @@ class EvaluationSet:
     @property
     def resolution(self) -> tuple[int, int] | None:
         """(H, W) that the network works at for published figures; None where there are none."""
-        return LAYOUTS[self.name].resolution
+        return LAYOUTS[self.name].resolution if self.name in LAYOUTS else None
 
     def __len__(self) -> int:
         return len(self.photos)

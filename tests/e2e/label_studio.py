@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ class LabelStudio:
         return answer.json()
 
     def personal_access_token(self) -> str:
-        """A new key of the kind that Label Studio hands out by default (legacy tokens are switched off)."""
+        """A key of the kind that Label Studio hands out by default (legacy tokens are off); a second one is refused."""
         token: str = self.call("POST", "/api/token/")["token"]
         return token
 
@@ -53,6 +53,28 @@ class LabelStudio:
         (task,) = self.call("GET", f"/api/tasks/?project={project}")["tasks"]
         number: int = task["id"]
         return number
+
+    def upload_all(self, project: int, photos: Mapping[str, bytes]) -> dict[str, int]:
+        """The ids of the tasks that photos became, by file name; the project must have no others."""
+        for name, content in photos.items():
+            self.call("POST", f"/api/projects/{project}/import", files={"file": (name, content)})
+        tasks = self.call("GET", f"/api/tasks/?project={project}&page_size={len(photos)}&fields=all")["tasks"]
+        found = {task["data"]["image"].rpartition("/")[2].partition("-")[2]: task["id"] for task in tasks}
+        if found.keys() != photos.keys():
+            raise RuntimeError(f"tasks of {sorted(found)} for photos {sorted(photos)}")
+        return found
+
+    def annotate(self, task: int, result: list[dict[str, Any]], **changes: Any) -> int:
+        """The id of a new annotation, submitted as the editor does it."""
+        annotation = {"result": result, "lead_time": 5.0, **changes}
+        number: int = self.call("POST", f"/api/tasks/{task}/annotations/", json=annotation)["id"]
+        return number
+
+    def start_training(self, backend: int) -> None:
+        """What the button Start Training does; Label Studio answers nothing."""
+        answer = self.session.post(f"{self.url}/api/ml/{backend}/train", json={}, timeout=120)
+        if not answer.ok:
+            raise RuntimeError(f"Start Training was answered {answer.status_code}: {answer.text[:500]}")
 
     def predictions(self, task: int) -> list[dict[str, Any]]:
         """The predictions stored for a task (reading the task itself would make Label Studio ask for one)."""

@@ -14,6 +14,9 @@ from pathlib import Path
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
+OUTPUT = ROOT / "e2e-output"
+PYTHON = os.environ.get("BACKEND_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
+"""The interpreter that has the backend's requirements, which this one has not."""
 
 
 def free_port() -> int:
@@ -56,6 +59,22 @@ def server(
             yield
         finally:
             _end(process)
+
+
+def backend_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment, as far as it is not about other servers, with these settings."""
+    own = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return own | {"HOST": "127.0.0.1", "BASIC_AUTH_USER": "", "BASIC_AUTH_PASS": ""} | settings
+
+
+@contextmanager
+def backend(log: Path, settings: Mapping[str, str]) -> Iterator[str]:
+    """The backend as `make serve` starts it, ready; its address."""
+    port = free_port()
+    url = f"http://localhost:{port}"
+    environment = backend_environment(settings) | {"PORT": str(port)}
+    with server([PYTHON, "-m", "backend"], environment, log, f"{url}/ready", patience=180):
+        yield url
 
 
 def _await_health(process: "subprocess.Popen[bytes]", health: str, log: Path, patience: float) -> None:

@@ -4,8 +4,6 @@ One session of an annotator is played once; each test looks at one side of it. S
 e2e-output/.
 """
 
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,11 @@ from PIL import Image, ImageDraw
 from backend.labeling_config import EXAMPLE
 
 from .browser import Answer, editor
-from .label_studio import LabelStudio, label_studio
-from .processes import ROOT, Pulse, free_port, server, taking_pulse
+from .label_studio import LabelStudio
+from .processes import OUTPUT, Pulse, backend, taking_pulse
 
 pytestmark = pytest.mark.e2e
 
-OUTPUT = ROOT / "e2e-output"
 PHOTO = Path(__file__).parent / "photos" / "coffee.jpg"
 WIDTH, HEIGHT = 600, 400
 
@@ -58,30 +55,10 @@ class Session:
 
 
 @pytest.fixture(scope="module")
-def studio() -> Iterator[LabelStudio]:
-    """A fresh Label Studio, and an empty output folder."""
-    shutil.rmtree(OUTPUT, ignore_errors=True)
-    with label_studio(OUTPUT) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def backend_url(studio: LabelStudio) -> Iterator[str]:
-    """The backend as `make serve` starts it, with the key that lets it read the uploads of `studio`."""
-    python = os.environ.get("BACKEND_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
-    port = free_port()
-    url = f"http://localhost:{port}"
-    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    environment |= {
-        "HOST": "127.0.0.1",
-        "PORT": str(port),
-        "BASIC_AUTH_USER": "",
-        "BASIC_AUTH_PASS": "",
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.personal_access_token(),
-        "MODEL_DIR": str(OUTPUT / "models"),
-    }
-    with server([python, "-m", "backend"], environment, OUTPUT / "backend.log", f"{url}/ready", patience=180):
+def backend_url(studio: LabelStudio, api_key: str) -> Iterator[str]:
+    """The backend with the key that lets it read the uploads of `studio`."""
+    settings = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": api_key}
+    with backend(OUTPUT / "backend.log", settings | {"MODEL_DIR": str(OUTPUT / "models")}) as url:
         yield url
 
 

@@ -6,6 +6,7 @@
     blend      part of the way back to the starting weights, where the canary asks for it
     judge      candidate and model in service by the NoC simulation, on held-out objects and on a canary set
     picture    the same as a picture
+    adapt      a few steps right after an accepted mask instead, unmeasured
 
 No Label Studio and no files: examples come in, a candidate comes out. What was tried is in bench/FINETUNE.md.
 """

@@ -10,7 +10,7 @@ from typing import Literal
 class FinetuneConfig:
     """The recipe; its defaults are what bench/FINETUNE.md measured."""
 
-    steps: int = 160
+    steps: int = 200
     batch_size: int = 8  # objects
     learning_rate: float = 3e-4  # at its peak; falls to nothing by a cosine
     warmup: float = 0.08  # share of the run

@@ -1,4 +1,4 @@
-"""The head learns: simulated clicks on encoded views, graded answers, best weights by the clicks of held-out objects.
+"""The head learns: simulated clicks on encoded views, graded answers, best weights by what held-out objects say.
 
 The network stays in evaluation mode: batch norm's statistics are those that it is served with.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from math import cos, pi
 
 import numpy as np
@@ -50,19 +50,39 @@ def learn(
     config: FinetuneConfig,
     told: Callable[[Progress], None],
 ) -> Learnt:
-    """Weights of the head that need the fewest clicks by `measure`, starting from `base`, which stays as it is.
+    """Weights of the head with the least error by `measure`, starting from `base`, which stays as it is.
 
     start: what `measure` says of `base`. told: called at every step; what it raises ends the work.
     """
     device = torch.device(config.device)
     model: SkipClick = copy.deepcopy(base).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    best_step, best_model, best = 0, copy.deepcopy(base).eval(), start
+    curve = [(0, best.clicks)]
+    misses, before = 0, 0.0
+    for progress in steps(model, views, config):
+        told(replace(progress, noc=best.noc))
+        if int(before * config.checks) < int(progress.share * config.checks):
+            now = measure(model)
+            curve.append((progress.step, now.clicks))
+            misses += 1
+            if now.error < best.error:
+                best_step, best_model, best, misses = progress.step, copy.deepcopy(model).cpu(), now, 0
+            if misses == config.patience:
+                break
+        before = progress.share
+    return Learnt(best_model, best_step, best, tuple(curve))
+
+
+def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> Iterator[Progress]:
+    """The head of `model` learns in place, one step at each turn, until the steps or the seconds are used up.
+
+    The first step is always taken; what is done between two turns counts as time of the run.
+    """
     weights: list[Tensor] = [*head_weights(model)]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     precision = PRECISIONS[config.precision] if config.precision else faster_precision(model, views, config)
-    best_step, best_model, best = 0, copy.deepcopy(base).eval(), start
-    curve = [(0, best.clicks)]
-    misses, step, share, begin = 0, 0, 0.0, time.monotonic()
-    while share < 1 and misses < config.patience:
+    step, share, begin = 0, 0.0, time.monotonic()
+    while share < 1:
         optimizer.param_groups[0]["lr"] = learning_rate(config, share)
         optimizer.zero_grad()
         loss = graded_loss(model, draw(views, config, step), config, step, precision)
@@ -71,15 +91,8 @@ def learn(
         optimizer.step()
         step += 1
         seconds = time.monotonic() - begin
-        before, share = share, min(1.0, max(step / config.steps, seconds / config.max_seconds))
-        told(Progress("learning", share, step, loss.item(), best.noc, seconds * (1 / share - 1)))
-        if int(before * config.checks) < int(share * config.checks):
-            now = measure(model)
-            curve.append((step, now.clicks))
-            misses += 1
-            if now.clicks < best.clicks:
-                best_step, best_model, best, misses = step, copy.deepcopy(model).cpu(), now, 0
-    return Learnt(best_model, best_step, best, tuple(curve))
+        share = min(1.0, max(step / config.steps, seconds / config.max_seconds))
+        yield Progress("learning", share, step, loss.item(), None, seconds * (1 / share - 1))
 
 
 def head_weights(model: SkipClick) -> list[nn.Parameter]:
