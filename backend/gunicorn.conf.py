@@ -17,6 +17,7 @@ threads = _settings.threads
 timeout = 120  # a worker that shows no sign of life is replaced
 graceful_timeout = _settings.shutdown_timeout
 keepalive = 30  # Label Studio keeps its connections open
+sendfile = False  # answers leave in one piece (backend.worker.Whole)
 control_socket_disable = True  # nobody controls this server but by signals
 accesslog = None  # the app logs one line per request itself
 loglevel = _settings.log_level.lower()

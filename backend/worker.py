@@ -47,6 +47,26 @@ class Arriving:
             self.connection.settimeout(None)
 
 
+class Whole(socket.socket):
+    """A connection on which an answer waits until it is complete, and then leaves in one piece.
+
+    gunicorn sends header lines and body apart. Where the process is killed between the two, the client has been told
+    200, and a balancer that has passed this on cannot ask another server any more.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(fileno=os.dup(connection.fileno()))
+        self._waiting: list[bytes] = []
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        """Keep it for `leave`."""
+        self._waiting.append(bytes(data))
+
+    def leave(self) -> None:
+        """Send what was kept. What the kernel has been given arrives, whatever becomes of the process."""
+        super().sendall(b"".join(self._waiting))
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn's threads, which no client keeps waiting, and a readiness that ends with SIGTERM."""
 
@@ -68,6 +88,19 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 conn.parser = get_parser(self.cfg, conn.sock, conn.client)
             conn.parser.unreader.sock = Arriving(conn.sock, time.monotonic() + self.patience)
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        """Answer a request, in one piece."""
+        if self.cfg.is_ssl:
+            return super().handle_request(req, conn)
+        connection = conn.sock
+        try:
+            with Whole(connection) as conn.sock:
+                keepalive = super().handle_request(req, conn)
+                conn.sock.leave()
+        finally:
+            conn.sock = connection
+        return keepalive
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: `/ready` says no from here on; what runs is finished within SHUTDOWN_TIMEOUT."""

@@ -121,6 +121,19 @@ def click(port: int) -> tuple[int, dict[str, object]]:
 
 
 @pytest.mark.slow
+def test_an_answer_arrives_in_one_piece(tmp_path: Path) -> None:
+    """Whoever has its header lines has the rest too, also when the server is killed in between; docs/scaling.md."""
+    port = free_port()
+    with backend(tmp_path, port) as process:
+        await_ready(port, process)
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            for path in ["/health", "/metrics", "/openapi.json", "/ui", "/ui/page.css", "/nowhere"] * 20:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                head, _, body = client.recv(1 << 20).partition(b"\r\n\r\n")
+                assert f"\r\nContent-Length: {len(body)}" in head.decode(), path
+
+
+@pytest.mark.slow
 def test_a_stop_finishes_what_runs_and_exits_with_0(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
     port = free_port()
     with (

@@ -1,4 +1,5 @@
-"""Protects the threads from clients that send slowly; `test_backend_safety.py` has the same against a real server."""
+"""Protects the threads from clients that send slowly, and clients from half an answer; `test_backend_safety.py` and
+`test_backend_process.py` have the same against a real server."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from backend import worker
-from backend.worker import Arriving
+from backend.worker import Arriving, Whole
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -63,3 +64,23 @@ def test_a_client_that_never_pauses_for_long_is_given_up_too(pair: Pair, pause: 
         over.set()
         dripping.join(5)
     assert received[:2] == [b"a", b"a"]
+
+
+def test_an_answer_is_held_back_until_it_is_complete(pair: Pair) -> None:
+    client, server = pair
+    client.settimeout(0)
+    with Whole(server) as answering:
+        answering.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        answering.sendall(bytearray(b"a mask"))
+        with pytest.raises(BlockingIOError):
+            client.recv(100)
+        answering.leave()
+    assert client.recv(100) == b"HTTP/1.1 200 OK\r\n\r\na mask"
+
+
+def test_an_answer_that_fails_half_way_is_not_begun(pair: Pair) -> None:
+    client, server = pair
+    with Whole(server) as answering:
+        answering.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    server.sendall(b"HTTP/1.1 500")
+    assert client.recv(100) == b"HTTP/1.1 500"
