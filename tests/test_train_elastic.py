@@ -35,12 +35,17 @@ QUICKLY = "join_timeout=600,last_call_timeout=1"
 
 
 @contextmanager
-def node(port: int, data: Path, output: Path) -> Iterator[subprocess.Popen[str]]:
-    """One node of a run that needs one or two. The first one started keeps the rendezvous."""
+def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """One node of a run that needs one or two.
+
+    The host keeps the rendezvous and has to stay. By itself torchrun takes for it whoever has the endpoint's address and
+    is first, which on one machine is any of them.
+    """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
-    command += ["--rdzv-conf", QUICKLY, "--max-restarts", "100", str(ROOT / "tests" / "training_process.py")]
-    command += [str(data), str(output), json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
+    command += ["--rdzv-conf", f"{QUICKLY},is_host={is_host}", "--max-restarts", "100"]
+    command += [str(ROOT / "tests" / "training_process.py"), str(data), str(output)]
+    command += [json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
     with (output.parent / "nodes.log").open("a") as log:
         process = subprocess.Popen(command, env=environment, stderr=log, text=True)
@@ -91,7 +96,7 @@ def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     output, second_process = tmp_path / "run", tmp_path / "run.pid1"
-    with node(port, photo_folder, output) as first:
+    with node(port, photo_folder, output, is_host=True) as first:
         with node(port, photo_folder, output) as second:
             wait_for(second_process.exists, first)
             wait_for_more(output, first)
