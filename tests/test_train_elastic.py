@@ -38,8 +38,8 @@ QUICKLY = "join_timeout=600,last_call_timeout=1"
 def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Iterator[subprocess.Popen[str]]:
     """One node of a run that needs one or two.
 
-    The host keeps the rendezvous and has to stay. By itself torchrun takes for it whoever has the endpoint's address and
-    is first, which on one machine is any of them.
+    The host keeps the rendezvous and has to stay. By itself torchrun takes for it whoever has the endpoint's address
+    and is first, which on one machine is any of them.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
