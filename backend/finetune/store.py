@@ -32,7 +32,7 @@ from PIL import Image
 
 from backend.finetune.events import Annotation, Event, Reason, UnusableError, read_event
 from backend.protocol import read_json
-from skipclick.files import replaced_atomically
+from skipclick.files import replaced_atomically, synchronize
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +272,7 @@ class AnnotationStore:
                     Image.fromarray(mask).save(temporary, format="PNG")
                 new.append((one.region, one.label, one.image, *mask.shape, digest, name))
         if new:
-            _synchronize(self._masks(project))
+            synchronize(self._masks(project))
         return _Prepared(annotation, new, kept, skipped)
 
     def _replace(self, database: sqlite3.Connection, project: int, prepared: _Prepared, number: int, at: float) -> None:
@@ -382,12 +382,3 @@ def _scalar(database: sqlite3.Connection, query: str, *values: int) -> Any:
     """The one value that a query asks for; 0 for none."""
     row = database.execute(query, values).fetchone()
     return (row[0] if row is not None else None) or 0
-
-
-def _synchronize(folder: Path) -> None:
-    """Have the names of a folder's files survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipclick.files import replaced_atomically
+from skipclick.files import replaced_atomically, synchronize
 from skipclick.head import backbone_name, head_name, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
@@ -154,9 +154,9 @@ class Versions:
             if picture is not None:
                 _write(temporary / _PICTURE, picture.read_bytes())
             temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from other accounts
-            _sync(temporary)
+            synchronize(temporary)
             temporary.rename(self._of(project) / f"v{number}")
-            _sync(self._of(project))
+            synchronize(self._of(project))
         return self.version(project, number)
 
     def promote(self, project: int, number: int | None) -> None:
@@ -229,12 +229,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's entries on the disk, not only in memory: a power cut must not leave an empty version."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
