@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -121,9 +122,21 @@ class Training:
             "jobs": [asdict(job) for job in jobs[:_SHOWN]],
         }
 
-    def newest_jobs(self) -> list[dict[str, Any]]:
-        """The newest job of each project, as JSON, the latest first."""
-        return [asdict(job) for job in reversed(self._jobs.newest_of_each())]
+    def newest_jobs(self) -> list[Job]:
+        """The newest job of each project, the latest first."""
+        return self._jobs.newest_of_each()[::-1]
+
+    def last_noc(self, project: int) -> dict[str, float]:
+        """Clicks on held-out objects, such as {"NoC@85": 4.2}, as a training measured them last; empty if none has."""
+        return self._jobs.last_noc(project)
+
+    def last_picture(self, project: int) -> int | None:
+        """Number of the last training that left a picture."""
+        return next(iter(self._jobs.pictured(project)), None)
+
+    def picture(self, project: int, number: int) -> Path:
+        """A training's report as a picture, PNG. Raises `ValueError` if there is none."""
+        return self._jobs.picture(project, number)
 
     def step(self) -> None:
         """One round of the work in the background."""
