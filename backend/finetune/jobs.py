@@ -4,6 +4,7 @@
     MODEL_DIR/jobs/PROJECT/0001.json   a `Job`, replaced atomically
     MODEL_DIR/jobs/PROJECT/0001.log    what its process printed
     MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
+    MODEL_DIR/jobs/PROJECT/adaptation.log    what the last immediate adaptation printed
 
 The process that works on a job uses `working_on`; queue, start and cancelling are `training.py`'s.
 """
@@ -77,6 +78,10 @@ class Jobs:
         if number not in self.pictured(project):
             raise ValueError(f"training {number} of project {project} has left no picture")
         return self._folder.absolute() / str(project) / f"{number:04}.png"
+
+    def adaptation_log(self, project: int) -> Path:
+        """What the last adaptation of a project printed."""
+        return self._folder / str(project) / "adaptation.log"
 
     def pictured(self, project: int) -> list[int]:
         """Numbers of the jobs that left a picture, the latest first."""

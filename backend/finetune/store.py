@@ -19,7 +19,7 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -141,11 +141,11 @@ class AnnotationStore:
         with self._sole_writer():
             self._apply(project, event, since, from_label_studio=True)
 
-    def known(self, project: int) -> set[int]:
-        """Ids of all annotations that are not deleted, also of those without an object."""
+    def known(self, project: int, tasks: Collection[int] | None = None) -> set[int]:
+        """Ids of all annotations (of these tasks) that are not deleted, also of those without an object."""
         with self._database() as database:
-            rows = database.execute("SELECT annotation FROM annotations WHERE project = ? AND NOT deleted", (project,))
-            return {row["annotation"] for row in rows}
+            rows = database.execute("SELECT * FROM annotations WHERE project = ? AND NOT deleted", (project,))
+            return {row["annotation"] for row in rows if tasks is None or row["task"] in tasks}
 
     def projects(self) -> list[int]:
         """All projects that anything was received of."""

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -159,12 +159,17 @@ class Versions:
             synchronize(self._of(project))
         return self.version(project, number)
 
-    def promote(self, project: int, number: int | None) -> None:
-        """Put a version in service, or the base with None. Raises `ValueError` if it is not there or damaged."""
+    def promote(self, project: int, number: int | None, in_place_of: int | None = None) -> None:
+        """Put a version in service, or the base with None. Raises `ValueError` if it is not there or damaged.
+
+        in_place_of: the version in service now, if a rollback shall not lead back to it.
+        """
         if number is not None:
             self.version(project, number).head()
         with self._locked(project):
             history = self._history(project)
+            if in_place_of is not None and history[:1] == [in_place_of]:
+                del history[0]
             if history[:1] != [number]:
                 self._point(project, [number, *history])
 
@@ -190,11 +195,20 @@ class Versions:
             numbers = self.numbers(project)
             staying = {*numbers[-keep:], self.current(project)}
             leaving = [number for number in numbers if number not in staying]
-            for number in leaving:
-                doomed = self._of(project) / f".v{number}.tmp"
-                (self._of(project) / f"v{number}").rename(doomed)  # gone at once, whatever happens next
-                shutil.rmtree(doomed)
+            self._remove(project, leaving)
         return leaving
+
+    def delete(self, project: int, numbers: Sequence[int]) -> None:
+        """Delete these versions; none may be in service."""
+        if numbers:
+            with self._locked(project):
+                self._remove(project, numbers)
+
+    def _remove(self, project: int, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            doomed = self._of(project) / f".v{number}.tmp"
+            (self._of(project) / f"v{number}").rename(doomed)  # gone at once, whatever happens next
+            shutil.rmtree(doomed)
 
     def _of(self, project: int) -> Path:
         return self._folder / str(project)
