@@ -3,7 +3,7 @@
 The previous mask of click t, which the network sees beside the clicks, is the memo of the same image, head
 and clicks 1..t-1. When it is gone, the clicks are replayed from the longest prefix that is still known. So
 a result depends on the request alone, not on which requests came before, and is the same to the bit (where the
-the executor runs clicks one by one; in batches the last bits of a float may differ).
+executor runs clicks one by one; in batches the last bits of a float may differ).
 
 Each project is answered by its head (`heads.py`); all share the backbone, and so what it saw of an image. Features are
 kept with what was prepared for the head that worked with them last; for another one they are prepared anew, in a small

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, g, jsonify, request, send_file
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
@@ -83,7 +83,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
-    telemetry = Telemetry(readiness)
+    telemetry = Telemetry(readiness, training)
     signs = SignMemory()
     slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
     _observe_requests(app, telemetry)
@@ -151,6 +151,14 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         service = readiness.loaded()
         version = service.annotator.version_of(project) if service is not None else None
         return jsonify(switched_on.report(project) | {"version": version})
+
+    @app.get("/training/picture")
+    def training_picture() -> Response:
+        """What a training changed, for people."""
+        number = request.args.get("number", type=int)
+        if number is None:
+            raise ProtocolError("name a training's number, as in /training/picture?project=1&number=1")
+        return send_file(_switched_on(training).picture(_asked_project(), number))
 
     @app.delete("/training")
     def cancel_training() -> Response:

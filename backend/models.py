@@ -90,6 +90,7 @@ def _listing(versions: Versions, projects: Sequence[int]) -> Iterator[str]:
         for number in versions.numbers(project):
             version = versions.version(project, number)
             facts = f"{version.about['created_at']}, {version.about.get('objects', '?')} objects"
+            facts += ", adapted" * bool(version.about.get("adapted"))
             yield f"{'*' if current == number else ' '} {version.name}  {facts}"
     if not projects:
         yield "no project has a version of its own yet"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,13 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
         "resolution": service.resolution,
         "caches": caches,
         "queue": service.annotator.queue(),
-        "training": training.newest_jobs() if training is not None else None,
+        "training": _trainings(training) if training is not None else None,
     }
+
+
+def _trainings(training: Training) -> list[dict[str, Any]]:
+    """The newest training of each project, the latest first, and the number of its last one that left a picture."""
+    return [asdict(job) | {"picture": training.last_picture(job.project)} for job in training.newest_jobs()]
 
 
 def _file(name: str) -> Response:

@@ -132,6 +132,7 @@ def build_training(settings: Settings) -> Training | None:
         by_itself=settings.finetune == "auto",
         after_objects=settings.finetune_after_objects,
         quiet_seconds=settings.finetune_quiet_seconds,
+        immediate=settings.finetune_immediate,
     )
 
 

@@ -4,13 +4,17 @@ bodies, queries."""
 from __future__ import annotations
 
 import logging
+from collections import Counter as Counted
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from backend import __version__
+from backend.finetune.jobs import State
+from backend.finetune.training import Training
 from backend.readiness import Readiness
 from backend.service import Service
 
@@ -22,10 +26,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 class Telemetry:
     """Metrics of one app, in a registry of its own."""
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, training: Training | None = None) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
-        self._registry.register(_ServiceCollector(readiness))
+        self._registry.register(_ServiceCollector(readiness, training))
         self._requests = Counter(
             "skipclick_requests", "Requests answered", ["route", "status"], registry=self._registry
         )
@@ -73,12 +77,15 @@ def one_line(value: object) -> str:
 class _ServiceCollector(Collector):
     """Reads what the service's parts know of themselves when asked, so that nothing has to be counted twice."""
 
-    def __init__(self, readiness: Readiness) -> None:
+    def __init__(self, readiness: Readiness, training: Training | None) -> None:
         self._readiness = readiness
+        self._training = training
 
     def collect(self) -> Iterator[Metric]:
         trouble = self._readiness.trouble()
         yield GaugeMetricFamily("skipclick_ready", "1 if new requests are welcome", 1 if trouble is None else 0)
+        if self._training is not None:
+            yield from _trainings(self._training)
         service = self._readiness.loaded()
         if service is None:
             return
@@ -105,6 +112,26 @@ def _model(service: Service) -> Metric:
     metric = GaugeMetricFamily("skipclick_model_info", "What serves, in labels; always 1", labels=list(facts))
     metric.add_metric(list(facts.values()), 1)
     return metric
+
+
+def _trainings(training: Training) -> Iterator[Metric]:
+    jobs = training.newest_jobs()
+    states = Counted(job.state for job in jobs)
+    metric = GaugeMetricFamily(
+        "skipclick_training_projects", "Projects by the state of their newest training", labels=["state"]
+    )
+    for state in get_args(State):
+        metric.add_metric([state], states[state])
+    yield metric
+    nocs = GaugeMetricFamily(
+        "skipclick_training_noc",
+        "Mean clicks for a held-out object, as a training of the project measured them last",
+        labels=["project", "measure"],
+    )
+    for job in jobs:
+        for measure, clicks in training.last_noc(job.project).items():
+            nocs.add_metric([str(job.project), measure], clicks)
+    yield nocs
 
 
 def _caches(service: Service) -> Iterator[Metric]:

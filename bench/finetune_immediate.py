@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
 
 from bench.compare import bootstrap_intervals
-from bench.datasets import Photo, Sample, open_dataset
+from bench.datasets import Photo, Sample, check_set
 from bench.evaluation import evaluate
-from bench.finetune import MAX_OF_PHOTO, Domain, accepted_mask, annotatable
+from bench.finetune import MAX_OF_PHOTO, Domain, accepted_mask, annotatable, in_order_of, whole_nocs
 from bench.models import checkpoint_sha256
 from bench.provenance import software_versions
 from bench.results import ObjectResult
@@ -47,7 +47,6 @@ from train.finetune import Example
 from train.finetune.adapt import AdaptConfig, Adapted, adapt
 from train.finetune.judge import RULES, Measured, measured
 
-CHECK = Path(__file__).parent / "check"
 OF_RECIPE = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds", "precision")
 OF_ADAPTATION = ("share", "num_images")
 """What the command line can change."""
@@ -68,8 +67,7 @@ class Clicked:
     @staticmethod
     def by(base: Measured, adapted: Measured) -> Clicked:
         """From two measurements of the same objects."""
-        nocs = (tuple((int(at85), int(at90)) for at85, at90 in one.nocs) for one in (base, adapted))
-        return Clicked(tuple(one.image for one in base.results), *nocs)
+        return Clicked(tuple(one.image for one in base.results), whole_nocs(base), whole_nocs(adapted))
 
     def later(self, share: float) -> Clicked:
         """The objects after this share of them."""
@@ -112,8 +110,7 @@ def run_sequence(
     canary: Callable[[SkipClick], Measured],
 ) -> Sequel:
     """Annotate, object by object. canary: measures a model there. Raises `ValueError`."""
-    photos = domain.photos()
-    order = [photos[place] for place in np.random.default_rng((seed, 1)).permutation(len(photos))]
+    order = in_order_of(seed, domain.photos())
     config = replace(config, recipe=replace(config.recipe, seed=seed))
     state, plain = Adapted(base), Predictor(base)
     results: tuple[list[ObjectResult], list[ObjectResult]] = ([], [])  # by the base, by the adapted
@@ -223,7 +220,7 @@ def _measure(domains: Sequence[Domain], options: argparse.Namespace, config: Ada
         "software": software_versions(),
     }
     base = load_checkpoint(options.model)
-    pictures = [photo.load() for photo in open_dataset("folder", CHECK).photos]
+    pictures = [photo.load() for photo in check_set().photos]
 
     @cache  # the base stands at the beginning of every sequence
     def canary(model: SkipClick) -> Measured:

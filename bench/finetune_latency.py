@@ -36,7 +36,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
 
 from backend.labeling_config import EXAMPLE
-from bench.datasets import open_dataset
+from bench.datasets import check_set
 from bench.finetune import webhook_body
 from bench.load import MAX_ANNOTATORS, MAX_CLICKS, MAX_SECONDS, image_server, jpeg, measure, percentiles, spawned_server
 from bench.provenance import software_versions
@@ -245,20 +245,16 @@ def annotated_project() -> dict[str, bytes]:
     """What Label Studio would answer about a project with the pictures of bench/check and their masks, by path."""
     files: dict[str, bytes] = {}
     tasks = []
-    for task, photo in enumerate(open_dataset("folder", Path(__file__).parent / "check").photos, 1):
+    for task, photo in enumerate(check_set().photos, 1):
         sample = photo.load()
         address = f"/data/upload/{LEARNT}/{task}.png"
         masks = [np.asarray(target == 1) for target in sample.targets.values()]
         files[address] = _png(sample.image)
-        tasks.append({"id": task, "data": {"image": address}, "annotations": [_annotation(task, address, masks)]})
+        annotation = webhook_body(task, address, masks)["annotation"]
+        tasks.append({"id": task, "data": {"image": address}, "annotations": [annotation]})
     files[f"/api/projects/{LEARNT}/"] = json.dumps({"id": LEARNT, "label_config": EXAMPLE}).encode()
     files["/api/tasks/"] = json.dumps({"total": len(tasks), "tasks": tasks}).encode()
     return files
-
-
-def _annotation(task: int, address: str, masks: Sequence[np.ndarray[Any, Any]]) -> dict[str, Any]:
-    annotation: dict[str, Any] = webhook_body(task, address, masks)["annotation"]
-    return annotation
 
 
 def _png(picture: np.ndarray[Any, Any]) -> bytes:

@@ -9,6 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def synchronize(folder: Path) -> None:
+    """Have the names of a folder's files on the disk, not only in memory, so that they survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary name beside `path` to write to; it takes the place of `path` when the block ends well."""

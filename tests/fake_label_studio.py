@@ -81,7 +81,8 @@ class FakeLabelStudio:
         if path == "/api/ml/":
             return 200, [backend for backend in self.backends if str(backend["project"]) == query["project"][0]]
         if path == "/api/tasks/":
-            return self._page(int(query.get("page", "1")[0]), int(query["page_size"][0]), "query" in query)
+            asked = json.loads(query["query"][0])["filters"]["items"] if "query" in query else []
+            return self._page(int(query.get("page", "1")[0]), int(query["page_size"][0]), asked)
         if path.startswith("/api/annotations/"):
             found = [one for task in self.tasks for one in task["annotations"] if str(one["id"]) == path.split("/")[3]]
             return (
@@ -91,8 +92,10 @@ class FakeLabelStudio:
             )
         return (200, self.files[path]) if path in self.files else (404, {"detail": "Not found."})
 
-    def _page(self, number: int, size: int, only_annotated: bool) -> tuple[int, Any]:
-        tasks = [task for task in self.tasks if task.get("annotations") or not only_annotated]
+    def _page(self, number: int, size: int, filters: list[dict[str, Any]]) -> tuple[int, Any]:
+        """Filters: by ids of tasks, or for those that were annotated."""
+        ids = {one["value"] for one in filters if one["filter"] == "filter:tasks:id"}
+        tasks = [task for task in self.tasks if not filters or (task["id"] in ids if ids else task.get("annotations"))]
         page = tasks[(number - 1) * size : number * size]
         if number > 1 and not page:
             return 404, {"status_code": 404, "detail": "Invalid page."}

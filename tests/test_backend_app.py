@@ -15,6 +15,7 @@ import pytest
 from fakes import DiscFeatures, DiscPredictor, FlatImages
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
+from PIL import Image
 from recorded import clicked_bodies, recorded_requests
 
 from backend.annotator import Annotator
@@ -154,9 +155,30 @@ def test_what_label_studio_tells_is_kept_and_start_training_is_queued(learning: 
     report = learning.get("/training?project=1").json
     assert [job["state"] for job in report["jobs"]] == ["queued"]
     assert (report["version"], report["starts_by_itself_after"]) == ("discs-1", 20)
-    assert learning.get("/status").json["training"] == report["jobs"]
+    assert learning.get("/status").json["training"] == [job | {"picture": None} for job in report["jobs"]]
     assert learning.delete("/training?project=1").json["job"]["state"] == "cancelled"
     assert "no training to cancel" in learning.delete("/training?project=1").json["error"]
+
+
+def test_a_trainings_picture_is_shown(learning: FlaskClient, tmp_path: Path) -> None:
+    for _ in range(2):
+        learning.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})
+        learning.delete("/training?project=7")
+    Image.new("RGB", (8, 8)).save(tmp_path / "jobs" / "7" / "0001.png")
+    (job,) = learning.get("/status").json["training"]
+    assert (job["number"], job["picture"]) == (2, 1)
+    answer = learning.get("/training/picture?project=7&number=1")
+    assert (answer.content_type, answer.data[:4]) == ("image/png", b"\x89PNG")
+    for address, why in {
+        "project=7&number=2": "training 2 of project 7 has left no picture",
+        f"project=7&number=-{'9' * 400}": "has left no picture",
+        "project=8&number=1": "training 1 of project 8 has left no picture",
+        "project=7&number=../1": "name a training's number",
+        "number=1": "name a project's id",
+    }.items():
+        answer = learning.get(f"/training/picture?{address}")
+        assert answer.status_code == 400
+        assert why in answer.json["error"]
 
 
 def test_webhooks_and_reports_need_no_model(tmp_path: Path) -> None:

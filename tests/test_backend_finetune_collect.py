@@ -161,6 +161,15 @@ def test_other_projects_are_left_alone(store: AnnotationStore, studio: FakeLabel
     assert [one.region for one in store.objects(2)] == ["theirs"]
 
 
+def test_some_tasks_alone_can_be_asked_for(store: AnnotationStore, studio: FakeLabelStudio) -> None:
+    """What concerns others stays; what a forged event says of them is gone."""
+    tell(store, saved(annotation(1, 1, [region("made up", SHOWN)])))
+    tell(store, saved(annotation(901, 1, [region("forged", SHOWN)])))
+    tell(store, saved(annotation(902, 3, [region("not asked for", SHOWN)])))
+    collect(api(studio), store, 1, PAUSE, tasks={1, 2})
+    assert {one.region for one in store.objects(1)} == {"a1", "a2", "not asked for"}
+
+
 def test_the_question_for_annotated_tasks_is_the_one_that_label_studio_understood() -> None:
     """Tried against version 1.23.2: tasks that were annotated or skipped, and no others."""
     filters = json.loads(module._TOUCHED)["filters"]

@@ -89,14 +89,18 @@ def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Sett
     assert [reason for reason in store.counts(PROJECT).skipped if "404" in reason]  # the image that has gone
 
 
-def test_what_is_promoted_is_served(
-    studio: FakeLabelStudio, settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def promoting(studio: FakeLabelStudio, settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job that is done and was told that its version is worth promoting."""
     for number in range(1, 9):
         put_task(studio, number)
     monkeypatch.setattr("train.finetune.run.judge", lambda *_: (True, "because the test says so"))
     run(settings, PROJECT, queued, QUICK)
-    assert read_job(queued).promoted
+    return queued
+
+
+def test_what_is_promoted_is_served(settings: Settings, promoting: Path) -> None:
+    assert read_job(promoting).promoted
     assert Versions(settings.model_dir).current(PROJECT) == 1
 
 
@@ -191,14 +195,9 @@ def test_progress_is_reported_seldom() -> None:
     assert set(written[0]) <= set(Job.__dataclass_fields__)
 
 
-def test_a_choice_made_meanwhile_stands(
-    studio: FakeLabelStudio, settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("promoting")
+def test_a_choice_made_meanwhile_stands(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever rolls back while a job runs is not overruled by it."""
-    for number in range(1, 9):
-        put_task(studio, number)
-    monkeypatch.setattr("train.finetune.run.judge", lambda *_: (True, "because the test says so"))
-    run(settings, PROJECT, queued, QUICK)
     jobs, versions = Jobs(settings.model_dir), Versions(settings.model_dir)
 
     def rolled_back(*_: object) -> tuple[bool, str]:

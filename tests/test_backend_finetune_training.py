@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_the_report(make_training: MakeTraining, jobs: Jobs) -> None:
     assert (report["objects"], report["images"], report["new_objects"]) == (2, 2, 0)
     assert report["skipped"] == {"the mask is empty": 1}
     assert report["jobs"][0]["state"] == "queued"
-    assert training.newest_jobs() == [report["jobs"][0]]
+    assert [asdict(job) for job in training.newest_jobs()] == report["jobs"]
     assert training.report(77)["jobs"] == []
 
 
@@ -249,3 +250,48 @@ def test_a_process_says_how_its_work_goes(jobs: Jobs) -> None:
         raise ValueError("too few objects")
     assert (read_job(path).state, read_job(path).reason) == ("failed", "too few objects")
     assert read_job(path).last_object == 5
+
+
+def test_an_accepted_mask_is_adapted_to(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by a process of its own that leaves no job; a project that is due for training comes first."""
+    monkeypatch.setattr("backend.finetune.training._SETTLED", 0.0)
+    training = make_training("finish", by_itself=False, immediate=True)
+    log = jobs.adaptation_log(1)
+    training.ask(2)
+    note(training, 1)
+    training.step()
+    assert newest(jobs, 2).state == "running"
+    assert not log.exists()
+    until(training, lambda: log.exists() and log.read_text() == "adapts 1\n")
+    assert newest(jobs, 2).state == "done"
+    assert jobs.newest(1) is None
+    log.unlink()
+    note(training, 1)  # the same mask again
+    until(training, lambda: not training._children and not training._to_adapt)
+    assert not log.exists()
+    note(training, 2)
+    until(training, log.exists)
+
+
+def test_it_waits_until_label_studio_knows_what_it_told(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training("finish", by_itself=False, immediate=True)
+    note(training, 1)
+    training.step()
+    assert not jobs.adaptation_log(1).exists()
+
+
+def test_masks_of_before_the_start_are_not_adapted_to(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.finetune.training._SETTLED", 0.0)
+    before = make_training(immediate=False)
+    note(before, 1)
+    before.step()
+    training = make_training(by_itself=False, immediate=True)
+    training.start()
+    note(training, 1)  # told again
+    until(training, lambda: not training._to_adapt)
+    assert not jobs.adaptation_log(1).exists()
+    training.close()

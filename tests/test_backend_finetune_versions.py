@@ -74,6 +74,18 @@ def test_rollback_goes_back_step_by_step_to_the_base(versions: Versions) -> None
         versions.rollback(12)
 
 
+def test_rollback_passes_over_what_was_replaced(versions: Versions) -> None:
+    for number in range(1, 5):
+        versions.write(12, tuned_model(number), base_model(), about={}, report={})
+    versions.promote(12, 1)
+    versions.promote(12, 2)
+    versions.promote(12, 3, in_place_of=2)
+    versions.promote(12, 4, in_place_of=2)  # which is no more in service: nothing is taken away
+    versions.delete(12, [2])
+    assert versions.numbers(12) == [1, 3, 4]
+    assert [versions.rollback(12) for _ in range(2)] == [3, 1]
+
+
 def test_rollback_passes_over_versions_that_are_gone(versions: Versions) -> None:
     for number in (1, 2, 3, 4):
         write(versions, seed=number)

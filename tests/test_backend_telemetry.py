@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from recorded import clicked_bodies
 
+from backend.annotator import Annotator
+from backend.app import build_app
+from backend.finetune.jobs import Job, Jobs, write_job
+from backend.finetune.store import AnnotationStore
+from backend.finetune.training import Training
+from backend.readiness import Readiness
+from backend.service import Service
+from backend.settings import Settings
+
 DASHBOARD = json.loads((Path(__file__).parents[1] / "deploy" / "grafana.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def client(annotator: Annotator, tmp_path: Path) -> FlaskClient:
+    """A server that learns. Project 3 was trained once, and waits for its second training; 4 failed."""
+    jobs = Jobs(tmp_path)
+    first = jobs.enqueue(3, "the test", 0)
+    write_job(jobs.path(first), replace(first, state="done", noc={"NoC@85": 2.25, "NoC@90": 3.5}))
+    jobs.enqueue(3, "the test", 0)
+    write_job(jobs.path(Job(4, 1, "the test", "")), Job(4, 1, "the test", "", state="failed"))
+    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    training = Training(AnnotationStore(tmp_path), jobs, **rules)  # type: ignore[arg-type]
+    return build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
 
 
 def series(client: FlaskClient) -> dict[str, set[str]]:
@@ -100,6 +124,10 @@ def test_what_a_scrape_says(client: FlaskClient) -> None:
         'skipclick_stage_seconds_count{stage="click"} 1.0',
         'skipclick_cache_evictions_total{cache="features"} 0.0',
         'skipclick_queue_length{priority="click"} 0.0',
+        'skipclick_training_projects{state="queued"} 1.0',
+        'skipclick_training_projects{state="running"} 0.0',
+        'skipclick_training_projects{state="failed"} 1.0',
+        'skipclick_training_noc{measure="NoC@85",project="3"} 2.25',
         "process_resident_memory_bytes ",
     ):
         assert line in text

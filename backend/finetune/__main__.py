@@ -1,4 +1,5 @@
-"""`python -m backend.finetune --project N --job FILE`: what the server starts as a process of its own, see `job.py`."""
+"""`python -m backend.finetune --project N --job FILE` (or `--adapt`): what the server starts as a process of its own,
+see `job.py` and `adaptation.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from backend.finetune.adaptation import adapt_project
 from backend.finetune.job import restrain, run
 from backend.settings import Settings
 
@@ -19,19 +21,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 where the job did its work, 1 where it failed, 2 for wrong settings or a wrong file."""
     parser = argparse.ArgumentParser(prog="python -m backend.finetune", description=__doc__)
     parser.add_argument("--project", type=int, required=True, help="number of the project in Label Studio")
-    parser.add_argument("--job", type=Path, required=True, metavar="FILE", help="the job, as the server wrote it")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--job", type=Path, metavar="FILE", help="a training: the job, as the server wrote it")
+    what.add_argument("--adapt", action="store_true", help="an immediate adaptation to the masks accepted last")
     options = parser.parse_args(arguments)
     try:
         settings = Settings.from_environment(os.environ)
         restrain(settings)
-        if not options.job.is_file():
+        if not options.adapt and not options.job.is_file():
             raise ValueError(f"there is no job {options.job}: let the server start it (POST /train, Start Training)")
     except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_USE
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        run(settings, options.project, options.job)
+        if options.adapt:
+            adapt_project(settings, options.project)
+        else:
+            run(settings, options.project, options.job)
     except ValueError as error:
         print(error, file=sys.stderr)  # a sentence, as it stands in the job's file; anything else keeps its traceback
         return 1

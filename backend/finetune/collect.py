@@ -15,7 +15,7 @@ annotation made a draft again.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from backend.finetune.events import Event, event_project, read_task
@@ -39,6 +39,12 @@ _TOUCHED = json.dumps(
 """A query for the tasks that somebody annotated or skipped."""
 
 
+def _only(tasks: Collection[int]) -> str:
+    """A query for these tasks."""
+    items = [{"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task} for task in tasks]
+    return json.dumps({"filters": {"conjunction": "or", "items": items}})
+
+
 def receive(store: AnnotationStore, body: Any, raw: bytes) -> int | None:
     """Write down a /webhook body if it is about annotations; the project that it concerns, else None. Takes about a
     millisecond; `AnnotationStore.settle` does the work."""
@@ -48,17 +54,24 @@ def receive(store: AnnotationStore, body: Any, raw: bytes) -> int | None:
     return project
 
 
-def collect(api: LabelStudioApi, store: AnnotationStore, project: int, pause: float = 1.0) -> Counts:
-    """Make the store agree with Label Studio, while annotators go on. `pause`: seconds before a second try.
+def collect(
+    api: LabelStudioApi,
+    store: AnnotationStore,
+    project: int,
+    pause: float = 1.0,
+    tasks: Collection[int] | None = None,
+) -> Counts:
+    """Make the store agree with Label Studio, while annotators go on. `pause`: seconds before a second try. `tasks`:
+    only what concerns these, by default all.
 
     Raises `ApiError` if Label Studio does not answer, `ConfigError` if the project's labeling config cannot be read;
     what was collected until then stays.
     """
     store.settle()
     since = store.marker()
-    missing = store.known(project)
+    missing = store.known(project, tasks)
     config = parse_labeling_config(str(get_object(api, f"/api/projects/{project}/", pause).get("label_config") or ""))
-    for event in _saved(api, project, config, pause):
+    for event in _saved(api, project, config, pause, _TOUCHED if tasks is None else _only(tasks)):
         store.align(project, event, since)
         missing -= {annotation.id for annotation in event.saved}
     gone = tuple(annotation for annotation in sorted(missing) if _is_gone(api, annotation, pause))
@@ -67,9 +80,9 @@ def collect(api: LabelStudioApi, store: AnnotationStore, project: int, pause: fl
     return store.counts(project)
 
 
-def _saved(api: LabelStudioApi, project: int, config: LabelingConfig, pause: float) -> Iterator[Event]:
+def _saved(api: LabelStudioApi, project: int, config: LabelingConfig, pause: float, query: str) -> Iterator[Event]:
     """The annotations of each task."""
-    for task in project_tasks(api, project, pause, _PAGE, fields="all", query=_TOUCHED):
+    for task in project_tasks(api, project, pause, _PAGE, fields="all", query=query):
         yield Event(saved=read_task(task, config))
 
 

@@ -24,7 +24,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-import bench
 from backend.finetune.collect import collect
 from backend.finetune.jobs import working_on
 from backend.finetune.store import AnnotationStore, StoredObject
@@ -34,7 +33,7 @@ from backend.label_studio_api import LabelStudioApi
 from backend.protocol import ImageReference
 from backend.service import build_auth, build_images, choose_device
 from backend.settings import Settings, size_text
-from bench.datasets import Sample, open_dataset
+from bench.datasets import Sample, check_set
 from skipclick import load_checkpoint
 from skipclick.files import replaced_atomically
 from skipclick.model import SkipClick
@@ -154,8 +153,7 @@ def _size(size: tuple[int, int]) -> str:
 
 def canary() -> list[Sample]:
     """The fixed set that no head may get much worse on: the pictures of bench/check."""
-    folder = Path(bench.__file__).parent / "check"
-    return [photo.load() for photo in open_dataset("folder", folder).photos]
+    return [photo.load() for photo in check_set().photos]
 
 
 def recipe(settings: Settings) -> FinetuneConfig:

@@ -3,6 +3,8 @@
     MODEL_DIR/jobs/running.lock        held by the process of the running job, whose id it names; free when it died
     MODEL_DIR/jobs/PROJECT/0001.json   a `Job`, replaced atomically
     MODEL_DIR/jobs/PROJECT/0001.log    what its process printed
+    MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
+    MODEL_DIR/jobs/PROJECT/adaptation.log    what the last immediate adaptation printed
 
 The process that works on a job uses `working_on`; queue, start and cancelling are `training.py`'s.
 """
@@ -22,6 +24,7 @@ import orjson
 
 from skipclick.files import replaced_atomically
 
+State = Literal["queued", "running", "done", "failed", "cancelled"]
 ACTIVE = ("queued", "running")
 
 
@@ -34,7 +37,7 @@ class Job:
     asked_by: str
     """What began it, in words."""
     created_at: str
-    state: Literal["queued", "running", "done", "failed", "cancelled"] = "queued"
+    state: State = "queued"
     reason: str = ""
     """In words: why it failed, or why its version was or was not promoted."""
     version: str | None = None
@@ -69,6 +72,24 @@ class Jobs:
     def path(self, job: Job) -> Path:
         """Its file."""
         return self._folder / str(job.project) / f"{job.number:04}.json"
+
+    def picture(self, project: int, number: int) -> Path:
+        """The picture of a job's report, an absolute path. Raises `ValueError` if there is none."""
+        if number not in self.pictured(project):
+            raise ValueError(f"training {number} of project {project} has left no picture")
+        return self._folder.absolute() / str(project) / f"{number:04}.png"
+
+    def adaptation_log(self, project: int) -> Path:
+        """What the last adaptation of a project printed."""
+        return self._folder / str(project) / "adaptation.log"
+
+    def pictured(self, project: int) -> list[int]:
+        """Numbers of the jobs that left a picture, the latest first."""
+        return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").exists()]
+
+    def last_noc(self, project: int) -> dict[str, float]:
+        """What the last job that measured measured; empty if none has."""
+        return next((noc for path in self._paths(project) if (noc := read_job(path).noc)), {})
 
     def of(self, project: int) -> list[Job]:
         """A project's jobs, newest first."""

@@ -19,7 +19,7 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,7 +32,7 @@ from PIL import Image
 
 from backend.finetune.events import Annotation, Event, Reason, UnusableError, read_event
 from backend.protocol import read_json
-from skipclick.files import replaced_atomically
+from skipclick.files import replaced_atomically, synchronize
 
 logger = logging.getLogger(__name__)
 
@@ -141,11 +141,11 @@ class AnnotationStore:
         with self._sole_writer():
             self._apply(project, event, since, from_label_studio=True)
 
-    def known(self, project: int) -> set[int]:
-        """Ids of all annotations that are not deleted, also of those without an object."""
+    def known(self, project: int, tasks: Collection[int] | None = None) -> set[int]:
+        """Ids of all annotations (of these tasks) that are not deleted, also of those without an object."""
         with self._database() as database:
-            rows = database.execute("SELECT annotation FROM annotations WHERE project = ? AND NOT deleted", (project,))
-            return {row["annotation"] for row in rows}
+            rows = database.execute("SELECT * FROM annotations WHERE project = ? AND NOT deleted", (project,))
+            return {row["annotation"] for row in rows if tasks is None or row["task"] in tasks}
 
     def projects(self) -> list[int]:
         """All projects that anything was received of."""
@@ -272,7 +272,7 @@ class AnnotationStore:
                     Image.fromarray(mask).save(temporary, format="PNG")
                 new.append((one.region, one.label, one.image, *mask.shape, digest, name))
         if new:
-            _synchronize(self._masks(project))
+            synchronize(self._masks(project))
         return _Prepared(annotation, new, kept, skipped)
 
     def _replace(self, database: sqlite3.Connection, project: int, prepared: _Prepared, number: int, at: float) -> None:
@@ -382,12 +382,3 @@ def _scalar(database: sqlite3.Connection, query: str, *values: int) -> Any:
     """The one value that a query asks for; 0 for none."""
     row = database.execute(query, values).fetchone()
     return (row[0] if row is not None else None) or 0
-
-
-def _synchronize(folder: Path) -> None:
-    """Have the names of a folder's files survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
@@ -25,6 +26,7 @@ _EVERY = 1.0  # seconds between two looks at the jobs
 _DEATH = 10.0  # seconds in which a killed process is gone, at the latest
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
 _SHOWN = 10  # jobs that a project's report lists
+_SETTLED = 2.0  # seconds after which Label Studio's REST interface surely shows what its webhook told of
 
 COMMAND = (sys.executable, "-m", "backend.finetune")
 """The process that works on a job; `--project N --job FILE` follow."""
@@ -43,18 +45,22 @@ class Training:
         by_itself: bool,
         after_objects: int,
         quiet_seconds: float,
+        immediate: bool = False,
         command: Sequence[str] = COMMAND,
     ) -> None:
         """`by_itself`: also start without being asked, `after_objects` new objects and `quiet_seconds` after the last
-        change."""
+        change. `immediate`: adapt the head after each accepted mask, see `adaptation.py`."""
         self._store = store
         self._jobs = jobs
         self._by_itself = by_itself
         self._after_objects = after_objects
         self._quiet_seconds = quiet_seconds
+        self._immediate = immediate
         self._command = tuple(command)
         self._children: list[subprocess.Popen[bytes]] = []
         self._due: dict[int, float] = {}  # when to look whether a project has enough that is new, Unix time
+        self._to_adapt: dict[int, float] = {}  # when to look whether there is anything to adapt to, Unix time
+        self._adapted_to: dict[int, int] = {}  # by project: the highest id of an object that it was adapted to
         self._lock = Lock()
         self._wake, self._closing = Event(), Event()
         self._thread: Thread | None = None
@@ -62,6 +68,8 @@ class Training:
     def start(self) -> None:
         """Begin the work in the background."""
         self._due = dict.fromkeys(self._store.projects(), 0.0)  # what came while no server looked
+        if self._immediate:
+            self._adapted_to = {project: self._last_object(project) for project in self._store.projects()}
         self._thread = Thread(target=self._run, name="training", daemon=True)
         self._thread.start()
 
@@ -78,6 +86,8 @@ class Training:
         if project is not None:
             with self._lock:
                 self._due[project] = time.time() + self._quiet_seconds
+                if self._immediate:
+                    self._to_adapt[project] = time.time() + _SETTLED
             self._wake.set()
         return project
 
@@ -121,19 +131,38 @@ class Training:
             "jobs": [asdict(job) for job in jobs[:_SHOWN]],
         }
 
-    def newest_jobs(self) -> list[dict[str, Any]]:
-        """The newest job of each project, as JSON, the latest first."""
-        return [asdict(job) for job in reversed(self._jobs.newest_of_each())]
+    def newest_jobs(self) -> list[Job]:
+        """The newest job of each project, the latest first."""
+        return self._jobs.newest_of_each()[::-1]
+
+    def last_noc(self, project: int) -> dict[str, float]:
+        """Clicks on held-out objects, such as {"NoC@85": 4.2}, as a training measured them last; empty if none has."""
+        return self._jobs.last_noc(project)
+
+    def last_picture(self, project: int) -> int | None:
+        """Number of the last training that left a picture."""
+        return next(iter(self._jobs.pictured(project)), None)
+
+    def picture(self, project: int, number: int) -> Path:
+        """A training's report as a picture, PNG. Raises `ValueError` if there is none."""
+        return self._jobs.picture(project, number)
 
     def step(self) -> None:
         """One round of the work in the background."""
         self._store.settle()
         if self._by_itself:
             self._ask_where_due()
-        self._children = [child for child in self._children if child.poll() is None]  # ends their being zombies
+        self._clear_away_children()
         with self._jobs.changing(), self._jobs.device() as device:
             if device is not None:
                 self._look_after_jobs(device)
+
+    def _clear_away_children(self) -> None:
+        """Ended processes remain until they are asked how they ended."""
+        for child in [child for child in self._children if child.poll() is not None]:
+            self._children.remove(child)
+            if child.returncode:
+                logger.warning("process %d ended with status %d; its log says why", child.pid, child.returncode)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -171,6 +200,25 @@ class Training:
         waiting = [job for job in active if job.state == "queued"]
         if waiting:
             self._spawn(waiting[0], device)
+        else:
+            self._adapt_where_due(device)
+
+    def _adapt_where_due(self, device: int) -> None:
+        """Adapt the head of one project with new masks; the others wait for the device."""
+        with self._lock:
+            due = [project for project, moment in self._to_adapt.items() if moment <= time.time()]
+            for project in due[:1]:
+                del self._to_adapt[project]
+        for project in due[:1]:
+            if not self._store.new_since(project, self._adapted_to.get(project, 0)):
+                continue
+            self._adapted_to[project] = self._last_object(project)
+            try:
+                child = self._start(["--project", str(project), "--adapt"], self._jobs.adaptation_log(project), device)
+            except OSError as error:
+                logger.error("the adaptation of project %d could not be started: %s", project, error)
+                continue
+            logger.info("adaptation of project %d began, process %d", project, child.pid)
 
     def _await_end(self) -> None:
         """Until the killed process is gone: what it was about to say is said by then."""
@@ -184,24 +232,29 @@ class Training:
     def _spawn(self, job: Job, device: int) -> None:
         path = self._jobs.path(job)
         write_job(path, replace(job, state="running", started_at=now()))  # now: from here on its process writes it
-        os.ftruncate(device, 0)
-        arguments = [*self._command, "--project", str(job.project), "--job", str(path)]
         try:
-            with path.with_suffix(".log").open("ab") as log:
-                child = subprocess.Popen(
-                    arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[device],
-                    start_new_session=True,  # signals to this server's group are not for it
-                )
+            child = self._start(["--project", str(job.project), "--job", str(path)], path.with_suffix(".log"), device)
         except OSError as error:
             self._fail(job, f"its process could not be started: {error}")
             return
+        logger.info("training of project %d began: %s, process %d", job.project, job.asked_by, child.pid)
+
+    def _start(self, arguments: Sequence[str], log: Path, device: int) -> subprocess.Popen[bytes]:
+        """A process with the right to `device`, which prints to `log`. Raises `OSError`."""
+        os.ftruncate(device, 0)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [*self._command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[device],
+                start_new_session=True,  # signals to this server's group are not for it
+            )
         os.pwrite(device, str(child.pid).encode(), 0)
         self._children.append(child)
-        logger.info("training of project %d began: %s, process %d", job.project, job.asked_by, child.pid)
+        return child
 
     def _fail(self, job: Job, reason: str) -> None:
         logger.error("training of project %d failed: %s", job.project, reason)

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipclick.files import replaced_atomically
+from skipclick.files import replaced_atomically, synchronize
 from skipclick.head import backbone_name, head_name, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
@@ -154,17 +154,22 @@ class Versions:
             if picture is not None:
                 _write(temporary / _PICTURE, picture.read_bytes())
             temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from other accounts
-            _sync(temporary)
+            synchronize(temporary)
             temporary.rename(self._of(project) / f"v{number}")
-            _sync(self._of(project))
+            synchronize(self._of(project))
         return self.version(project, number)
 
-    def promote(self, project: int, number: int | None) -> None:
-        """Put a version in service, or the base with None. Raises `ValueError` if it is not there or damaged."""
+    def promote(self, project: int, number: int | None, in_place_of: int | None = None) -> None:
+        """Put a version in service, or the base with None. Raises `ValueError` if it is not there or damaged.
+
+        in_place_of: the version in service now, if a rollback shall not lead back to it.
+        """
         if number is not None:
             self.version(project, number).head()
         with self._locked(project):
             history = self._history(project)
+            if in_place_of is not None and history[:1] == [in_place_of]:
+                del history[0]
             if history[:1] != [number]:
                 self._point(project, [number, *history])
 
@@ -190,11 +195,20 @@ class Versions:
             numbers = self.numbers(project)
             staying = {*numbers[-keep:], self.current(project)}
             leaving = [number for number in numbers if number not in staying]
-            for number in leaving:
-                doomed = self._of(project) / f".v{number}.tmp"
-                (self._of(project) / f"v{number}").rename(doomed)  # gone at once, whatever happens next
-                shutil.rmtree(doomed)
+            self._remove(project, leaving)
         return leaving
+
+    def delete(self, project: int, numbers: Sequence[int]) -> None:
+        """Delete these versions; none may be in service."""
+        if numbers:
+            with self._locked(project):
+                self._remove(project, numbers)
+
+    def _remove(self, project: int, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            doomed = self._of(project) / f".v{number}.tmp"
+            (self._of(project) / f"v{number}").rename(doomed)  # gone at once, whatever happens next
+            shutil.rmtree(doomed)
 
     def _of(self, project: int) -> Path:
         return self._folder / str(project)
@@ -229,12 +243,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """Have the folder's entries on the disk, not only in memory: a power cut must not leave an empty version."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

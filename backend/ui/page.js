@@ -321,7 +321,26 @@ async function refresh() {
   list("queue", Object.entries(status.queue).map(([name, length]) => [name, String(length)]));
   const jobs = status.training;
   at("training").textContent = jobs === null ? "Switched off (FINETUNE=off)." : jobs.length ? "" : "None yet.";
-  list("jobs", (jobs ?? []).map((job) => [`project ${job.project}, #${job.number}`, progress(job)]));
+  list("jobs", (jobs ?? []).map((job) => [named(job.project, job.number), progress(job)]));
+  showPictures((jobs ?? []).filter((job) => job.picture !== null));
+}
+
+const named = (project, number) => `project ${project}, #${number}`;
+
+/** The last picture of each project; the newest is unfolded. Pictures that are there stay as the reader left them. */
+function showPictures(jobs) {
+  at("learnt").hidden = jobs.length === 0;
+  const shown = new Map([...at("pictures").children].map((one) => [one.id, one]));
+  at("pictures").replaceChildren(...jobs.map(({project, picture}, place) => {
+    const id = `picture-${project}-${picture}`;
+    if (shown.has(id)) return shown.get(id);
+    const details = Object.assign(document.createElement("details"), {id, open: place === 0});
+    const image = Object.assign(document.createElement("img"), {loading: "lazy"});
+    image.alt = `Clicks before and after training ${picture} of project ${project}, and the masks that changed most`;
+    image.src = new URL(`training/picture?project=${project}&number=${picture}`, base);
+    details.append(element("summary", named(project, picture)), image);
+    return details;
+  }));
 }
 
 /** Where a training stands, in a line. */

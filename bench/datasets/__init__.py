@@ -3,7 +3,7 @@
 `python bench/noc.py --list` prints them all; `layouts.py` is the table. One file for each way to lie on disk.
 """
 
-from bench.datasets.layouts import LAYOUTS, EvaluationSet, Layout, describe_datasets, open_dataset
+from bench.datasets.layouts import LAYOUTS, EvaluationSet, Layout, check_set, describe_datasets, open_dataset
 from bench.datasets.sample import Photo, Sample, Targets
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Photo",
     "Sample",
     "Targets",
+    "check_set",
     "describe_datasets",
     "open_dataset",
 ]

@@ -160,6 +160,11 @@ def open_dataset(
     return EvaluationSet(name, str(folder), tuple(photos[:limit]))
 
 
+def check_set() -> EvaluationSet:
+    """The pictures of bench/check, which come with the project."""
+    return open_dataset("folder", Path(__file__).resolve().parents[1] / "check")
+
+
 def describe_datasets(given: Mapping[str, Path]) -> str:
     """What `--list` prints: all data sets, and what the given folders hold, for which all their files are read."""
     head = f"{'':<14}{'photos':>8}{'objects':>9}{'network':>9}  what the folder holds"

@@ -106,6 +106,23 @@ def backend_url(settings: dict[str, str]) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def adapted(studio: LabelStudio, settings: dict[str, str]) -> list[str]:
+    """With immediate adaptation: the version that answers before a mask was accepted, after one and after two."""
+    immediate = settings | {"MODEL_DIR": str(FOLDER / "adapted"), "FINETUNE_IMMEDIATE": "true"}
+    with backend(FOLDER / "adapting.log", immediate) as url:
+        project = studio.create_project("Squares, one by one", EXAMPLE)
+        studio.connect_backend(project, url)
+        tasks = studio.upload_all(project, {f"square-{number}.png": drawn(number)[0] for number in range(2)})
+        names = [BASE]
+        for number in range(2):
+            studio.annotate(tasks[f"square-{number}.png"], [brush(drawn(number)[1])])
+            report = awaited_report(url, project, lambda report: report["version"] != names[-1], PATIENCE)
+            names.append(report["version"])
+        assert report["jobs"] == []
+        return [name.replace(f"+p{project}.", " ") for name in names]
+
+
+@pytest.fixture(scope="module")
 def story(studio: LabelStudio, backend_url: str, settings: dict[str, str]) -> Story:
     """Annotate, press Start Training, wait, click again, roll back, click once more."""
     project = studio.create_project("Squares", EXAMPLE)
@@ -224,3 +241,7 @@ def test_it_is_the_better_one(story: Story) -> None:
     print(f"IoU of one click on a photo nobody annotated: {before:.2f} before, {after:.2f} after")
     assert after > before
     assert rolled_back == before
+
+
+def test_each_accepted_mask_is_adapted_to_if_the_team_wants_it(adapted: list[str]) -> None:
+    assert adapted == [BASE, f"{BASE} v1", f"{BASE} v2"]

@@ -3,6 +3,7 @@
 Screenshots go to e2e-output/ui/.
 """
 
+import json
 import os
 from base64 import b64encode
 from collections.abc import Iterator
@@ -221,6 +222,27 @@ def test_a_small_screen_in_the_dark(browser: Browser, url: str) -> None:
     assert window.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     window.picture("7-small")
     window.page.context.close()
+
+
+def test_the_last_training_is_shown_with_its_picture(window: Window) -> None:
+    """Its files come while the page is open."""
+    jobs = OUTPUT / "models" / "jobs" / "12"
+    jobs.mkdir(parents=True)
+    Image.open(PHOTO).resize((960, 640)).save(jobs / "0001.png")
+    job = {"project": 12, "number": 1, "asked_by": "32 new objects", "created_at": "2026-01-01T00:00:00.000+00:00"}
+    job |= {"state": "done", "version": "skipclick-tiny+p12.v1", "promoted": True, "reason": "fewer clicks"}
+    (jobs / "0001.tmp").write_text(json.dumps(job))
+    (jobs / "0001.tmp").rename(jobs / "0001.json")
+    picture = window.page.get_by_role("img", name="Clicks before and after training 1 of project 12")
+    picture.wait_for()
+    window.page.wait_for_function("document.querySelector('#learnt img').naturalWidth === 960")
+    assert "skipclick-tiny+p12.v1 promoted · fewer clicks" in window.page.locator("#jobs").inner_text()
+    window.picture("8-learnt")
+    window.page.get_by_text("project 12, #1").last.click()
+    picture.wait_for(state="hidden")
+    with window.page.expect_response("**/status"):
+        pass  # what the reader folded stays folded
+    assert not picture.is_visible()
 
 
 def test_without_the_password_there_is_no_page(browser: Browser, url: str) -> None:

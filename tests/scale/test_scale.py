@@ -191,6 +191,8 @@ def test_setup_health_and_versions_go_anywhere_and_training_to_one(three: Fleet)
         )
         assert answer.status_code == 201
     assert local_session().get(f"{three.url}/training?project=1", timeout=100).json()["jobs"] == []
+    picture = local_session().get(f"{three.url}/training/picture?project=1&number=1", timeout=100)
+    assert "does not learn" not in picture.json()["error"]
     assert three.trainer.metric("skipclick_requests_total", route="/webhook") == 2
     assert sum(replica.metric("skipclick_requests_total", route="/webhook") for replica in three.replicas) == 0
 

@@ -63,10 +63,7 @@ def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config:
     """
     begin = time.monotonic()
     recipe = replace(config.recipe, seed=config.recipe.seed + before.num_steps)  # other draws than the last time
-    newest = {}
-    for key, of_image in by_image(accepted).items():
-        if views := encoded_views(base, of_image, recipe, [], lambda _: None):
-            newest[key] = tuple(views)
+    newest = seen(base, accepted, recipe)
     if not newest:
         return before
     earlier = {key: views for key, views in before.memory.items() if key not in newest}
@@ -78,6 +75,15 @@ def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config:
     for progress in steps(model, balanced(newest, earlier), replace(recipe, max_seconds=left)):
         num_steps = progress.step
     return Adapted(blended(base, model.cpu(), config.share), memory, before.num_steps + num_steps)
+
+
+def seen(base: SkipClick, examples: Sequence[Example], recipe: FinetuneConfig) -> dict[str, tuple[View, ...]]:
+    """Views by the key of their image; images in which no mask can be seen are left out."""
+    encoded = {
+        key: tuple(encoded_views(base, of_image, recipe, [], lambda _: None))
+        for key, of_image in by_image(examples).items()
+    }
+    return {key: views for key, views in encoded.items() if views}
 
 
 def balanced(newest: Mapping[str, tuple[View, ...]], earlier: Mapping[str, tuple[View, ...]]) -> list[View]:

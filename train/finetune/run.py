@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -92,11 +93,12 @@ def finetune(
     before = start if in_service is base else measure(in_service)
     learnt = learn(base, start, views, measure, config, told)
     told(Progress("measuring", step=learnt.step, noc=learnt.measured.noc))
-    most = measure(base, canary).clicks + config.canary_margin
-    share, model = as_far_as(base, learnt.model, lambda model: measure(model, canary).clicks <= most)
+    on_canary = cache(lambda model: measure(model, canary))
+    most = on_canary(base).clicks + config.canary_margin
+    share, model = as_far_as(base, learnt.model, lambda model: on_canary(model).clicks <= most)
     after = learnt.measured if share == 1 else measure(model)
     gain = differences("held out", base.version, before, after)
-    loss = differences("canary", base.version, measure(in_service, canary), measure(model, canary))
+    loss = differences("canary", base.version, on_canary(in_service), on_canary(model))
     worth_promoting, reason = judge(gain, loss, config.canary_margin)
     report = Report(
         config=config,

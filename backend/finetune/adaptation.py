@@ -1,0 +1,84 @@
+"""Immediate adaptation: a project's head learns for a few seconds from the masks accepted last (FINETUNE_IMMEDIATE).
+
+    python -m backend.finetune --project 12 --adapt
+
+Unlike a training (`job.py`) it measures nothing: what it made is served at once. It goes on from the version in service
+and stays near the one that it began with, the base or one that a training measured; `about.json` names that one as
+"adapted" "from". A rollback leads back there, past all adaptations.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from backend.finetune.collect import collect
+from backend.finetune.job import LARGEST_SIDE, Photos, served
+from backend.finetune.store import AnnotationStore, StoredObject
+from backend.finetune.versions import Version, Versions
+from backend.label_studio_api import LabelStudioApi
+from backend.service import build_auth, build_images, choose_device
+from backend.settings import Settings
+from skipclick import load_checkpoint
+from train.finetune.adapt import AdaptConfig, Adapted, adapt, seen
+
+logger = logging.getLogger(__name__)
+
+
+def adapt_project(settings: Settings, project: int, config: AdaptConfig | None = None) -> Version | None:
+    """Learn from the image annotated last and from those before it, as Label Studio itself shows them; put the result
+    in service. None where there was nothing to learn from, or somebody chose another version meanwhile.
+
+    Raises `ValueError` with a sentence if Label Studio does not answer.
+    """
+    config = config or AdaptConfig()
+    recipe = replace(config.recipe, device=choose_device(settings.device))
+    auth = build_auth(settings)
+    store, versions = AnnotationStore(settings.model_dir, settings.image_max_pixels), Versions(settings.model_dir)
+    tasks = {one.task for one in newest_images(store.objects(project), config.num_images + 1)}
+    collect(LabelStudioApi(auth, settings.image_timeout), store, project, tasks=tasks)
+    objects = [one for one in newest_images(store.objects(project), config.num_images + 1) if one.task in tasks]
+    if not objects:
+        return None
+    serving = versions.current(project)
+    begun = _begun(versions, project, serving)
+    base = load_checkpoint(settings.checkpoint)
+    start, model = served(versions, project, begun["from"], base), served(versions, project, serving, base)
+    photos = Photos(build_images(settings, auth, LARGEST_SIDE))
+    newest = [photos.example(one) for one in objects if one.image == objects[-1].image]
+    earlier = [photos.example(one) for one in objects if one.image != objects[-1].image]
+    before = Adapted(model, seen(start, earlier, recipe), begun["steps"])
+    after = adapt(before, start, newest, replace(config, recipe=recipe))
+    if after is before:
+        logger.warning("no mask of %s can be learnt from: %s", objects[-1].image, photos.unreachable)
+        return None
+    about = {"objects": len(objects), "adapted": begun | {"steps": after.num_steps}}
+    version = versions.write(project, after.model, base, about=about, report={})
+    if versions.current(project) != serving:
+        logger.warning("%s is not served: another version was put in service meanwhile", version.name)
+        return None
+    versions.promote(project, version.number, in_place_of=serving if serving != begun["from"] else None)
+    _forget_adaptations(versions, project, {version.number, serving})
+    logger.info("%s: %d objects, %d steps in all", version.name, len(objects), after.num_steps)
+    return version
+
+
+def newest_images(objects: Sequence[StoredObject], count: int) -> list[StoredObject]:
+    """The objects of the images that were annotated last, at most so many images; those of the newest come last."""
+    images = list(dict.fromkeys(one.image for one in sorted(objects, key=lambda one: one.id, reverse=True)))[:count]
+    places = {image: place for place, image in enumerate(reversed(images))}
+    return sorted((one for one in objects if one.image in places), key=lambda one: (places[one.image], one.id))
+
+
+def _begun(versions: Versions, project: int, serving: int | None) -> dict[str, Any]:
+    """Where the adaptations began whose outcome is in service, and how many steps they took; else they begin now."""
+    adapted = versions.version(project, serving).about.get("adapted") if serving is not None else None
+    return adapted or {"from": serving, "steps": 0}
+
+
+def _forget_adaptations(versions: Versions, project: int, but: set[int | None]) -> None:
+    """Delete what earlier adaptations made. That just replaced stays: a request may be about to load it."""
+    old = (number for number in versions.numbers(project) if number not in but)
+    versions.delete(project, [number for number in old if versions.version(project, number).about.get("adapted")])
