@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -77,7 +77,7 @@ class Need:
 
     enough: Row
     after_a_death: Row
-    """With one replica more, from the moment on at which one of them dies."""
+    """With one replica more, from the moment on at which one of them dies; it is back later, knowing nothing."""
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -261,10 +261,13 @@ def measure_overhead(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def simulated(times: Times, annotators: int, replicas: int, seconds: float, pace: Pace, one_dies: bool) -> Row:
-    """A simulated run; where one dies, counted from its death on."""
-    since = seconds / 3 if one_dies else WARM_UP * seconds
-    plan = Plan(annotators, replicas, seconds, pace, dies_at=since if one_dies else None)
-    return row_of(annotators, replicas, simulate(times, plan), since, seconds)
+    """A simulated run. Where one dies, after a third of the time, it is back after two thirds, knowing nothing, and the
+    run is counted from its death on."""
+    plan = Plan(annotators, replicas, seconds, pace)
+    if not one_dies:
+        return row_of(annotators, replicas, simulate(times, plan), WARM_UP * seconds, seconds)
+    plan = replace(plan, dies_at=seconds / 3, returns_at=2 * seconds / 3)
+    return row_of(annotators, replicas, simulate(times, plan), seconds / 3, seconds)
 
 
 def need(times: Times, annotators: int, seconds: float, pace: Pace, later_ms: float, first_ms: float) -> Need:
