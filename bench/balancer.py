@@ -21,6 +21,9 @@ from pathlib import Path
 import requests
 
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "haproxy.cfg"
+KEEP_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "536870912"}
+"""HAProxy's environment in deploy/compose.scale.yaml; deploy/haproxy.cfg says why."""
+
 _A, _IN = 1, 1  # of the DNS: an IPv4 address, of the internet
 _START_TIMEOUT = 300.0  # seconds for HAProxy to listen, or to notice a change
 
@@ -98,7 +101,7 @@ def haproxy_program() -> str:
 def haproxy(names: Names, port: int, log: Path) -> Iterator[Balancer]:
     """HAProxy before the replicas and the trainer that `names` knows, all of which listen on `port`."""
     own, stats = free_port(), free_port()
-    environment = {
+    environment = KEEP_BUFFERS | {
         "BIND": f"127.0.0.1:{own}",
         "STATS": f"127.0.0.1:{stats}",
         "DNS": f"127.0.0.1:{names.port}",

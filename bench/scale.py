@@ -200,10 +200,11 @@ async def play(
             rng = random.Random(seed)
             clicks, leaves_at = 0, start + rng.uniform(0, pace.photo)
             while True:
-                await asyncio.sleep(rng.expovariate(1 / pace.think))
-                begin = loop.time()
-                if begin - start > seconds:
+                pause = rng.expovariate(1 / pace.think)
+                if loop.time() + pause - start > seconds:
                     return
+                await asyncio.sleep(pause)
+                begin = loop.time()
                 if begin >= leaves_at:
                     task, clicks, leaves_at = next(tasks), 0, begin + pace.photo
                 clicks = clicks % pace.clicks_per_object + 1

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from backend.settings import Settings
+from bench.balancer import KEEP_BUFFERS
 from train.__main__ import _parser
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
@@ -35,6 +36,11 @@ def test_haproxy_finds_the_services_by_their_names(services: dict[str, Any]) -> 
     (published,) = services["balancer"]["ports"]
     assert published.endswith(DEFAULTS["BIND"])
     assert services["balancer"]["volumes"][0].startswith("./haproxy.cfg:")
+
+
+def test_haproxy_keeps_its_buffers_wherever_it_is_started(services: dict[str, Any]) -> None:
+    assert services["balancer"]["environment"] == KEEP_BUFFERS
+    assert all(f"{name}={value}" in HAPROXY for name, value in KEEP_BUFFERS.items())
 
 
 def test_one_trains_the_others_follow_and_all_see_the_same_folder(services: dict[str, Any]) -> None:
