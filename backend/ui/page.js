@@ -320,7 +320,7 @@ async function refresh() {
   }));
   list("queue", Object.entries(status.queue).map(([name, length]) => [name, String(length)]));
   const jobs = status.training;
-  at("training").textContent = jobs === null ? "Switched off (FINETUNE=off)." : jobs.length ? "" : "None yet.";
+  at("training").textContent = jobs === null ? "Switched off (FINETUNE=off or follow)." : jobs.length ? "" : "None yet.";
   list("jobs", (jobs ?? []).map((job) => [named(job.project, job.number), progress(job)]));
   showPictures((jobs ?? []).filter((job) => job.picture !== null));
 }
