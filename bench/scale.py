@@ -361,6 +361,7 @@ def draw_measured(rows: Sequence[Row], path: Path, title: str) -> None:
                 points = [(x, y) for x, y in points if y is not None]
                 axes.plot(*zip(*points, strict=True), line, color=colour, marker="o", label=f"{name}, {percent}")
         axes.set(xlabel="replicas", ylabel="latency, ms", yscale="log", xticks=[row.replicas for row in rows])
+        _plain_numbers(axes.yaxis)
 
 
 def draw_failure(served: Sequence[Served], failed: Sequence[float], seconds: float, path: Path, title: str) -> None:
@@ -380,6 +381,7 @@ def draw_failure(served: Sequence[Served], failed: Sequence[float], seconds: flo
                 what, (moment, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points"
             )
         axes.set(xlabel="time, s", ylabel="latency, ms", yscale="log")
+        _plain_numbers(axes.yaxis)
 
 
 def draw_needs(needs: Sequence[Need], path: Path, title: str) -> None:
@@ -390,6 +392,8 @@ def draw_needs(needs: Sequence[Need], path: Path, title: str) -> None:
         people = [one.enough.annotators for one in needs]
         axes.plot(people, [one.enough.replicas for one in needs], "o-", color=COLOURS[0], label="enough replicas")
         axes.set(xlabel="annotators", ylabel="replicas", xscale="log", yscale="log")
+        _plain_numbers(axes.xaxis)
+        _plain_numbers(axes.yaxis)
 
 
 @contextmanager
@@ -404,10 +408,19 @@ def _figure(path: Path, title: str) -> Iterator[Any]:
         axes = figure.subplots()
         axes.set_title(title)
         yield axes
-        axes.legend(fontsize=7)
+        figure.legend(fontsize=7, loc="outside right upper", handlelength=3)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(path) as temporary:
             figure.savefig(temporary, format="png")
+
+
+def _plain_numbers(axis: Any) -> None:
+    """Label a logarithmic axis with 20 and 1,000 instead of powers of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,.0f}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def write(output: Path, text: str, facts: dict[str, Any]) -> None:
@@ -445,9 +458,8 @@ def _run(options: argparse.Namespace) -> str:
     times, pace, seconds = times_of(options.times), Pace(), options.seconds
     if not all(1 <= one <= MAX_ANNOTATORS for one in options.annotators) or not 1 <= seconds <= 3600:
         raise ValueError(f"there are 1 to {MAX_ANNOTATORS:,} annotators and 1 to 3600 seconds")
-    busy = f"encode {1000 * times.encode:g} ms, click {1000 * times.click:g} ms: {times.source}"
     facts: dict[str, Any] = {"times": asdict(times), "pace": asdict(pace), "seconds": seconds}
-    title = f"{times.name} ({busy})"
+    title = f"{times.name}: encode {1000 * times.encode:g} ms, click {1000 * times.click:g} ms"
     if options.what == "simulate":
         needs = [need(times, people, seconds, pace, options.later, options.first) for people in options.annotators]
         draw_needs(needs, output.with_suffix(".png"), title)
@@ -474,7 +486,7 @@ def _run(options: argparse.Namespace) -> str:
             "failed": failed,
             "served": [asdict(one) for one in served],
         }
-    text = f"{title}.\n\n{text}"
+    text = f"{title} ({times.source}).\n\n{text}"
     write(output, text, facts)
     return text
 
