@@ -49,7 +49,7 @@ from bench.provenance import software_versions
 from bench.results import ObjectResult
 from skipclick import Predictor, brush_rle, load_checkpoint
 from skipclick.files import replaced_atomically
-from train.finetune import Example, FinetuneConfig, finetune
+from train.finetune import Example, FinetuneConfig, TooFewError, finetune
 from train.finetune.judge import RULES, Measured, measured
 
 MIN_AREA = 100  # pixels; nobody annotates less
@@ -105,7 +105,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     report: Mapping[str, Any] | None = None
-    """`train.finetune.Report`."""
+    """`train.finetune.Report`; None where there was too little to learn from, so that the base stayed."""
 
 
 def annotated(photos: Sequence[Photo], count: int, model: str, folder: Path) -> list[Example]:
@@ -189,7 +189,10 @@ def run_one(
     with tempfile.TemporaryDirectory() as folder:
         examples = annotated(order, num_objects, model, Path(folder))
         begin, cpu = time.monotonic(), time.process_time()
-        candidate = finetune(base, examples, canary, replace(config, seed=seed))
+        try:
+            candidate = finetune(base, examples, canary, replace(config, seed=seed))
+        except TooFewError:
+            return _outcome(domain, num_objects, seed, measured(base, test))
     spent = time.monotonic() - begin, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     after = measured(candidate.model, test)
@@ -266,16 +269,16 @@ def tables(outcomes: Sequence[Outcome]) -> str:
             changes = (nocs.mean(axis=(0, 2)) - start.mean(axis=1))[:, None]
             [(low, high)] = bootstrap_intervals(changes, base.images)
             share = changes.mean() / start.mean()
-            canary = np.mean(
-                [one.report["canary"][-1]["new"] - one.report["canary"][-1]["old"] for one in group if one.report]
-            )
-            promoted = sum(bool(one.report and one.report["worth_promoting"]) for one in group)
+            reports = [one.report for one in group if one.report]
+            canary = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
+            promoted = sum(bool(one["worth_promoting"]) for one in reports)
             lines.append(
                 f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "
                 f"| {low:+.2f} to {high:+.2f} | {canary:+.2f} | {promoted} of {len(group)} |"
             )
-    for count in sorted({one.num_objects for one in outcomes} - {0}):
-        group = [one for one in outcomes if one.num_objects == count]
+    trained = [one for one in outcomes if one.report]
+    for count in sorted({one.num_objects for one in trained}):
+        group = [one for one in trained if one.num_objects == count]
         seconds, cpu = (np.median([getattr(one, key) for one in group]) for key in ("seconds", "cpu_seconds"))
         peak = max(one.peak_bytes for one in group)
         cost.append(f"| {count} | {len(group)} | {seconds:.0f} | {cpu:.0f} | {peak / 2**30:.1f} GB |")

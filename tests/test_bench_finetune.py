@@ -21,11 +21,13 @@ from bench.finetune import (
     main,
     plot,
     resumed,
+    run_one,
     tables,
     write_tables,
 )
 from skipclick import Predictor, load_checkpoint
 from skipclick.metrics import iou
+from train.finetune import FinetuneConfig
 
 CHECK = Path(__file__).parent.parent / "bench" / "check"
 PICTURES = Domain("pictures", "folder", str(CHECK), None)
@@ -102,6 +104,17 @@ def test_the_table_holds_the_base_beside_means_over_seeds() -> None:
     assert tuned.startswith("| | 20 | 2 | 3.50 | 5.50 | -3.00 (-40%) | ")
     assert tuned.endswith(" | +0.25 | 1 of 2 |")
     assert "| 20 | 2 | 100 | 50 | 1.0 GB |" in tables(OUTCOMES)
+
+
+def test_where_there_is_too_little_to_learn_from_the_base_stays() -> None:
+    """It counts as a fine-tuning without a gain, not as an error that ends the whole measurement."""
+    config = FinetuneConfig(min_objects=8)
+    before, after = (run_one(PICTURES, count, 0, "bundled", 1, config, threads=1) for count in (0, 2))
+    assert (after.num_objects, after.report, after.nocs) == (2, None, before.nocs)
+    line, *rest = tables([before, after]).splitlines()[3:]
+    assert line.startswith("| | 2 | 1 | ")
+    assert line.endswith("| +0.00 to +0.00 | +0.00 | 0 of 1 |")
+    assert not any(one.startswith("| 2 |") for one in rest)  # nothing was spent
 
 
 def test_tables_replace_tables_and_nothing_else(tmp_path: Path) -> None:

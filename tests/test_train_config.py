@@ -106,7 +106,7 @@ def test_a_backbone_of_another_shape_is_refused(tmp_path: Path) -> None:
         (["--device", "cuda:7"], "CUDA devices"),
         (["--data", "/nowhere", "--recipe", "tiny"], "/nowhere"),
         (["--recipe", "tiny", "--precision", "float16", "--device", "cpu"], "float16 trains on CUDA only"),
-        (["--recipe", "tiny", "--accumulate", "5", "--device", "cpu"], "multiple of 5"),
+        (["--recipe", "tiny", "--accumulate", "5000", "--device", "cpu"], "--batch-size of at least 5000"),
         (["--recipe", "tiny", "--init", "none.pt", "--device", "cpu"], "none.pt does not exist"),
         (["--recipe", "tiny", "--resume", "--device", "cpu"], "last.pt does not exist"),
         (["--recipe", "tiny", "--validate", "GrabCut=/nowhere", "--device", "cpu"], "GrabCut=/nowhere"),
