@@ -191,7 +191,9 @@ def damaged(draw: Callable[..., Any]) -> tuple[str, bytes]:
     route, body = draw(st.sampled_from(BODIES))
     marks: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
-        path, new = draw(st.sampled_from(list(places(body)))), draw(nasty)
+        if not (left := list(places(body))):
+            break
+        path, new = draw(st.sampled_from(left)), draw(nasty)
         if new is not MISSING:
             marks.append(new)
             new = f"@{len(marks) - 1}@"
