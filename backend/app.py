@@ -158,7 +158,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         number = request.args.get("number", type=int)
         if number is None:
             raise ProtocolError("name a training's number, as in /training/picture?project=1&number=1")
-        return send_file(_switched_on(training).picture(_asked_project(), number))
+        return send_file(_switched_on(training).jobs.picture(_asked_project(), number))
 
     @app.delete("/training")
     def cancel_training() -> Response:

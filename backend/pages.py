@@ -73,7 +73,10 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
 
 def _trainings(training: Training) -> list[dict[str, Any]]:
     """The newest training of each project, the latest first, and the number of its last one that left a picture."""
-    return [asdict(job) | {"picture": training.last_picture(job.project)} for job in training.newest_jobs()]
+    return [
+        asdict(job) | {"picture": next(iter(training.jobs.pictured(job.project)), None)}
+        for job in reversed(training.jobs.newest_of_each())
+    ]
 
 
 def _file(name: str) -> Response:

@@ -115,7 +115,7 @@ def _model(service: Service) -> Metric:
 
 
 def _trainings(training: Training) -> Iterator[Metric]:
-    jobs = training.newest_jobs()
+    jobs = training.jobs.newest_of_each()
     states = Counted(job.state for job in jobs)
     metric = GaugeMetricFamily(
         "skipclick_training_projects", "Projects by the state of their newest training", labels=["state"]
@@ -129,7 +129,7 @@ def _trainings(training: Training) -> Iterator[Metric]:
         labels=["project", "measure"],
     )
     for job in jobs:
-        for measure, clicks in training.last_noc(job.project).items():
+        for measure, clicks in training.jobs.last_noc(job.project).items():
             nocs.add_metric([str(job.project), measure], clicks)
     yield nocs
 

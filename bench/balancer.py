@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
+from bench.loopback import free_port, local_session
 
 CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "haproxy.cfg"
 KEEP_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "536870912"}
@@ -131,18 +131,3 @@ def _await_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.05)
     raise TimeoutError(f"HAProxy does not listen: {log.read_text()}")
-
-
-def free_port() -> int:
-    """A TCP port that nothing listens on, on any of this machine's addresses."""
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def local_session() -> requests.Session:
-    """An HTTP session whose traffic stays on this machine, whatever proxies the environment names."""
-    session = requests.Session()
-    session.trust_env = False
-    return session

@@ -18,7 +18,6 @@ import io
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -42,6 +41,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
 
+from bench.loopback import free_port
 from bench.provenance import software_versions
 from bench.team import Request, photos, session
 from skipclick.files import replaced_atomically
@@ -271,8 +271,7 @@ def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = N
 
     Raises `ValueError` if it does not become ready.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
     environment |= settings or {}
     root = Path(__file__).resolve().parent.parent

@@ -37,9 +37,10 @@ import requests
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
 
-from bench.balancer import dns, free_port, haproxy, local_session
+from bench.balancer import dns, haproxy
 from bench.fleet_simulation import Pace, Plan, Served, Times, simulate
 from bench.load import predict_body
+from bench.loopback import free_port, local_session
 from bench.provenance import software_versions
 from bench.stub_replica import ENCODED
 from bench.team import Request

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import annotation_bodies as bodies
 import pytest
+from fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
 from fakes import DiscPredictor, FlatImages
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
+from pydantic import SecretStr
 
 from backend.annotator import Annotator
 from backend.app import create_app
@@ -69,3 +73,19 @@ def app(annotator: Annotator) -> Flask:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
+
+
+@pytest.fixture
+def studio() -> Iterator[FakeLabelStudio]:
+    """A Label Studio without tasks."""
+    with fake_label_studio() as running:
+        running.label_config = bodies.CONFIG
+        yield running
+
+
+@pytest.fixture(name="settings")
+def settings_of_studio(studio: FakeLabelStudio, tmp_path: Path) -> Settings:
+    """Of a server of `studio` that keeps what it learns in the test's folder."""
+    return Settings(
+        label_studio_url=studio.url, label_studio_api_key=SecretStr(PERSONAL), model_dir=tmp_path, device="cpu"
+    )

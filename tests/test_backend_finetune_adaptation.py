@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import annotation_bodies as bodies
 import pytest
-from fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
-from pydantic import SecretStr
+from fake_label_studio import FakeLabelStudio
 from tuned_models import base_model, tuned_model
 
 from backend.finetune import adaptation as module
@@ -25,20 +22,6 @@ from train.finetune.adapt import RECIPE, AdaptConfig, Adapted
 
 PROJECT = 1
 QUICK = AdaptConfig(recipe=dataclasses.replace(RECIPE, steps=2, batch_size=2, views=1, max_seconds=600.0), num_images=1)
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with fake_label_studio() as running:
-        running.label_config = bodies.CONFIG
-        yield running
-
-
-@pytest.fixture
-def settings(studio: FakeLabelStudio, tmp_path: Path) -> Settings:
-    return Settings(
-        label_studio_url=studio.url, label_studio_api_key=SecretStr(PERSONAL), model_dir=tmp_path, device="cpu"
-    )
 
 
 @pytest.fixture

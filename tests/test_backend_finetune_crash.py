@@ -27,13 +27,14 @@ import requests
 from annotation_bodies import annotation, drawn, region
 from fake_label_studio import PERSONAL, fake_label_studio
 from PIL import Image
-from test_backend_process import environment, free_port
+from test_backend_process import environment
 from tuned_models import tuned_model
 
 from backend.finetune.jobs import Job, Jobs
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Versions
 from bench.load import predict_body
+from bench.loopback import free_port
 from bench.team import Request
 from skipclick import Click, load_checkpoint
 

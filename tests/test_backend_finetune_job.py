@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,8 @@ import numpy as np
 import orjson
 import pytest
 from annotation_bodies import annotation, region
-from fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
+from fake_label_studio import FakeLabelStudio
 from PIL import Image
-from pydantic import SecretStr
 from tuned_models import base_model, tuned_model
 
 from backend.finetune import job as module
@@ -39,20 +37,6 @@ def put_task(studio: FakeLabelStudio, number: int) -> None:
     """A task with a picture of a bright square, and its mask."""
     task, studio.files[f"/data/upload/1/{number}.png"] = bodies.photographed_task(number)
     studio.tasks.append(task)
-
-
-@pytest.fixture
-def studio() -> Iterator[FakeLabelStudio]:
-    with fake_label_studio() as running:
-        running.label_config = bodies.CONFIG
-        yield running
-
-
-@pytest.fixture
-def settings(studio: FakeLabelStudio, tmp_path: Path) -> Settings:
-    return Settings(
-        label_studio_url=studio.url, label_studio_api_key=SecretStr(PERSONAL), model_dir=tmp_path, device="cpu"
-    )
 
 
 @pytest.fixture

@@ -165,14 +165,14 @@ def test_a_job_that_has_just_ended_by_itself_is_not_called_cancelled(make_traini
     training = make_training()
     job = jobs.enqueue(1, "a test", 0)
     write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running"))
-    read = training._jobs.newest
+    read = training.jobs.newest
 
     def ends_meanwhile(project: int) -> Job | None:
         found = read(project)
         write_job(jobs.path(job), Job(1, 1, "a test", now(), state="done", promoted=True))
         return found
 
-    training._jobs.newest = ends_meanwhile  # type: ignore[method-assign]
+    training.jobs.newest = ends_meanwhile  # type: ignore[method-assign]
     assert training.cancel(1).state == newest(jobs).state == "done"
 
 
@@ -234,7 +234,7 @@ def test_the_report(make_training: MakeTraining, jobs: Jobs) -> None:
     assert (report["objects"], report["images"], report["new_objects"]) == (2, 2, 0)
     assert report["skipped"] == {"the mask is empty": 1}
     assert report["jobs"][0]["state"] == "queued"
-    assert [asdict(job) for job in training.newest_jobs()] == report["jobs"]
+    assert [asdict(job) for job in training.jobs.newest_of_each()] == report["jobs"]
     assert training.report(77)["jobs"] == []
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from test_train_data import photo_folder
 from training_process import SMALL_VIT
 
+from bench.loopback import free_port
 from train.checkpoints import read_state
 from train.config import Run
 from train.fit import check_same_step, fit
@@ -92,9 +92,7 @@ def wait_for_more(output: Path, process: subprocess.Popen[str]) -> None:
 @pytest.mark.timeout(2400)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds a node's processes in Linux's /proc")
 def test_a_run_goes_on_when_a_node_is_lost_and_when_one_joins(photo_folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     output, second_process = tmp_path / "run", tmp_path / "run.pid1"
     with node(port, photo_folder, output, is_host=True) as first:
         with node(port, photo_folder, output) as second:

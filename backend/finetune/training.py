@@ -51,7 +51,7 @@ class Training:
         """`by_itself`: also start without being asked, `after_objects` new objects and `quiet_seconds` after the last
         change. `immediate`: adapt the head after each accepted mask, see `adaptation.py`."""
         self._store = store
-        self._jobs = jobs
+        self.jobs = jobs
         self._by_itself = by_itself
         self._after_objects = after_objects
         self._quiet_seconds = quiet_seconds
@@ -93,32 +93,32 @@ class Training:
 
     def ask(self, project: int, asked_by: str = "Start Training") -> Job:
         """A job for a project: a new one, or the one that waits or runs already."""
-        job = self._jobs.enqueue(project, asked_by, self._last_object(project))
+        job = self.jobs.enqueue(project, asked_by, self._last_object(project))
         self._wake.set()
         return job
 
     def cancel(self, project: int) -> Job:
         """End the project's job, waiting or running; as it was in the end, which it may have reached by itself. Raises
         `ValueError` if there is none."""
-        with self._jobs.changing():
-            job = self._jobs.newest(project)
+        with self.jobs.changing():
+            job = self.jobs.newest(project)
             if job is None or not job.active:
                 raise ValueError(f"project {project} has no training to cancel")
             if job.state == "running":
-                with self._jobs.device() as free:
+                with self.jobs.device() as free:
                     if free is None:  # then the lock's holder is this job: no other could have started
-                        _kill(self._jobs.holder() or job.pid)
+                        _kill(self.jobs.holder() or job.pid)
                 self._await_end()
-                job = read_job(self._jobs.path(job))
+                job = read_job(self.jobs.path(job))
             if job.active:
                 job = replace(job, state="cancelled", reason="cancelled on request", ended_at=now(), seconds_left=None)
-                write_job(self._jobs.path(job), job)
+                write_job(self.jobs.path(job), job)
         self._wake.set()
         return job
 
     def report(self, project: int) -> dict[str, Any]:
         """What is known of a project, as JSON: its objects, what was skipped and why, its jobs, newest first."""
-        jobs = self._jobs.of(project)
+        jobs = self.jobs.of(project)
         counts = self._store.counts(project)
         new = self._store.new_since(project, jobs[0].last_object if jobs else 0)
         return {
@@ -131,29 +131,13 @@ class Training:
             "jobs": [asdict(job) for job in jobs[:_SHOWN]],
         }
 
-    def newest_jobs(self) -> list[Job]:
-        """The newest job of each project, the latest first."""
-        return self._jobs.newest_of_each()[::-1]
-
-    def last_noc(self, project: int) -> dict[str, float]:
-        """Clicks on held-out objects, such as {"NoC@85": 4.2}, as a training measured them last; empty if none has."""
-        return self._jobs.last_noc(project)
-
-    def last_picture(self, project: int) -> int | None:
-        """Number of the last training that left a picture."""
-        return next(iter(self._jobs.pictured(project)), None)
-
-    def picture(self, project: int, number: int) -> Path:
-        """A training's report as a picture, PNG. Raises `ValueError` if there is none."""
-        return self._jobs.picture(project, number)
-
     def step(self) -> None:
         """One round of the work in the background."""
         self._store.settle()
         if self._by_itself:
             self._ask_where_due()
         self._clear_away_children()
-        with self._jobs.changing(), self._jobs.device() as device:
+        with self.jobs.changing(), self.jobs.device() as device:
             if device is not None:
                 self._look_after_jobs(device)
 
@@ -180,7 +164,7 @@ class Training:
                 del self._due[project]
         for project in due:
             moment = self._store.counts(project).changed_at + self._quiet_seconds
-            job = self._jobs.newest(project)
+            job = self.jobs.newest(project)
             if job is not None and job.active:
                 moment = time.time() + self._quiet_seconds
             if moment > time.time():
@@ -193,7 +177,7 @@ class Training:
 
     def _look_after_jobs(self, device: int) -> None:
         """No job runs: note those that ended without a word, start the next one."""
-        active = [job for job in self._jobs.newest_of_each() if job.active]
+        active = [job for job in self.jobs.newest_of_each() if job.active]
         for job in active:
             if job.state == "running":
                 self._fail(job, f"its process ended before its work did (killed?): {self._last_words(job)}")
@@ -206,31 +190,31 @@ class Training:
     def _adapt_where_due(self, device: int) -> None:
         """Adapt the head of one project with new masks; the others wait for the device."""
         with self._lock:
-            due = [project for project, moment in self._to_adapt.items() if moment <= time.time()]
-            for project in due[:1]:
-                del self._to_adapt[project]
-        for project in due[:1]:
-            if not self._store.new_since(project, self._adapted_to.get(project, 0)):
-                continue
-            self._adapted_to[project] = self._last_object(project)
-            try:
-                child = self._start(["--project", str(project), "--adapt"], self._jobs.adaptation_log(project), device)
-            except OSError as error:
-                logger.error("the adaptation of project %d could not be started: %s", project, error)
-                continue
-            logger.info("adaptation of project %d began, process %d", project, child.pid)
+            project = next((project for project, moment in self._to_adapt.items() if moment <= time.time()), None)
+            if project is None:
+                return
+            del self._to_adapt[project]
+        if not self._store.new_since(project, self._adapted_to.get(project, 0)):
+            return
+        self._adapted_to[project] = self._last_object(project)
+        try:
+            child = self._start(["--project", str(project), "--adapt"], self.jobs.adaptation_log(project), device)
+        except OSError as error:
+            logger.error("the adaptation of project %d could not be started: %s", project, error)
+            return
+        logger.info("adaptation of project %d began, process %d", project, child.pid)
 
     def _await_end(self) -> None:
         """Until the killed process is gone: what it was about to say is said by then."""
         deadline = time.monotonic() + _DEATH
         while time.monotonic() < deadline:
-            with self._jobs.device() as free:
+            with self.jobs.device() as free:
                 if free is not None:
                     return
             time.sleep(0.01)
 
     def _spawn(self, job: Job, device: int) -> None:
-        path = self._jobs.path(job)
+        path = self.jobs.path(job)
         write_job(path, replace(job, state="running", started_at=now()))  # now: from here on its process writes it
         try:
             child = self._start(["--project", str(job.project), "--job", str(path)], path.with_suffix(".log"), device)
@@ -259,10 +243,10 @@ class Training:
     def _fail(self, job: Job, reason: str) -> None:
         logger.error("training of project %d failed: %s", job.project, reason)
         failed = replace(job, state="failed", reason=reason, ended_at=now(), seconds_left=None)
-        write_job(self._jobs.path(job), failed)
+        write_job(self.jobs.path(job), failed)
 
     def _last_words(self, job: Job) -> str:
-        log = self._jobs.path(job).with_suffix(".log")
+        log = self.jobs.path(job).with_suffix(".log")
         lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
         return lines[-1][-_LAST_WORDS:] if lines else "it printed nothing"
 

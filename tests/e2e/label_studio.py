@@ -10,7 +10,9 @@ from typing import Any
 
 import requests
 
-from .processes import free_port, local_session, server
+from bench.loopback import free_port, local_session
+
+from .processes import server
 
 EMAIL = "annotator@example.com"
 PASSWORD = "only-for-this-test"

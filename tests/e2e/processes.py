@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -13,25 +12,12 @@ from pathlib import Path
 
 import requests
 
+from bench.loopback import free_port, local_session
+
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "e2e-output"
 PYTHON = os.environ.get("BACKEND_PYTHON", str(ROOT / ".venv" / "bin" / "python"))
 """The interpreter that has the backend's requirements, which this one has not."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def local_session() -> requests.Session:
-    """An HTTP session that ignores proxy settings: all traffic of the test stays on this machine."""
-    session = requests.Session()
-    session.trust_env = False
-    return session
 
 
 @contextmanager

@@ -19,10 +19,11 @@ from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from PIL import Image
 
 from backend.labeling_config import EXAMPLE
+from bench.loopback import local_session
 
 from .browser import Answer, Editor, editor
 from .label_studio import LabelStudio
-from .processes import OUTPUT, PYTHON, ROOT, backend, backend_environment, local_session
+from .processes import OUTPUT, PYTHON, ROOT, backend, backend_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(5400)]
 

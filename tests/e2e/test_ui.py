@@ -17,8 +17,10 @@ from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from playwright.sync_api import Browser, Page, Response, sync_playwright
 
+from bench.loopback import free_port
+
 from .browser import FLAGS, find_chromium
-from .processes import ROOT, free_port, server
+from .processes import ROOT, server
 
 pytestmark = pytest.mark.e2e
 

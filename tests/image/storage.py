@@ -6,7 +6,6 @@ import configparser
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -161,11 +160,3 @@ def descendants(process_id: int) -> Sequence[int]:
                 found += map(int, children.read_text().split())
         position += 1
     return found[1:]
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

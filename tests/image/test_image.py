@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from bench.datasets import open_dataset
+from bench.loopback import free_port
 from skipclick import brush_rle
 
 from .drive import CLICKS, HEIGHT, WIDTH
 from .running import Running, command_of, sealed, started
-from .storage import BASE, IMAGE, Storage, build_base, build_image, free_port, storage
+from .storage import BASE, IMAGE, Storage, build_base, build_image, storage
 
 pytestmark = pytest.mark.image
 

@@ -17,8 +17,9 @@ from typing import Any
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.balancer import Balancer, Names, dns, free_port, haproxy, local_session
+from bench.balancer import Balancer, Names, dns, haproxy
 from bench.load import image_server, jpeg, predict_body
+from bench.loopback import free_port, local_session
 from bench.team import Request, drawn_photo
 from skipclick import Click
 

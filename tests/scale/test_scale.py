@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from backend.finetune.versions import Versions
-from bench.balancer import CONFIG, haproxy_program, local_session
+from bench.balancer import CONFIG, haproxy_program
+from bench.loopback import local_session
 from skipclick import load_checkpoint
 from tests.scale.fleet import (
     Answer,
