@@ -24,14 +24,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.factory import build_auth, build_images, choose_device
+from backend.device import choose_device
 from backend.finetune.job_store import working_on
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.finetune.sync import collect
 from backend.finetune.versions import Versions
-from backend.images.loader import ImageLoader
+from backend.images.loader import ImageLoader, build_images
+from backend.label_studio.auth import build_auth
 from backend.label_studio.client import LabelStudioApi
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings, size_text
 from skipclick import load_checkpoint
 from skipclick.atomic_io import replaced_atomically

@@ -15,7 +15,9 @@ from PIL import Image
 from backend import __version__
 from backend import factory as module
 from backend.app import create_app
-from backend.factory import build_service, choose_device, warnings, welcome
+from backend.commands.serve import warnings, welcome
+from backend.device import choose_device
+from backend.factory import build_service
 from backend.label_studio.labeling_config import check_labeling_config, parse_labeling_config
 from backend.settings import Settings
 from skipclick import brush_rle

@@ -19,14 +19,11 @@ import pytest
 
 from bench.serving.loopback import free_port
 from tests.support.training_process import SMALL_VIT
-from tests.train.test_dataset import photo_folder
 from train.checkpoints import read_state
 from train.config import Run
 from train.fit import check_same_step, fit
 from train.log import read_log
 from train.signals import StoppedError
-
-__all__ = ["photo_folder"]
 
 ROOT = Path(__file__).parents[2]
 ENDLESS = {"steps": 1_000_000}

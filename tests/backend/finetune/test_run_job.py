@@ -19,7 +19,7 @@ from backend.finetune.run_job import LARGEST_SIDE, Photos, run, served
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Versions
 from backend.images.decode import Photo
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick import load_checkpoint
 from skipclick.head import backbone_name
