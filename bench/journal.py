@@ -7,10 +7,11 @@ done. Lines are only ever appended, so whatever ends the run costs one unfinishe
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.results import ObjectResult, Problem, read_object
 
 FORMAT = "skipclick-noc-journal-1"
@@ -26,6 +27,7 @@ class Entry:
     photos: list[str]
     objects: list[ObjectResult]
     problems: list[Problem]
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 def start_journal(path: Path, subject: dict[str, Any]) -> None:
@@ -68,4 +70,6 @@ def resume_journal(path: Path, subject: dict[str, Any]) -> list[Entry]:
 
 def _read_entry(content: dict[str, Any]) -> Entry:
     objects = [read_object(one) for one in content["objects"]]
-    return Entry(**content | {"objects": objects, "problems": [Problem(**one) for one in content["problems"]]})
+    left_out = [LeftOut(**one) for one in content.get("left_out", ())]
+    problems = [Problem(**one) for one in content["problems"]]
+    return Entry(**content | {"objects": objects, "problems": problems, "left_out": left_out})

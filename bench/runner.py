@@ -32,6 +32,7 @@ from bench.models import (
     use_deterministic_kernels,
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
+from skipclick.evaluation.datasets.left_out import LeftOut, count_by_reason, left_out_for
 from skipclick.evaluation.evaluate import Rules, Seconds, evaluate_together, timed
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
 from skipclick.evaluation.versions import software_versions
@@ -66,6 +67,7 @@ class GroupResult:
 
     objects: list[ObjectResult]
     problems: list[Problem]
+    left_out: list[LeftOut]
     seconds: Seconds
 
 
@@ -146,7 +148,15 @@ def run_task(
     started = time.perf_counter()
     for group, result in zip(still_open, _results(task, still_open, workers.pool), strict=True):
         names = _names(group)
-        entry = Entry(task.spec.name, task.dataset.name, task.seed, list(names), result.objects, result.problems)
+        entry = Entry(
+            task.spec.name,
+            task.dataset.name,
+            task.seed,
+            list(names),
+            result.objects,
+            result.problems,
+            result.left_out,
+        )
         on_entry(entry)
         entries[names] = entry
         for stage, value in result.seconds.items():
@@ -162,6 +172,7 @@ def run_task(
         task.seed,
         [one for entry in in_order for one in entry.objects],
         [one for entry in in_order for one in entry.problems],
+        count_by_reason([*task.dataset.left_out, *(one for entry in in_order for one in entry.left_out)]),
     )
     return Timed(measurement, seconds, wall)
 
@@ -220,7 +231,7 @@ def _measure_group(
     group: Sequence[Photo],
     device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
 ) -> GroupResult:
-    """Load, encode and click some photos; one that is broken becomes a `Problem`."""
+    """Load, encode and click some photos; one that cannot be used becomes a `Problem`."""
     seconds: Seconds = defaultdict(float)
     samples: list[Sample] = []
     problems: list[Problem] = []
@@ -229,9 +240,10 @@ def _measure_group(
             with timed(seconds, "load"):
                 samples.append(photo.load())
         except ValueError as error:
-            problems.append(Problem(photo.name, str(error)))
+            problems.append(Problem(photo.name, str(error), left_out_for(error).reason))
     objects = evaluate_together(load_model(spec), samples, rules, seed, device, seconds)
-    return GroupResult(objects, problems, seconds)
+    left_out = count_by_reason(one for sample in samples for one in sample.left_out)
+    return GroupResult(objects, problems, left_out, seconds)
 
 
 class _Progress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from skipclick import Click
 from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.metrics import mean_iou_at, mean_noc, num_failures
 
 FORMAT = "skipclick-noc-1"
@@ -40,10 +41,12 @@ class ObjectResult:
 
 @dataclass(frozen=True)
 class Problem:
-    """A photo or mask that could not be used, and why."""
+    """A photo that could not be used, and why."""
 
     name: str
     reason: str
+    kind: str | None = None
+    """The reason without names and numbers, to count by; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Measurement:
     """Of jittered clicks; None for centre clicks, which draw nothing."""
     objects: list[ObjectResult]
     problems: list[Problem]
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Annotations and records of the data set that were not used, counted by reason."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ def _read_measurement(content: dict[str, Any]) -> Measurement:
             "resolution": tuple(resolution) if resolution else None,
             "objects": [read_object(one) for one in content["objects"]],
             "problems": [Problem(**one) for one in content["problems"]],
+            "left_out": [LeftOut(**one) for one in content.get("left_out", ())],
         }
     )
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from bench.journal import Entry
+from bench.journal import Entry, append_entry, resume_journal, start_journal
 from bench.runner import Workers, collect, open_workers, plan, run_task
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules
 from skipclick.evaluation.results import Measurement, Problem
 from tests.support.bench_models import write_davis
+from tests.support.coco_files import SQUARE, write_set
 
 MODEL = "tests.support.bench_models:small_discs"
 RULES = Rules(num_clicks=4)
@@ -54,6 +55,17 @@ def test_a_broken_mask_is_a_problem_and_the_others_are_measured(davis: Evaluatio
     assert "3.png" in problem.reason
     assert set(run.seconds) == {"load", "encode", "search", "click", "score"}
     assert sum(run.seconds.values()) <= run.wall
+
+
+def test_a_journal_keeps_what_was_left_out(tmp_path: Path) -> None:
+    write_set(tmp_path, {1: [SQUARE], 2: []})
+    (task,) = plan([MODEL], [open_dataset("coco", tmp_path)], RULES)
+    journal = tmp_path / "journal"
+    start_journal(journal, {})
+    whole = run_task(task, Workers(), on_entry=lambda entry: append_entry(journal, entry))
+    resumed = run_task(task, Workers(), resume_journal(journal, {}))
+    assert resumed.measurement == whole.measurement
+    assert [one.count for one in whole.measurement.left_out] == [1, 1]
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(davis: EvaluationSet) -> None:
