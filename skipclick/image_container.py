@@ -56,8 +56,10 @@ def open_container(file: BinaryIO) -> Container:
 
 def is_cut_off(file: BinaryIO) -> bool:
     """Whether an image file says of itself that it should go on; of a TIFF this is not known."""
-    size = file.seek(0, io.SEEK_END)
     start = _read(file, 0, 12)
+    if not start.startswith((b"\xff\xd8\xff", _PNG_SIGNATURE, b"RIFF", b"GIF8", b"BM")) and start[4:8] != b"ftyp":
+        return False  # is not fetched to its end
+    size = file.seek(0, io.SEEK_END)
     if start.startswith(b"\xff\xd8\xff"):
         return b"\xff\xd9" not in _read(file, max(0, size - _BLOCK), _BLOCK)
     if start.startswith(_PNG_SIGNATURE):
@@ -68,7 +70,7 @@ def is_cut_off(file: BinaryIO) -> bool:
         return len(start) < 12 or struct.unpack("<L", start[4:8])[0] + 8 > size
     if start.startswith(b"GIF8"):
         return b"\x3b" not in _read(file, max(0, size - _BLOCK), _BLOCK)
-    return start.startswith(b"BM") and (len(start) < 12 or struct.unpack("<L", start[2:6])[0] > size)
+    return len(start) < 12 or struct.unpack("<L", start[2:6])[0] > size
 
 
 class _Parts(io.RawIOBase):
@@ -144,9 +146,9 @@ def _open_jpeg(file: BinaryIO) -> Container:
         length_bytes = _read(file, at, 2)
         length = int.from_bytes(length_bytes, "big")
         data = _read(file, at + 2, max(0, length - 2))
+        at += 2 + len(data)
         if len(data) + 2 < length:
             break  # cut off before its pixels
-        at += max(2, length)
         if marker == _EXIF_SEGMENT and data.startswith(b"Exif\0") and len(data) > 6 and found is None:
             found = orientation(data[6:])  # the first counts, even if it says nothing; its sixth byte may be any
         if marker not in _METADATA_SEGMENTS or _tells_colours(marker, data):
