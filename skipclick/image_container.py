@@ -1,9 +1,9 @@
 """What of an image file decides its pixels: the rest is left out before a decoder sees it.
 
-Decoders stumble over metadata: over text with a wrong check sum, a broken profile, an orientation where no browser looks
-for it. Here each format's container is read just far enough to leave those out, to find the orientation that browsers
-obey, and to end a file that lacks its end. Nothing is copied but headers: pixels are read from the file when they are
-asked for.
+Decoders stumble over metadata: over text with a wrong check sum, a broken profile, an orientation where no browser
+looks for it. Here each format's container is read just far enough to leave those out, to find the orientation that
+browsers obey, and to end a file that lacks its end. Nothing is copied but headers: pixels are read from the file when
+they are asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _Part = bytes | tuple[int, int]
 
 _BLOCK = 1 << 16
 _LARGEST_EXIF = 1 << 20
+_LARGEST_BOXES = 1 << 22
+_LARGEST_FILE = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def is_cut_off(file: BinaryIO) -> bool:
         return False  # is not fetched to its end
     size = file.seek(0, io.SEEK_END)
     if start.startswith(b"\xff\xd8\xff"):
-        return b"\xff\xd9" not in _read(file, max(0, size - _BLOCK), _BLOCK)
+        return not _has_jpeg_end(file, _read_jpeg_head(file)[2])
     if start.startswith(_PNG_SIGNATURE):
         return all(name != b"IEND" for name, _, _ in _png_chunks(file))
     if start[4:8] == b"ftyp":
@@ -137,10 +139,18 @@ _SEGMENT_BETWEEN_SCANS = re.compile(rb"\xff[\xc4\xcc\xda\xdb\xdd\xe0-\xef\xfe]")
 
 
 def _open_jpeg(file: BinaryIO) -> Container:
-    """Of the metadata only the two segments that tell the colours stay: JFIF's and Adobe's, if they are long enough."""
-    head, found, at = bytearray(b"\xff\xd8"), None, 2
-    while (marker_end := _jpeg_marker(file, at)) is not None:
-        marker, at = marker_end
+    head, turn, scans = _read_jpeg_head(file)
+    return Container(_of_parts(file, _jpeg_parts(file, head, scans)), turn)
+
+
+def _read_jpeg_head(file: BinaryIO) -> tuple[bytes, int, int]:
+    """What precedes the first scan's data, without metadata; the orientation; where that data begins.
+
+    Of the metadata only the two segments that tell the colours stay: JFIF's and Adobe's, if they are long enough.
+    """
+    head, turn, at = bytearray(b"\xff\xd8"), None, 2
+    while (found := _jpeg_marker(file, at)) is not None:
+        marker, at = found
         if marker in _WITHOUT_LENGTH:
             continue
         length_bytes = _read(file, at, 2)
@@ -149,13 +159,22 @@ def _open_jpeg(file: BinaryIO) -> Container:
         at += 2 + len(data)
         if len(data) + 2 < length:
             break  # cut off before its pixels
-        if marker == _EXIF_SEGMENT and data.startswith(b"Exif\0") and len(data) > 6 and found is None:
-            found = orientation(data[6:])  # the first counts, even if it says nothing; its sixth byte may be any
+        if marker == _EXIF_SEGMENT and data.startswith(b"Exif\0") and len(data) > 6 and turn is None:
+            turn = orientation(data[6:])  # the first counts, even if it says nothing; the prefix's last byte may be any
         if marker not in _METADATA_SEGMENTS or _tells_colours(marker, data):
             head += bytes([0xFF, marker]) + length_bytes + data
         if marker == _START_OF_SCAN:
             break
-    return Container(_of_parts(file, _jpeg_parts(file, bytes(head), at)), found or UPRIGHT)
+    return bytes(head), turn or UPRIGHT, at
+
+
+def _has_jpeg_end(file: BinaryIO, at: int) -> bool:
+    """Whether an end marker follows; the data of scans cannot contain one."""
+    while len(block := _read(file, at, _BLOCK)) > 1:
+        if _JPEG_END in block:
+            return True
+        at += len(block) - 1  # its last byte may begin the marker
+    return False
 
 
 def _jpeg_marker(file: BinaryIO, at: int) -> tuple[int, int] | None:
@@ -281,7 +300,7 @@ def _open_avif(file: BinaryIO) -> Container:
     are given another name of the same length, so that nothing moves."""
     for name, at, length in _boxes(file):
         if name == b"meta":
-            head = _EXIF_ITEM.sub(rb"\1skip", _read(file, 0, at + length))
+            head = _EXIF_ITEM.sub(rb"\1skip", _read(file, 0, min(at + length, _LARGEST_BOXES)))
             return Container(_of_parts(file, iter((head, (len(head), sys.maxsize)))), None)
     file.seek(0)
     return Container(file, None)
@@ -298,3 +317,5 @@ def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
             return
         yield name, at, length
         at += length
+        if at > _LARGEST_FILE:  # nowhere that a file can be read
+            return

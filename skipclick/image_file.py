@@ -90,6 +90,8 @@ def decode(
                 image.draft(None, (enough, enough))  # does nothing but for JPEG
             reduced = image.size != (width, height)
             admit((width, height), image.width * image.height)
+            if complete and image.format == "JPEG" and is_cut_off(file):
+                raise UndecodableError(_cut_off(file))  # the decoder would fill the gap, and say nothing
             turn = _orientation(image, container) if turned else UPRIGHT
             rgb = _load(image, container, complete)
             pixels = np.array(rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb)
@@ -106,10 +108,18 @@ def decode(
 
 def _why_not(file: BinaryIO, error: Exception) -> str:
     start = _first_bytes(file)
-    text = f"a file that begins with {start.hex(' ') or 'nothing'} cannot be decoded as an image"
     if start and (is_cut_off(file) or "truncated" in str(error)):
-        return f"{text}: it is cut off after {file.seek(0, io.SEEK_END)} bytes; fetch or upload it again"
-    return f"{text} ({type(error).__name__})"
+        return _cut_off(file)
+    return f"{_no_image(start)} ({type(error).__name__})"
+
+
+def _cut_off(file: BinaryIO) -> str:
+    size = file.seek(0, io.SEEK_END)
+    return f"{_no_image(_first_bytes(file))}: it is cut off after {size} bytes; fetch or upload it again"
+
+
+def _no_image(start: bytes) -> str:
+    return f"a file that begins with {start.hex(' ') or 'nothing'} cannot be decoded as an image"
 
 
 def _first_bytes(file: BinaryIO) -> bytes:
@@ -167,9 +177,8 @@ def _to_rgb(image: Image.Image, container: Container) -> Image.Image:
         if isinstance(transparent := image.info.get("transparency"), int):
             gray[values == transparent] = 255
         return Image.fromarray(gray).convert("RGB")
-    if _bits(image, container) == 16 and not (np.asarray(image.convert("RGB")) >= 16).any():
-        if (dark := _twelve_bits(container.file)) is not None:
-            image = dark
+    if _bits(image, container) == 16 and _is_nearly_black(image):
+        image = _twelve_bits(container.file) or image
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         canvas = Image.new("RGBA", rgba.size, "white")
@@ -183,6 +192,12 @@ def _bits(image: Image.Image, container: Container) -> int | None:
         bits = image.tag_v2.get(_BITS_TAG, (None,))
         return bits[0] if isinstance(bits, tuple) else bits
     return container.bits
+
+
+def _is_nearly_black(image: Image.Image) -> bool:
+    """Whether values of 16 bits, of which Pillow keeps the upper bytes, were all below 4096."""
+    extrema = zip(image.getbands(), np.reshape(image.getextrema(), (-1, 2)), strict=True)
+    return all(high < 16 for band, (_, high) in extrema if band != "A")
 
 
 def _twelve_bits(file: BinaryIO) -> Image.Image | None:
@@ -209,4 +224,4 @@ def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         return np.clip(floats * scale, 0, 255).astype(np.uint8)
     top = int(values.max(initial=0))
     bits = next(bits for bits in (8, 10, 12, 16, 32) if top < 1 << bits)
-    return np.clip(values.astype(np.int64) >> (bits - 8), 0, 255).astype(np.uint8)
+    return np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)

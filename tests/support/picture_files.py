@@ -1,4 +1,4 @@
-"""Several hundred picture files out of a few: orientations, odd metadata, damage. Each is a pure function of a fixture.
+"""Some 900 picture files out of 70: orientations, odd metadata, damage. Each is a pure function of a fixture.
 
 The files in tests/fixtures/pictures are what encoders wrote; everything here is done to their bytes by hand, so that a
 file is the same on every machine and whatever the encoders' versions.
@@ -6,11 +6,13 @@ file is the same on every machine and whatever the encoders' versions.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "pictures"
 SHOWN = FIXTURES / "shown.json"
@@ -24,8 +26,8 @@ BYTE, ASCII, SHORT, LONG, RATIONAL, SBYTE, UNDEFINED, SSHORT, SLONG, SRATIONAL, 
 _CODES = {BYTE: "B", ASCII: "B", SHORT: "H", LONG: "L", SBYTE: "b", UNDEFINED: "B", SSHORT: "h", SLONG: "l"}
 _CODES |= {RATIONAL: "LL", SRATIONAL: "ll", FLOAT: "f", DOUBLE: "d"}
 
-Entry = tuple[int, int, tuple[float, ...]]
-"""Tag, type, values."""
+Entry = tuple[int, int, tuple[Any, ...]]
+"""Tag, type, values; a rational's value is a pair."""
 
 
 def picture_files() -> dict[str, bytes]:
@@ -37,6 +39,11 @@ def picture_files() -> dict[str, bytes]:
     return files
 
 
+def check_sum(name: str, data: bytes) -> str:
+    """By which the table knows its files; none where compressing is the point, which versions do differently."""
+    return "" if "bomb" in name else hashlib.sha256(data).hexdigest()[:16]
+
+
 def fixture(name: str) -> bytes:
     return (FIXTURES / name).read_bytes()
 
@@ -44,12 +51,17 @@ def fixture(name: str) -> bytes:
 # EXIF
 
 
+def stored(data: bytes) -> bytes:
+    """As zlib writes it without compressing, which does not depend on its version."""
+    return zlib.compress(data, 0)
+
+
 def exif(
     orientation: int = 6,
     *,
     order: str = "<",
     kind: int = SHORT,
-    values: tuple[float, ...] | None = None,
+    values: tuple[Any, ...] | None = None,
     number: int | None = None,
     more: tuple[Entry, ...] = (),
     next_ifd: bytes | None = None,
@@ -79,7 +91,8 @@ def directory(
     fields, extra = b"", b""
     for tag, kind, values in entries:
         data = b"".join(
-            struct.pack(f"{order}{_CODES[kind]}", *(value if isinstance(value, tuple) else (value,))) for value in values
+            struct.pack(f"{order}{_CODES[kind]}", *(value if isinstance(value, tuple) else (value,)))
+            for value in values
         )
         fields += struct.pack(f"{order}HHL", tag, kind, number if number and tag == ORIENTATION else len(values))
         if len(data) <= 4:
@@ -114,11 +127,14 @@ def odd_exif() -> Iterator[tuple[str, bytes]]:
     for order, name in (("<", "little"), (">", "big")):
         for kind, number in kinds.items():
             yield f"type-{kind}-{name}", exif(6, kind=number, order=order)
-        yield f"type-rational-{name}", exif(kind=RATIONAL, values=((6, 1),), order=order)  # type: ignore[arg-type]
+        yield f"type-rational-{name}", exif(kind=RATIONAL, values=((6, 1),), order=order)
         yield f"count-2-{name}", exif(values=(6, 3), order=order)
         yield f"count-3-{name}", exif(values=(6, 6, 6), order=order)
-        yield f"count-0-{name}", exif(6, order=order).replace(
-            struct.pack(f"{order}HHL", ORIENTATION, SHORT, 1), struct.pack(f"{order}HHL", ORIENTATION, SHORT, 0)
+        yield (
+            f"count-0-{name}",
+            exif(6, order=order).replace(
+                struct.pack(f"{order}HHL", ORIENTATION, SHORT, 1), struct.pack(f"{order}HHL", ORIENTATION, SHORT, 0)
+            ),
         )
         yield f"count-huge-{name}", exif(6, order=order, number=0xFFFFFFFF)
         yield f"long-upper-half-{name}", exif(0x00010006, kind=LONG, order=order)
@@ -157,8 +173,11 @@ def odd_exif() -> Iterator[tuple[str, bytes]]:
     yield "no-next-offset", exif(6)[:-4]
     yield "value-elsewhere-missing", tiff([(ORIENTATION, SHORT, (6,)), (0x010F, ASCII, tuple(b"Camera\0"))])[:-7]
     yield "broken-entry-before", tiff([(0x010F, ASCII, tuple(b"Camera\0")), (ORIENTATION, SHORT, (6,))])[:-7]
-    yield "broken-type-before", tiff([(0x010F, SHORT, (1,)), (ORIENTATION, SHORT, (6,))]).replace(
-        struct.pack("<HHL", 0x010F, 3, 1), struct.pack("<HHL", 0x010F, 77, 1)
+    yield (
+        "broken-type-before",
+        tiff([(0x010F, SHORT, (1,)), (ORIENTATION, SHORT, (6,))]).replace(
+            struct.pack("<HHL", 0x010F, 3, 1), struct.pack("<HHL", 0x010F, 77, 1)
+        ),
     )
     yield "magic-43", exif(6).replace(b"II*\0", b"II+\0")
     yield "magic-0", exif(6).replace(b"II*\0", b"II\0\0")
@@ -202,6 +221,8 @@ def _jpeg() -> Iterator[tuple[str, bytes]]:
     bare = scene[:2] + scene[20:]
     yield "jpeg/plain.jpg", scene
     yield "jpeg/without-jfif.jpg", bare
+    yield "jpeg/report-without-end.jpg", fixture("report-without-end.jpg")
+    yield "jpeg/report-cut-90.jpg", fixture("report-cut-90.jpg")
     for value in range(1, 9):
         yield f"jpeg/exif-{value}.jpg", with_segments(scene, app1(exif(value)))
         yield f"jpeg/progressive-exif-{value}.jpg", with_segments(fixture("progressive.jpg"), app1(exif(value)))
@@ -237,12 +258,13 @@ def _jpeg() -> Iterator[tuple[str, bytes]]:
     long = tiff([CAMERA, (ORIENTATION, SHORT, (6,))], offset=60000)
     yield "jpeg/exif-split-far.jpg", with_segments(scene, app1(long[:30000]), app1(long[30000:]))
     for length in (1, 2, 3, 5, 8):
-        yield f"jpeg/exif-of-{length}-bytes-exif-6.jpg", with_segments(scene, app1(b"II*\0\x08\0\0\0"[:length]), app1(exif(6)))
+        start = b"II*\0\x08\0\0\0"[:length]
+        yield f"jpeg/exif-of-{length}-bytes-exif-6.jpg", with_segments(scene, app1(start), app1(exif(6)))
     yield "jpeg/exif-tiny-prefix-exif-6.jpg", with_segments(scene, segment(0xE1, b"Exif\0"), app1(exif(6)))
-    density: list[Entry] = [(0x011A, RATIONAL, ((144, 1),)), (0x011B, RATIONAL, ((144, 1),)), (0x0128, SHORT, (2,))]  # type: ignore[list-item]
+    density: list[Entry] = [(0x011A, RATIONAL, ((144, 1),)), (0x011B, RATIONAL, ((144, 1),)), (0x0128, SHORT, (2,))]
     sized = directory([(0xA002, LONG, (12,)), (0xA003, LONG, (8,))], "<", 78)
-    density.append((0x8769, LONG, (78,)))
-    yield "jpeg/exif-density.jpg", with_segments(scene, app1(tiff(density) + sized))
+    dense = tiff([*density, (0x8769, LONG, (78,))]) + sized
+    yield "jpeg/exif-density.jpg", with_segments(scene, app1(dense))
     # XMP
     yield "jpeg/xmp-6.jpg", with_segments(scene, segment(0xE1, XMP_PREFIX + xmp(6)))
     yield "jpeg/xmp-6-exif-3.jpg", with_segments(scene, segment(0xE1, XMP_PREFIX + xmp(6)), app1(exif(3)))
@@ -265,13 +287,15 @@ def _jpeg() -> Iterator[tuple[str, bytes]]:
     yield "jpeg/icc-one-of-three.jpg", with_segments(first, segment(0xE2, b"ICC_PROFILE\0\x02\x03" + bytes(200)))
     yield "jpeg/photoshop-cut.jpg", with_segments(first, segment(0xED, b"Photoshop 3.0\0" + b"8BIM\x03\xed\0"))
     yield "jpeg/photoshop-short.jpg", with_segments(first, segment(0xED, b"Photoshop 3.0\x008BIM"))
-    yield "jpeg/photoshop-large.jpg", with_segments(
-        first, segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff1234")
+    yield (
+        "jpeg/photoshop-large.jpg",
+        with_segments(first, segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\xff\xff\xff\xff1234")),
     )
-    yield "jpeg/photoshop-empty-resolution.jpg", with_segments(
-        first, segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\0")
+    yield (
+        "jpeg/photoshop-empty-resolution.jpg",
+        with_segments(first, segment(0xED, b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\0")),
     )
-    yield "jpeg/jfif-short.jpg", with_segments(bare[:2] + segment(0xE0, b"JFIF\0") + bytes(0) + bare[2:], before=None)
+    yield "jpeg/jfif-short.jpg", bare[:2] + segment(0xE0, b"JFIF\0") + bare[2:]
     yield "jpeg/adobe-short.jpg", with_segments(first, segment(0xEE, b"Adobe"))
     yield "jpeg/adobe-tiny.jpg", with_segments(first, segment(0xEE, b"Adobe\0"))
     yield "jpeg/flashpix.jpg", with_segments(first, segment(0xE2, b"FPXR\0"))
@@ -388,8 +412,9 @@ def _png() -> Iterator[tuple[str, bytes]]:
     for place, before in (("before", b"IDAT"), ("behind", b"IEND")):
         yield f"png/prefix-{place}.png", with_chunks(scene, chunk(b"eXIf", PREFIX + exif()), before=before)
         yield f"png/prefix-twice-{place}.png", with_chunks(scene, chunk(b"eXIf", PREFIX * 2 + exif()), before=before)
-        yield f"png/wrong-sum-{place}.png", with_chunks(
-            scene, chunk(b"eXIf", exif(), sum_is_right=False), before=before
+        yield (
+            f"png/wrong-sum-{place}.png",
+            with_chunks(scene, chunk(b"eXIf", exif(), sum_is_right=False), before=before),
         )
         yield f"png/xmp-{place}.png", with_chunks(scene, xmp_chunk(6), before=before)
         yield f"png/broken-{place}.png", with_chunks(scene, chunk(b"eXIf", b"XX*\0" + bytes(30)), before=before)
@@ -397,17 +422,21 @@ def _png() -> Iterator[tuple[str, bytes]]:
         for key in (b"exif", b"APP1"):
             profile = b"\n" + key + f"\n{len(exif()) + 6:8}\n{(PREFIX + exif()).hex()}\n".encode()
             raw = b"Raw profile type " + key + b"\0"
-            yield f"png/raw-profile-{key.decode()}-{place}.png", with_chunks(
-                scene, chunk(b"tEXt", raw + profile), before=before
+            yield (
+                f"png/raw-profile-{key.decode()}-{place}.png",
+                with_chunks(scene, chunk(b"tEXt", raw + profile), before=before),
             )
-            yield f"png/raw-profile-z-{key.decode()}-{place}.png", with_chunks(
-                scene, chunk(b"zTXt", raw + b"\0" + zlib.compress(profile)), before=before
+            yield (
+                f"png/raw-profile-z-{key.decode()}-{place}.png",
+                with_chunks(scene, chunk(b"zTXt", raw + b"\0" + stored(profile)), before=before),
             )
-        yield f"png/raw-profile-broken-{place}.png", with_chunks(
-            scene, chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 12\nno hex"), before=before
+        yield (
+            f"png/raw-profile-broken-{place}.png",
+            with_chunks(scene, chunk(b"tEXt", b"Raw profile type exif\0\nexif\n 12\nno hex"), before=before),
         )
-        yield f"png/text-named-exif-{place}.png", with_chunks(
-            scene, chunk(b"tEXt", b"exif\0" + PREFIX + exif()), before=before
+        yield (
+            f"png/text-named-exif-{place}.png",
+            with_chunks(scene, chunk(b"tEXt", b"exif\0" + PREFIX + exif()), before=before),
         )
     first, second = chunk(b"eXIf", exif(6)), chunk(b"eXIf", exif(3))
     yield "png/exif-6-exif-3.png", with_chunks(scene, first, second)
@@ -456,7 +485,7 @@ def xmp_chunk(orientation: int) -> bytes:
 def _png_metadata() -> Iterator[tuple[str, bytes]]:
     """Chunks that say nothing about the pixels, broken, before the pixels and behind them."""
     scene = with_chunks(fixture("scene.png"), chunk(b"eXIf", exif()))
-    bomb = zlib.compress(bytes(80 << 20), 9)
+    bomb = zlib.compress(bytes(2 << 20), 9)
     broken = {
         "text": chunk(b"tEXt", b"Comment\0fine"),
         "text-wrong-sum": chunk(b"tEXt", b"Comment\0fine", sum_is_right=False),
@@ -468,12 +497,12 @@ def _png_metadata() -> Iterator[tuple[str, bytes]]:
         "itxt-bomb": chunk(b"iTXt", b"Comment\0\x01\0\0\0" + bomb),
         "itxt-not-utf8": chunk(b"iTXt", b"Comment\0\0\0\0\0\xff\xfe"),
         "itxt-short": chunk(b"iTXt", b"Comment\0"),
-        "icc-garbage": chunk(b"iCCP", b"name\0\0" + zlib.compress(b"no profile" * 30)),
+        "icc-garbage": chunk(b"iCCP", b"name\0\0" + stored(b"no profile" * 30)),
         "icc-no-zlib": chunk(b"iCCP", b"name\0\0no zlib"),
         "icc-method": chunk(b"iCCP", b"name\0\x05no zlib"),
         "icc-bomb": chunk(b"iCCP", b"name\0\0" + bomb),
         "icc-empty": chunk(b"iCCP", b""),
-        "icc-wrong-sum": chunk(b"iCCP", b"name\0\0" + zlib.compress(b"no profile" * 30), sum_is_right=False),
+        "icc-wrong-sum": chunk(b"iCCP", b"name\0\0" + stored(b"no profile" * 30), sum_is_right=False),
         "gamma-short": chunk(b"gAMA", b"\0"),
         "chroma-short": chunk(b"cHRM", bytes(5)),
         "srgb-empty": chunk(b"sRGB", b""),
@@ -531,9 +560,9 @@ def _png_damage() -> Iterator[tuple[str, bytes]]:
         "adler-wrong": data[:-1] + bytes([data[-1] ^ 1]),
         "adler-missing": data[:-4],
         "more-behind-zlib": data + b"garbage",
-        "rows-missing": zlib.compress(pixels[: len(pixels) // 2]),
-        "rows-too-many": zlib.compress(pixels * 2),
-        "filter-unknown": zlib.compress(pixels[:-73] + b"\x09" + pixels[-72:]),
+        "rows-missing": stored(pixels[: len(pixels) // 2]),
+        "rows-too-many": stored(pixels * 2),
+        "filter-unknown": stored(pixels[:-73] + b"\x09" + pixels[-72:]),
         "not-zlib": b"no zlib at all",
         "empty": b"",
     }
@@ -552,9 +581,7 @@ def _png_damage() -> Iterator[tuple[str, bytes]]:
         yield f"png/{name}-turned-cut-50.png", cut(with_chunks(whole, chunk(b"eXIf", exif())), 50)
         middle = len(whole) * 3 // 4
         yield f"png/{name}-hole.png", whole[:middle] + bytes(30) + whole[middle + 30 :]
-        parts = dict(chunks_of(whole))
         body = b"".join(data for kind, data in chunks_of(whole) if kind == b"IDAT")
-        assert parts
         pieces = [chunk(b"IDAT", body[i : i + 500]) for i in range(0, len(body), 500)]
         in_parts = without(whole, b"IDAT", pieces)
         yield f"png/{name}-parts-cut-50.png", cut(in_parts, 50)
@@ -569,7 +596,8 @@ def _png_damage() -> Iterator[tuple[str, bytes]]:
 
 def riff(*chunks: tuple[bytes, bytes], size: int | None = None, padded: bool = True) -> bytes:
     body = b"".join(
-        name + struct.pack("<L", len(data)) + data + (b"\0" if padded and len(data) % 2 else b"") for name, data in chunks
+        name + struct.pack("<L", len(data)) + data + (b"\0" if padded and len(data) % 2 else b"")
+        for name, data in chunks
     )
     return b"RIFF" + struct.pack("<L", len(body) + 4 if size is None else size) + b"WEBP" + body
 
@@ -610,9 +638,7 @@ def _webp() -> Iterator[tuple[str, bytes]]:
     yield "webp/exif-broken-exif-3.webp", riff(vp8x(EXIF), *lossless, (b"EXIF", b"XX"), (b"EXIF", exif(3)))
     yield "webp/xmp-6.webp", riff(vp8x(XMP), *lossless, (b"XMP ", xmp(6)))
     yield "webp/exif-6-xmp-3.webp", riff(vp8x(EXIF | XMP), *lossless, block, (b"XMP ", xmp(3)))
-    yield "webp/exif-camera-xmp-3.webp", riff(
-        vp8x(EXIF | XMP), *lossless, (b"EXIF", tiff([CAMERA])), (b"XMP ", xmp(3))
-    )
+    yield "webp/exif-camera-xmp-3.webp", riff(vp8x(EXIF | XMP), *lossless, (b"EXIF", tiff([CAMERA])), (b"XMP ", xmp(3)))
     yield "webp/unknown-chunk.webp", riff(vp8x(EXIF), (b"abcd", b"hello!"), *lossless, (b"WXYZ", b"12"), block)
     yield "webp/icc-garbage.webp", riff(vp8x(EXIF | ICC), (b"ICCP", b"no profile" * 30), *lossless, block)
     yield "webp/icc-behind.webp", riff(vp8x(EXIF | ICC), *lossless, (b"ICCP", b"no profile" * 30), block)
@@ -719,6 +745,11 @@ def _avif() -> Iterator[tuple[str, bytes]]:
     yield "avif/xmp-6.avif", fixture("xmp.avif")
     yield "avif/garbage-behind.avif", whole + b"garbage" * 10
     yield "avif/box-behind.avif", whole + struct.pack(">L4s", 16, b"free") + b"12345678"
+    for name, size in (("meta-4-gb", b"\xff\xff\xff\xf0"), ("meta-endless", b"\0\0\0\0")):
+        yield f"avif/broken-{name}.avif", whole.replace(b"\0\0\x01\x36meta", size + b"meta", 1)
+    huge = struct.pack(">L4sQ", 1, b"free", 0xFFFFFFFFFFFFFFFF)
+    yield "avif/broken-box-behind.avif", whole + huge
+    yield "avif/broken-box-first.avif", whole[:32] + huge + whole[32:]
     yield "avif/alpha.avif", fixture("alpha.avif")
     yield "avif/animated.avif", fixture("animated.avif")
     for percent in (10, 50, 90, 99):
