@@ -278,8 +278,8 @@ def _png_parts(
 
 def _fits(length: int, header: bytes, colours: int) -> bool:
     """Whether a transparency of this length suits the colour type: one grey value, one colour, or a palette."""
-    kind = header[9] if len(header) == 13 else None
-    return {0: length == 2, 2: length == 6, 3: length <= colours}.get(kind, False)
+    fitting = {0: length == 2, 2: length == 6, 3: length <= colours}
+    return len(header) == 13 and fitting.get(header[9], False)
 
 
 def _sum_is_right(file: BinaryIO, name: bytes, at: int, length: int) -> bool:

@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -189,8 +189,8 @@ def _to_rgb(image: Image.Image, container: Container) -> Image.Image:
 
 def _bits(image: Image.Image, container: Container) -> int | None:
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(_BITS_TAG, (None,))
-        return bits[0] if isinstance(bits, tuple) else bits
+        bits: int | None = np.ravel(image.tag_v2.get(_BITS_TAG, 1))[0]
+        return bits
     return container.bits
 
 
@@ -212,7 +212,7 @@ def _twelve_bits(file: BinaryIO) -> Image.Image | None:
     return Image.fromarray(np.dstack([colours, (found[..., 3] >> 8).astype(np.uint8)]))
 
 
-def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
     """Values of more than 8 bits as uint8: the upper byte of integers; floats in [0, 1] or [0, 255].
 
     Integers that are all below 4096 come from sensors of 12 bits or less. Shown by their upper bytes, as browsers do,
@@ -221,7 +221,7 @@ def _eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if values.dtype.kind == "f":
         floats = np.nan_to_num(values.astype(np.float64))
         scale = 255.0 if floats.max(initial=0.0) <= 1.0 else 1.0
-        return np.clip(floats * scale, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(floats * scale, 0, 255), np.uint8)
     top = int(values.max(initial=0))
     bits = next(bits for bits in (8, 10, 12, 16, 32) if top < 1 << bits)
-    return np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.right_shift(values, bits - 8), 0, 255), np.uint8)

@@ -745,8 +745,9 @@ def _avif() -> Iterator[tuple[str, bytes]]:
     yield "avif/xmp-6.avif", fixture("xmp.avif")
     yield "avif/garbage-behind.avif", whole + b"garbage" * 10
     yield "avif/box-behind.avif", whole + struct.pack(">L4s", 16, b"free") + b"12345678"
+    assert whole[36:40] == b"meta"
     for name, size in (("meta-4-gb", b"\xff\xff\xff\xf0"), ("meta-endless", b"\0\0\0\0")):
-        yield f"avif/broken-{name}.avif", whole.replace(b"\0\0\x01\x36meta", size + b"meta", 1)
+        yield f"avif/broken-{name}.avif", whole[:32] + size + whole[36:]
     huge = struct.pack(">L4sQ", 1, b"free", 0xFFFFFFFFFFFFFFFF)
     yield "avif/broken-box-behind.avif", whole + huge
     yield "avif/broken-box-first.avif", whole[:32] + huge + whole[32:]
