@@ -206,10 +206,11 @@ def _twelve_bits(file: BinaryIO) -> Image.Image | None:
     found = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (3, 4):
         return None
-    colours = _eight_bits(found[..., 2::-1])
-    if found.shape[2] == 3:
+    values = np.asarray(found, np.uint16)
+    colours = _eight_bits(values[..., 2::-1])
+    if values.shape[2] == 3:
         return Image.fromarray(colours)
-    return Image.fromarray(np.dstack([colours, (found[..., 3] >> 8).astype(np.uint8)]))
+    return Image.fromarray(np.dstack([colours, (values[..., 3] >> 8).astype(np.uint8)]))
 
 
 def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -224,4 +225,4 @@ def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
         return np.asarray(np.clip(floats * scale, 0, 255), np.uint8)
     top = int(values.max(initial=0))
     bits = next(bits for bits in (8, 10, 12, 16, 32) if top < 1 << bits)
-    return np.asarray(np.clip(np.right_shift(values, bits - 8), 0, 255), np.uint8)
+    return np.asarray(np.clip(values >> (bits - 8), 0, 255), np.uint8)
