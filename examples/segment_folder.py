@@ -3,8 +3,8 @@
     python examples/segment_folder.py photos clicks.csv masks
     python examples/segment_folder.py photos clicks.csv masks --checkpoint skipclick.safetensors --device cuda
 
-clicks.csv has a line per click, in the order of clicking, with the columns photo, object, x, y and positive (pixels of the
-photo, x to the right and y down; 1 or 0):
+clicks.csv has a line per click, in the order of clicking, with the columns photo, object, x, y and positive (pixels of
+the photo, x to the right and y down; 1 or 0):
 
     photo,object,x,y,positive
     coffee.jpg,cup,120,80,1
