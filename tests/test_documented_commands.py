@@ -41,7 +41,7 @@ def _commands() -> list[tuple[str, str]]:
         blocks = [body.replace("\\\n", " ") for kind, body in FENCE.findall(text) if not kind]
         lines = [line.partition("  #")[0].strip() for body in blocks for line in body.splitlines()]
         lines += INLINE.findall(FENCE.sub("", text))
-        found += [(page.name, line.rstrip(" .")) for line in lines if line]
+        found += [(page.name, line.removesuffix(" ...")) for line in lines if line]
     return found
 
 
