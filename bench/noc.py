@@ -21,7 +21,7 @@ if not __package__:  # run as a script: the packages lie in the folder above, an
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench.baselines import BASELINES
-from bench.cli import named_folder, positive
+from bench.cli import CommandParser, named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
@@ -175,7 +175,7 @@ def _baselines() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="noc.py",
         usage="%(prog)s --model MODEL [...] --dataset NAME=DIR [...] [options]",
         description="Measure how many clicks a model needs per object (NoC), with a simulated annotator.",
