@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 
 from backend.app import create_app
-from backend.label_studio import as_is
+from backend.label_studio import as_is, redirect_trouble
 from backend.label_studio_api import ApiError, LabelStudioApi
 from backend.labeling_config import (
     PROMPT_KINDS,
@@ -29,6 +29,7 @@ from backend.labeling_config import (
     image_reference,
     labeling_config_doubts,
     parse_labeling_config,
+    prompted_image,
 )
 from backend.pixels import ImageError
 from backend.protocol import ImageReference
@@ -177,8 +178,9 @@ def _examine_click(
         return
     if not xml:
         return  # without a config nothing says which of the task's data are its image
-    task, config = tasks[0], parse_labeling_config(xml)
+    task = tasks[0]
     try:
+        config = parse_labeling_config(xml).for_task(task.get("data") or {})
         tag, reference = _image(config, task)
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
@@ -186,7 +188,7 @@ def _examine_click(
         return
     yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
     if service is not None:
-        body = click_body(task, project, xml, (height, width), tag)
+        body = click_body(task, project, xml, (height, width), tag, config)
         yield _finding("click", lambda: _click(settings, service, body))
 
 
@@ -216,8 +218,14 @@ def _address(settings: Settings) -> str:
     here = " Inside a container localhost is the container itself: name the host or the service." * (
         in_container() and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     )
+    asked = f"{url}/api/version/"
     try:
-        answer = requests.get(f"{url}/api/version/", auth=as_is, timeout=settings.image_timeout)
+        answer = requests.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
+        if answer.is_redirect:
+            trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
+            if trouble is not None:
+                says, _, todo = trouble.rpartition("; ")
+                raise Trouble(says, todo)
         release = answer.json()["release"]
     except requests.ConnectionError as error:
         raise Trouble(
@@ -322,14 +330,15 @@ def _login(settings: Settings) -> tuple[str, str] | None:
 
 def _image(config: LabelingConfig, task: Mapping[str, Any]) -> tuple[str, ImageReference]:
     """The image tag that the smart tool is for, and the task's image."""
-    control = next(control for control in config.controls.values() if control.kind in PROMPT_KINDS and control.smart)
-    tag = next(name for name in control.to_names if name in config.images)
+    tag = prompted_image(config)
     return tag, ImageReference(image_reference(config, tag, task.get("data") or {}, None), int(task["id"]))
 
 
-def click_body(task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str) -> dict[str, Any]:
-    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W)."""
-    config = parse_labeling_config(xml)
+def click_body(
+    task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str, config: LabelingConfig
+) -> dict[str, Any]:
+    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W).
+    `config`: what `xml` is for the task."""
     control = next(c for c in config.controls.values() if c.kind in PROMPT_KINDS and c.smart and tag in c.to_names)
     where = {"x": 50, "y": 50, "width": 0.2}
     if control.kind == "rectanglelabels":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +23,7 @@ from backend.heads import Head, Heads
 from backend.images import ImageLoader
 from backend.label_studio import LabelStudioAuth
 from backend.labeling_config import EXAMPLE
+from backend.names import ToldNames
 from backend.pixels import decode_image
 from backend.settings import Settings, revealed, size_text
 from skipclick import Click, Predictor, load_checkpoint
@@ -39,6 +40,7 @@ class Service:
     device: str = "cpu"
     dtype: str = "float32"
     resolution: tuple[int, int] = (448, 448)
+    names: ToldNames = field(default_factory=ToldNames)
 
     def check_device(self) -> None:
         """Raise whatever the driver raises if the device cannot be used any more; takes microseconds."""
@@ -79,14 +81,15 @@ def build_service(settings: Settings) -> Service:
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
     )
     executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
+    names = ToldNames(settings.model_dir)
     annotator = Annotator(
         build_heads(settings, model, predictor, executor),
-        build_images(settings, build_auth(settings), enough_pixels(predictor)),
+        build_images(settings, build_auth(settings), enough_pixels(predictor), names),
         executor,
         features=feature_cache(settings, predictor, executor),
         memo_bytes=settings.memo_cache_bytes,
     )
-    return Service(annotator, device, dtype, predictor.resolution)
+    return Service(annotator, device, dtype, predictor.resolution, names)
 
 
 def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, executor: DeviceExecutor) -> Heads:
@@ -149,8 +152,11 @@ def build_auth(settings: Settings) -> LabelStudioAuth:
     return LabelStudioAuth(settings.label_studio_url, revealed(settings.label_studio_api_key), settings.image_timeout)
 
 
-def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`."""
+def build_images(
+    settings: Settings, auth: LabelStudioAuth, enough: int | None = None, names: ToldNames | None = None
+) -> ImageLoader:
+    """Where the server gets images from; for `enough` see `decode_image`. `names`: by default what a server with these
+    settings was told."""
     return ImageLoader(
         auth,
         max_bytes=settings.image_max_bytes,
@@ -159,6 +165,7 @@ def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None =
         hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
         local_root=settings.local_files_root,
         enough=enough,
+        names=(names or ToldNames(settings.model_dir)).names,
     )
 
 
