@@ -26,8 +26,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     && PYTHONPATH=/packages/torch:/packages/other python3 -m pip check
 
 COPY skipclick /app/skipclick
-# fine-tuning learns with train and measures with bench
-COPY bench /app/bench
+# fine-tuning learns with train
 COPY train /app/train
 COPY backend /app/backend
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app

@@ -19,7 +19,7 @@ DEVELOPMENT := $(VENV)/.requirements-dev
 LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
 
 # What annotators get from MODEL, on the small set that lies in the repository.
-CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=bench/check --protocol serve --jobs 2
+CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
 
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
@@ -45,7 +45,7 @@ bench: data-given $(BENCHMARK)  ## measure clicks per object: make bench DATA="G
 	$(BIN)/python bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
 
 latency: $(BENCHMARK)  ## measure where a click's time goes: OMP_NUM_THREADS=2 make latency
-	$(BIN)/python bench/latency.py
+	$(BIN)/python bench/serving/latency.py
 
 bench-check: $(BENCHMARK)  ## fail where MODEL needs more clicks on bench/check than the committed baseline
 	$(CHECK) --compare bench/check/baseline.json --tolerance 0.5
@@ -54,13 +54,13 @@ bench-baseline: $(BENCHMARK)  ## measure the baseline of bench-check anew
 	$(CHECK) --output bench/check/baseline.json
 
 load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throughput and latencies
-	$(BIN)/python bench/load.py --spawn
+	$(BIN)/python bench/serving/load.py --spawn
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
-	$(BIN)/python bench/soak.py --output runs/soak.json
+	$(BIN)/python bench/serving/soak.py --output runs/soak.json
 
 crash: $(DEVELOPMENT)  ## kill -9 server and training 50 times while annotators work, and look what is left
-	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/test_backend_finetune_crash.py
+	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/backend/finetune/test_crash.py
 
 e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
 	CHROMIUM="$(CHROMIUM)" BACKEND_PYTHON="$(abspath $(BIN)/python)" \

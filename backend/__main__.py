@@ -24,6 +24,13 @@ Settings are environment variables, see `python -m backend settings`.
 `python -m backend COMMAND --help` says more about doctor, warm and models.
 """
 
+COMMANDS = {
+    "doctor": "backend.commands.doctor",
+    "warm": "backend.commands.warm",
+    "models": "backend.commands.versions",
+}
+"""The module of each command with options of its own; its `main` gets them."""
+
 BAD_USE = 2
 
 
@@ -33,11 +40,11 @@ def main(arguments: Sequence[str]) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    if command in ("doctor", "warm", "models"):  # imported when asked for: they bring the model with them
-        status: int = import_module(f"backend.{command}").main(options)
+    if command in COMMANDS:  # imported when asked for: they bring the model with them
+        status: int = import_module(COMMANDS[command]).main(options)
         return status
     if command == "settings" and not options:
-        from backend.settings_page import settings_page
+        from backend.commands.settings import settings_page
 
         print(settings_page(), end="")
         return 0

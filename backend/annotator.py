@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 
 from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
-from backend.images import ImageSource
-from backend.pixels import Photo
-from backend.protocol import Box, ImageReference, SmartClick
+from backend.images.decode import Photo
+from backend.images.loader import ImageSource
+from backend.prompts import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask

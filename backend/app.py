@@ -22,14 +22,19 @@ from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
-from backend.clients import has_left
-from backend.finetune.training import Training
-from backend.label_studio import AuthorizationError
-from backend.labeling_config import ConfigError, check_labeling_config, labeling_config_doubts, parse_labeling_config
-from backend.leftovers import without_leftovers
-from backend.pages import build_pages
-from backend.pixels import ImageError
-from backend.protocol import (
+from backend.factory import Service
+from backend.finetune.scheduler import Training
+from backend.http import has_left
+from backend.images.decode import ImageError
+from backend.label_studio.auth import AuthorizationError
+from backend.label_studio.labeling_config import (
+    ConfigError,
+    check_labeling_config,
+    labeling_config_doubts,
+    parse_labeling_config,
+)
+from backend.label_studio.leftovers import without_leftovers
+from backend.label_studio.protocol import (
     Json,
     Limits,
     MaskRequest,
@@ -48,10 +53,10 @@ from backend.protocol import (
     task_image,
     task_key,
 )
+from backend.label_studio.signs import SignMemory
+from backend.pages import build_pages
 from backend.readiness import NotReadyError, Readiness
-from backend.service import Service
 from backend.settings import Settings, revealed, size_text
-from backend.signs import SignMemory
 from backend.telemetry import Telemetry, one_line
 from skipclick import brush_rle
 
@@ -122,7 +127,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
     @app.post("/warm")
     def warm() -> Response:
-        """Like /predict for a task that was opened, but answered when its image is ready: for `backend.warm`."""
+        """Like /predict for a task that was opened, but answered when its image is ready, for `backend warm`."""
         body = read_predict(read_json(_body(settings)))
         if len(body.tasks) != 1:
             raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")

@@ -19,8 +19,8 @@ from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.app import build_app
+from backend.factory import build_service, build_training
 from backend.readiness import Readiness
-from backend.service import build_service, build_training
 from backend.settings import Settings, revealed
 
 

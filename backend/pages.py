@@ -10,7 +10,7 @@ import orjson
 from flask import Blueprint, Response, jsonify, send_from_directory
 
 from backend import __version__
-from backend.finetune.training import Training
+from backend.finetune.scheduler import Training
 from backend.readiness import Readiness
 
 _UI = Path(__file__).with_name("ui")

@@ -10,7 +10,7 @@ from concurrent.futures import TimeoutError as NotYet
 from pathlib import Path
 from threading import Thread
 
-from backend.service import Service
+from backend.factory import Service
 
 _LEAST_FREE = 100 << 20
 """Bytes that a folder's disk must have left: a checkpoint and what else is written there."""

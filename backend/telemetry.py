@@ -13,10 +13,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from backend import __version__
-from backend.finetune.jobs import State
-from backend.finetune.training import Training
+from backend.factory import Service
+from backend.finetune.job_store import State
+from backend.finetune.scheduler import Training
 from backend.readiness import Readiness
-from backend.service import Service
 
 logger = logging.getLogger("backend.requests")
 

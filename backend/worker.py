@@ -16,7 +16,7 @@ from gunicorn.workers.gthread import ThreadWorker
 from backend.settings import Settings
 
 if TYPE_CHECKING:
-    from backend.finetune.training import Training
+    from backend.finetune.scheduler import Training
     from backend.readiness import Readiness
 
 _SILENCE = 10.0

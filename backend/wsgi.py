@@ -10,9 +10,10 @@ import os
 import sys
 
 from backend.app import build_app
+from backend.commands.serve import warnings, welcome
+from backend.factory import Service, build_service, build_training
 from backend.logs import configure_logging
 from backend.readiness import Readiness
-from backend.service import Service, build_service, build_training, warnings, welcome
 from backend.settings import Settings
 
 _BOOT_ERROR = 3  # gunicorn's own status for "do not try again"

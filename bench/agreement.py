@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
 
-from bench.datasets import Sample
-from bench.provenance import software_versions
-from bench.rle import open_named
+from bench.serving.rle import open_named
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.datasets import Sample
+from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import next_click
 

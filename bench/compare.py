@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.results import Measurement, ModelRun, ObjectResult, Results
+from skipclick.evaluation.bootstrap import CONFIDENCE, PairedDifference, bootstrap_intervals
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results
 from skipclick.metrics import noc
-
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 10_000
-SEED = 0
 
 GATED_THRESHOLDS = (85, 90)
 """IoU thresholds in percent that decide the exit status. At 95 many objects need all clicks whatever the model does."""
@@ -28,34 +25,8 @@ GATED_THRESHOLDS = (85, 90)
 NUM_CHANGES_SHOWN = 10
 NUM_UNPAIRED_SHOWN = 20
 
-_RESAMPLES_AT_ONCE = 250  # bounds the memory: of SBD's 2857 photos 250 draws take 17 MB
-
 ObjectKey = tuple[int | None, str, int]
 """(seed, image, object id)."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """NoC of one model on one data set at one threshold, over the objects that both files hold."""
-
-    dataset: str
-    model: str
-    percent: int
-    num_objects: int
-    num_images: int
-    old: float
-    new: float
-    interval: tuple[float, float]
-    """Of `change`, at `CONFIDENCE`."""
-
-    @property
-    def change(self) -> float:
-        """In clicks; positive is worse."""
-        return self.new - self.old
-
-    def is_worse(self, tolerance: float) -> bool:
-        """Worse by more than `tolerance` clicks, and not by chance: the interval lies above zero."""
-        return self.change > tolerance and self.interval[0] > 0
 
 
 @dataclass(frozen=True)
@@ -80,13 +51,13 @@ class ObjectChange:
 class Comparison:
     """What `compare` found."""
 
-    differences: list[Difference]
+    differences: list[PairedDifference]
     changes: list[ObjectChange]
     """Every object whose NoC changed, the largest change first."""
     unpaired: list[str]
     """Objects that only one of the two files holds, and which file that is."""
 
-    def regressions(self, tolerance: float) -> list[Difference]:
+    def regressions(self, tolerance: float) -> list[PairedDifference]:
         """Where NoC got worse by more than `tolerance` clicks with an interval above zero, at the gated thresholds."""
         measured = {difference.percent for difference in self.differences}
         gated = measured & set(GATED_THRESHOLDS) or measured
@@ -128,7 +99,7 @@ def compare(old: Results, new: Results) -> Comparison:
     names = list(dict.fromkeys(one.dataset for run in new.runs for one in run.measurements))
     thresholds = check_comparable(old, new.rules, [run.name for run in new.runs], names)
     cap = int(new.rules["num_clicks"])
-    differences: list[Difference] = []
+    differences: list[PairedDifference] = []
     changes: list[ObjectChange] = []
     unpaired: list[str] = []
     for old_run, new_run in _paired_runs(old.runs, new.runs):
@@ -149,12 +120,12 @@ def compare(old: Results, new: Results) -> Comparison:
     return Comparison(differences, sorted(changes, key=lambda change: -change.size), sorted(unpaired))
 
 
-def side_by_side(results: Results) -> list[Difference]:
+def side_by_side(results: Results) -> list[PairedDifference]:
     """The first model of a run (`new`) held against each other one (`old`), over the objects that both measured."""
     thresholds, cap = results.rules["thresholds"], int(results.rules["num_clicks"])
     first, *others = results.runs
     mine = _by_dataset(first)
-    found: list[Difference] = []
+    found: list[PairedDifference] = []
     for other in others:
         theirs = _by_dataset(other)
         for dataset in mine.keys() & theirs.keys():
@@ -169,7 +140,7 @@ def side_by_side(results: Results) -> list[Difference]:
 
 def side_by_side_table(results: Results) -> str:
     """Markdown: by how many clicks the first model differs from each other one, with the intervals."""
-    rows: dict[tuple[str, str], list[Difference]] = {}
+    rows: dict[tuple[str, str], list[PairedDifference]] = {}
     for one in side_by_side(results):
         rows.setdefault((one.dataset, one.model), []).append(one)
     percents = results.rules["thresholds"]
@@ -193,12 +164,15 @@ def _differences(
     old: NDArray[np.float64],
     new: NDArray[np.float64],
     images: Sequence[str],
-) -> list[Difference]:
+) -> list[PairedDifference]:
     """Of N objects at K thresholds: old and new NoC, float64 (N, K), and the N objects' images."""
     intervals = bootstrap_intervals(new - old, images)
     means = zip(thresholds, old.mean(axis=0).tolist(), new.mean(axis=0).tolist(), intervals, strict=True)
     counts = len(images), len(set(images))
-    return [Difference(dataset, model, percent, *counts, before, after, ends) for percent, before, after, ends in means]
+    return [
+        PairedDifference(dataset, model, percent, *counts, before, after, ends)
+        for percent, before, after, ends in means
+    ]
 
 
 def _changes(
@@ -216,27 +190,6 @@ def _changes(
         before, after = (dict(zip(thresholds, map(int, nocs[row]), strict=True)) for nocs in (old, new))
         found.append(ObjectChange(dataset, model, image, object_id, seed, before, after))
     return found
-
-
-def bootstrap_intervals(
-    values: NDArray[np.float64], clusters: Sequence[str], confidence: float = CONFIDENCE, seed: int = SEED
-) -> list[tuple[float, float]]:
-    """For each column, the interval of its mean when whole clusters are drawn anew with replacement.
-
-    values: float64 (N, K). clusters: N names. The same draws serve all columns; a seed gives the same answer again.
-    """
-    names, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
-    sums = np.zeros((len(names), values.shape[1]))
-    np.add.at(sums, cluster_of, values)
-    sizes = np.bincount(cluster_of, minlength=len(names)).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means: list[NDArray[np.float64]] = []
-    for _ in range(NUM_RESAMPLES // _RESAMPLES_AT_ONCE):
-        drawn = rng.integers(len(names), size=(_RESAMPLES_AT_ONCE, len(names)))
-        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)[:, None])
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), (tail, 1 - tail), axis=0)
-    return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def comparison_report(comparison: Comparison, tolerance: float) -> str:
@@ -276,7 +229,7 @@ def comparison_report(comparison: Comparison, tolerance: float) -> str:
     return "\n".join(lines)
 
 
-def _tendency(difference: Difference) -> str:
+def _tendency(difference: PairedDifference) -> str:
     low, high = difference.interval
     return "better" if high < 0 else "worse, within the tolerance" if low > 0 else "no difference shown"
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import ObjectResult, Problem, read_object
+from skipclick.evaluation.results import ObjectResult, Problem, read_object
 
 FORMAT = "skipclick-noc-journal-1"
 

@@ -12,11 +12,11 @@ from typing import Any
 import cv2
 import torch
 
-from bench.evaluation import ClickModel
-from bench.rivals import load_rival
+from bench.baselines import load_rival
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import BUNDLED
 from skipclick.config import ConvNetConfig
+from skipclick.evaluation.evaluate import ClickModel
 from skipclick.model import SkipClick
 
 
@@ -25,7 +25,7 @@ class ModelSpec:
     """What to measure and how, small enough to send to a worker process."""
 
     name: str
-    """"bundled", a checkpoint file or a rival of `bench.rivals`."""
+    """"bundled", a checkpoint file or a rival of `bench.baselines`."""
     resolution: tuple[int, int] | None
     """(H, W) that the network works at; None: the model's own. Rivals have theirs."""
     device: str

@@ -20,19 +20,19 @@ from typing import Any
 if not __package__:  # run as a script: the packages lie in the folder above, and this folder's files are no packages
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from bench.baselines import RIVALS
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
-from bench.datasets import LAYOUTS, describe_datasets, open_dataset
-from bench.evaluation import make_rules
 from bench.journal import append_entry, resume_journal, start_journal
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
-from bench.paper import TABLES
-from bench.provenance import software_versions
-from bench.results import Results, read_results, write_results
-from bench.rivals import RIVALS
+from bench.published import TABLES
 from bench.runner import Task, Timed, Workers, collect, open_workers, plan, run_task
 from bench.tables import check_table, paper_table, published_table, report
 from bench.throughput import Throughput, benchmark_throughput, simple_loops, throughput_table
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.datasets import LAYOUTS, describe_datasets, open_dataset
+from skipclick.evaluation.evaluate import make_rules
+from skipclick.evaluation.results import Results, read_results, write_results
+from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import DTYPES
 
 EXAMPLES = """\

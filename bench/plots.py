@@ -25,11 +25,11 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench import tables
-from bench.datasets import EvaluationSet, Sample
-from bench.evaluation import ClickModel, Rules, replay
-from bench.results import Measurement, ModelRun, ObjectResult, Results
+from skipclick.atomic_io import replaced_atomically
 from skipclick.drawing import draw_overlay
-from skipclick.files import replaced_atomically
+from skipclick.evaluation.datasets import EvaluationSet, Sample
+from skipclick.evaluation.evaluate import ClickModel, Rules, replay
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results
 from skipclick.metrics import mean_iou_at, noc
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito

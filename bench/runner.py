@@ -22,8 +22,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.datasets import EvaluationSet, Photo, Sample
-from bench.evaluation import Rules, Seconds, evaluate_together, timed
 from bench.journal import Entry
 from bench.models import (
     ModelSpec,
@@ -33,8 +31,10 @@ from bench.models import (
     network_size,
     use_deterministic_kernels,
 )
-from bench.provenance import software_versions
-from bench.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
+from skipclick.evaluation.evaluate import Rules, Seconds, evaluate_together, timed
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
 
 

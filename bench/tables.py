@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.datasets import LAYOUTS
-from bench.paper import ABLATION, PUBLISHED, TABLES, PaperTable
-from bench.results import Measurement, ModelRun, ObjectResult, Results, summarise
+from bench.published import ABLATION, PUBLISHED, TABLES, PaperTable
+from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, summarise
 
 MIOU_CLICKS = (1, 3, 5, 10)
 NO_FIGURE = "–"
@@ -255,7 +255,7 @@ def _published_rows(table: PaperTable, columns: Sequence[tuple[str, str, str | N
 def _caveats(results: Results, names: Sequence[str]) -> str:
     """Where this run's figures cannot be set beside published ones, and why."""
     rules = results.rules
-    lines = [f"{NO_FIGURE} or no row: no published figure is at hand (sources in `bench/paper.py`)."]
+    lines = [f"{NO_FIGURE} or no row: no published figure is at hand (sources in `bench/published.py`)."]
     for name in names:
         ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:

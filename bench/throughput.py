@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets import Photo, Sample
-from bench.evaluation import STAGES, ClickModel, Seconds, evaluate_together, timed
 from bench.models import load_model
-from bench.results import ObjectResult
 from bench.runner import Task, Timed, Workers
 from skipclick import Click
+from skipclick.evaluation.datasets import Photo, Sample
+from skipclick.evaluation.evaluate import STAGES, ClickModel, Seconds, evaluate_together, timed
+from skipclick.evaluation.results import ObjectResult
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS, LOCK, TORCH_LOCK = (

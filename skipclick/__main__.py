@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.atomic_io import replaced_atomically
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
-from skipclick.files import replaced_atomically
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click

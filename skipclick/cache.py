@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Generic, Protocol, TypeVar
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 
 _MAX_COPYING = 8  # values on their way to slower tiers; each is held in the fastest one's memory until it is there
 _ABANDONED = 3600.0  # seconds after which a half-written file has no writer any more

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skipclick.atomic_io import replaced_atomically
 from skipclick.config import ModelConfig
-from skipclick.files import replaced_atomically
 from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
 

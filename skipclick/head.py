@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from skipclick.model import SkipClick
 
 FORMAT = "skipclick-head-1"

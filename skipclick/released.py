@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from skipclick.config import DINOV2, DINOV3_VITB16, ModelConfig, VitConfig, preset
-from skipclick.plain_pickle import PLAIN_GLOBALS
+from skipclick.safe_unpickle import PLAIN_GLOBALS
 
 
 class Placeholder:

@@ -6,10 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import annotation_bodies as bodies
 import pytest
-from fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
-from fakes import DiscPredictor, FlatImages
 from flask import Flask
 from flask.testing import FlaskClient
 from hypothesis import settings
@@ -21,6 +18,9 @@ from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.settings import Settings
 from skipclick.cache import ByteLru, SharedCache
+from tests.support import annotation_bodies as bodies
+from tests.support.fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
+from tests.support.fakes import DiscPredictor, FlatImages
 
 # What is slow on a busy machine is not wrong, and a run fails by a change, not by luck: each tries the same examples.
 # `pytest --hypothesis-profile default` looks for others.

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tuned_models import base_model, tuned_model
 
 from backend.finetune.versions import Versions
 from skipclick.checkpoint import save_checkpoint
+from tests.support.tuned_models import base_model, tuned_model
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -81,7 +81,8 @@ def _check_noc(words: list[str]) -> None:
     """The command as it stands but for the data, of which one photo of the check set takes the place."""
     arguments = [word for word in words[2:] if "=" not in word]
     if "--dataset" in arguments:
-        arguments[arguments.index("--dataset") : arguments.index("--dataset") + 1] = ["--dataset", "folder=bench/check"]
+        place = arguments.index("--dataset") + 1
+        arguments[place:place] = ["folder=skipclick/evaluation/check_set"]
     for option in ("--output", "--plots", "--compare"):
         if option in arguments:
             del arguments[arguments.index(option) : arguments.index(option) + 2]
@@ -136,7 +137,7 @@ def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> 
             _check_help(["python", "-m", "train", *arguments])
         case ["deploy/train-nodes.sh", _, _, *arguments]:
             _check_help(["python", "-m", "train", "fit", *arguments])
-        case ["python", "bench/scale.py", _, *_]:
+        case ["python", "bench/scaling/scale.py", _, *_]:
             _check_help(words, num_script_words=2)  # a command with options of its own
         case ["python", "-m", "backend", "models", *_]:
             _check_models(words, tmp_path)

@@ -8,33 +8,31 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.datasets import LAYOUTS, EvaluationSet
-from bench.evaluation import Rules
-from bench.runner import Workers, collect, plan, run_task
-from bench.tables import report
-from skipclick.checkpoint import save_checkpoint
+from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.config import PRESETS
+from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.evaluate import Rules
 from skipclick.predictor import DTYPES
 from train.checkpoints import provenance, read_state, trained_model
 from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
 from train.config import BACKBONES, DINOV3_LICENSE, PRECISIONS, RECIPES, Run, TrainConfig, with_network
 from train.dataset import ObjectDataset
+from train.distributed import Group
 from train.fit import fit
-from train.inspect import describe_speed, save_contact_sheet
 from train.log import write_picture
 from train.losses import LOSSES
 from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
+from train.preview import describe_speed, save_contact_sheet
+from train.signals import StoppedError
 from train.sources import KINDS, open_sources
-from train.stopping import StoppedError
-from train.validate import held_out_photos
+from train.validate import ValidationSet, held_out_photos, validate
 
 SOURCES_ARGUMENT: dict[str, Any] = {
     "nargs": "+",
@@ -286,10 +284,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _validate(options: argparse.Namespace) -> None:
-    datasets = [EvaluationSet(spec, spec, tuple(held_out_photos([spec])[: options.limit])) for spec in options.data]
-    tasks = plan([options.checkpoint], datasets, Rules(flip=False), device=options.device, dtype=options.dtype)
-    measurements = [run_task(task, Workers()).measurement for task in tasks]
-    print(report(collect(tasks, measurements, sys.argv[1:], datetime.now(UTC).isoformat(timespec="seconds"))))
+    model = load_checkpoint(options.checkpoint)
+    sets = [
+        ValidationSet(path, [photo.load for photo in held_out_photos([path])[: options.limit]]) for path in options.data
+    ]
+    group = Group(device=_device(options.device))
+    figures = validate(model, sets, group, rules=Rules(flip=False), dtype=options.dtype, show_progress=True)
+    for name, value in figures.items():
+        print(f"{name}: {value:.3f}")
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from skipclick.atomic_io import replaced_atomically
 from skipclick.checkpoint import build_model
 from skipclick.config import ModelConfig
-from skipclick.files import replaced_atomically
 from skipclick.model import SkipClick
 from train.config import TrainConfig
 

@@ -21,18 +21,18 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
-from bench.provenance import software_versions
+from skipclick.evaluation.versions import software_versions
 from skipclick.model import SkipClick
 from train.checkpoints import Identity, TrainingState, check_same, read_state, save_state
 from train.config import Run, TrainConfig
 from train.dataset import Batch, ObjectDataset, collate, watched
 from train.distributed import Group, distributed, joined_group
-from train.initial import new_model, take_weights
+from train.init_weights import new_model, take_weights
 from train.log import RunLog, opened_log
 from train.optimise import Part, compile_parts, new_state, optimise
+from train.signals import StoppedError, ignore_stop_requests, stop_requests
 from train.sources import Sources, open_sources
 from train.step import Objective
-from train.stopping import StoppedError, ignore_stop_requests, stop_requests
 from train.validate import ValidationSet, held_out_set, named_set, validate
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from train.config import Run, TrainConfig
 from train.distributed import Group
 from train.optimise import StepResult

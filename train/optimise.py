@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from skipclick.model import SkipClick
 from train.checkpoints import TrainingState
 from train.config import TrainConfig

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from train.log import read_log
 
 

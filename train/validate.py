@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from bench.datasets import Sample, open_dataset, sample
-from bench.evaluation import Rules, evaluate
 from skipclick import Predictor
+from skipclick.evaluation.datasets import Sample, open_dataset, sample
+from skipclick.evaluation.evaluate import Rules, evaluate
 from skipclick.metrics import mean_iou_at, mean_noc
 from skipclick.model import SkipClick
 from train.distributed import Group
@@ -57,24 +58,33 @@ def _image_and_targets(photo: Photo) -> tuple[NDArray[np.uint8], sample.Targets]
     return image, sample.mask_targets(masks, scene.ignored)
 
 
-def validate(model: SkipClick, sets: Sequence[ValidationSet], group: Group) -> dict[str, float]:
-    """NoC@85, NoC@90 and mIoU after clicks 1 and 5 of each set, and their means over the sets; by name.
+def validate(
+    model: SkipClick,
+    sets: Sequence[ValidationSet],
+    group: Group,
+    *,
+    rules: Rules = RULES,
+    dtype: str = "float32",
+    show_progress: bool = False,
+) -> dict[str, float]:
+    """NoC at the thresholds of the rules and mIoU after clicks 1 and 5 of each set, and their means over the sets; by
+    name.
 
     The processes of a group share the photos, and all get the same figures. A broken photo is passed over.
     """
-    predictor = Predictor(model, device=group.device, flip=RULES.flip)
+    predictor = Predictor(model, device=group.device, dtype=dtype, flip=rules.flip)
     figures: dict[str, float] = {}
     for one in sets:
-        mine = _readable(one.loads[group.rank :: group.size])
-        ious = [result.ious for result in evaluate(predictor, mine, RULES)]
+        mine = tqdm(one.loads[group.rank :: group.size], one.name, unit="photo", disable=not show_progress)
+        ious = [result.ious for result in evaluate(predictor, _readable(mine), rules)]
         together = [ious for part in group.gathered(ious) for ious in part]
-        figures |= {f"{one.name}/{metric}": value for metric, value in _figures(together).items()}
-    for metric in _figures([[1.0]]):
+        figures |= {f"{one.name}/{metric}": value for metric, value in _figures(together, rules).items()}
+    for metric in _figures([[1.0]], rules):
         figures[metric] = float(np.mean([figures[f"{one.name}/{metric}"] for one in sets]))
     return figures
 
 
-def _readable(loads: Sequence[Callable[[], Sample]]) -> Iterator[Sample]:
+def _readable(loads: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
     for load in loads:
         try:
             yield load()
@@ -82,8 +92,8 @@ def _readable(loads: Sequence[Callable[[], Sample]]) -> Iterator[Sample]:
             continue
 
 
-def _figures(ious: Sequence[Sequence[float]]) -> dict[str, float]:
+def _figures(ious: Sequence[Sequence[float]], rules: Rules) -> dict[str, float]:
     """Of no objects: as if all had failed."""
     ious = ious or [[0.0]]
-    nocs = {f"NoC@{percent}": mean_noc(ious, percent / 100, RULES.num_clicks) for percent in RULES.thresholds}
+    nocs = {f"NoC@{percent}": mean_noc(ious, percent / 100, rules.num_clicks) for percent in rules.thresholds}
     return nocs | {f"mIoU@{count}": mean_iou_at(ious, count) for count in (1, 5)}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.finetune.adaptation import adapt_project
-from backend.finetune.job import restrain, run
+from backend.finetune.run_job import restrain, run
 from backend.settings import Settings
 
 BAD_USE = 2

@@ -30,9 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.finetune.events import Annotation, Event, Reason, UnusableError, read_event
-from backend.protocol import read_json
-from skipclick.files import replaced_atomically, synchronize
+from backend.label_studio.annotations import Annotation, Event, Reason, UnusableError, read_event
+from backend.label_studio.protocol import read_json
+from skipclick.atomic_io import replaced_atomically, synchronize
 
 logger = logging.getLogger(__name__)
 

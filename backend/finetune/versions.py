@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipclick.files import replaced_atomically, synchronize
+from skipclick.atomic_io import replaced_atomically, synchronize
 from skipclick.head import backbone_name, head_name, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 

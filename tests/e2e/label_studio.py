@@ -10,7 +10,7 @@ from typing import Any
 
 import requests
 
-from bench.loopback import free_port, local_session
+from bench.serving.loopback import free_port, local_session
 
 from .processes import server
 

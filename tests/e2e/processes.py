@@ -12,7 +12,7 @@ from pathlib import Path
 
 import requests
 
-from bench.loopback import free_port, local_session
+from bench.serving.loopback import free_port, local_session
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = ROOT / "e2e-output"

@@ -15,7 +15,7 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image, ImageDraw
 
-from backend.labeling_config import EXAMPLE
+from backend.label_studio.labeling_config import EXAMPLE
 
 from .browser import Answer, editor
 from .label_studio import LabelStudio

@@ -18,8 +18,8 @@ import pytest
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 from PIL import Image
 
-from backend.labeling_config import EXAMPLE
-from bench.loopback import local_session
+from backend.label_studio.labeling_config import EXAMPLE
+from bench.serving.loopback import local_session
 
 from .browser import Answer, Editor, editor
 from .label_studio import LabelStudio

@@ -17,7 +17,7 @@ from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from playwright.sync_api import Browser, Page, Response, sync_playwright
 
-from bench.loopback import free_port
+from bench.serving.loopback import free_port
 
 from .browser import FLAGS, find_chromium
 from .processes import ROOT, server

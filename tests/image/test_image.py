@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from bench.datasets import open_dataset
-from bench.loopback import free_port
+from bench.serving.loopback import free_port
 from skipclick import brush_rle
+from skipclick.evaluation.datasets import open_dataset
 
 from .drive import CLICKS, HEIGHT, WIDTH
 from .running import Running, command_of, sealed, started
@@ -139,8 +139,8 @@ def test_nothing_is_inside_that_only_building_or_testing_needs(store: Storage) -
         names = {path.name for path in (top / "packages").glob("*/*")}
         assert {"torch", "flask"} <= names
         assert not names & {"pytest", "hypothesis", "mypy", "ruff", "uv", "label_studio_sdk", "pip"}
-        assert {path.name for path in (top / "app").iterdir()} == {"backend", "bench", "skipclick", "train"}
-        canary = open_dataset("folder", top / "app" / "bench" / "check")  # what no training may forget
+        assert {path.name for path in (top / "app").iterdir()} == {"backend", "skipclick", "train"}
+        canary = open_dataset("folder", top / "app" / "skipclick" / "evaluation" / "check_set")
         assert len(canary.photos) == 18
         assert not (top / "etc" / "pip.conf").exists()
         assert not any((top / "run" / "secrets").glob("*"))

@@ -17,10 +17,10 @@ from typing import Any
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.balancer import Balancer, Names, dns, haproxy
-from bench.load import image_server, jpeg, predict_body
-from bench.loopback import free_port, local_session
-from bench.team import Request, drawn_photo
+from bench.scaling.balancer import Balancer, Names, dns, haproxy
+from bench.serving.annotators import Request, drawn_photo
+from bench.serving.load import image_server, jpeg, predict_body
+from bench.serving.loopback import free_port, local_session
 from skipclick import Click
 
 ROOT = Path(__file__).resolve().parents[2]

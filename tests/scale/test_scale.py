@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from backend.finetune.versions import Versions
-from bench.balancer import CONFIG, haproxy_program
-from bench.loopback import local_session
+from bench.scaling.balancer import CONFIG, haproxy_program
+from bench.serving.loopback import local_session
 from skipclick import load_checkpoint
 from tests.scale.fleet import (
     Answer,
@@ -31,7 +31,7 @@ from tests.scale.fleet import (
     served_by,
     version,
 )
-from tests.tuned_models import tuned_model
+from tests.support.tuned_models import tuned_model
 
 pytestmark = pytest.mark.scale
 

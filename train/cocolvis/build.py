@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from train.cocolvis.combine import Combined, Counts, combine
 from train.cocolvis.layers import pack_layers
 from train.cocolvis.official import (

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skipclick.files import replaced_atomically
+from skipclick.atomic_io import replaced_atomically
 from train.cocolvis.combine import Counts
 from train.cocolvis.hierarchy import Node
 

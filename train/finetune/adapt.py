@@ -2,7 +2,7 @@
 
 `finetune` learns from everything, is measured, and may take minutes; this takes seconds and is not measured before it
 serves, so it may not go far from the base: every adaptation ends with a part of the way back. The paper's references 41
-and 42 adapt SAM and HQ-SAM so. Whether it helps here is measured by bench/finetune_immediate.py.
+and 42 adapt SAM and HQ-SAM so. Whether it helps here is measured by bench/learning/finetune_immediate.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from skipclick.model import SkipClick
-from train.finetune.blend import blended
 from train.finetune.config import FinetuneConfig
 from train.finetune.examples import Example, by_image
-from train.finetune.learn import steps
+from train.finetune.interpolate import blended
+from train.finetune.loop import steps
 from train.finetune.views import View, encoded_views
 
 RECIPE = FinetuneConfig(steps=16, batch_size=4, views=2, learning_rate=1e-4, max_seconds=10.0, precision="float32")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets import Sample
+from skipclick.evaluation.datasets import Sample
 
 HELD_OUT_SHARE = 0.25  # of the images, by their hash ...
 HELD_OUT_AT_LEAST = 0.2  # ... and never less, however the hashes of a few images fall

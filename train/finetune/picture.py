@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from bench.datasets import Sample
-from bench.evaluation import replay
-from bench.results import ObjectResult
 from skipclick import Predictor
 from skipclick.drawing import draw_overlay
+from skipclick.evaluation.datasets import Sample
+from skipclick.evaluation.evaluate import replay
+from skipclick.evaluation.results import ObjectResult
 from skipclick.metrics import noc
 from skipclick.model import SkipClick
-from train.finetune.judge import RULES
+from train.finetune.gate import RULES
 from train.finetune.run import Candidate
 
 WIDTH = 960

@@ -9,14 +9,14 @@ from functools import cache
 from itertools import islice
 from typing import Any
 
-from bench.compare import Difference
-from bench.datasets import Sample
+from skipclick.evaluation.bootstrap import PairedDifference
+from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
-from train.finetune.blend import as_far_as
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, load_images, split
-from train.finetune.judge import Measured, differences, judge, measured
-from train.finetune.learn import learn
+from train.finetune.gate import Measured, differences, judge, measured
+from train.finetune.interpolate import as_far_as
+from train.finetune.loop import learn
 from train.finetune.views import encoded_views
 
 
@@ -35,9 +35,9 @@ class Report:
     """Of the way from the starting weights to those that were learnt: as far as the canary allows."""
     curve: tuple[tuple[int, float], ...]
     """(step, mean of NoC@85 and NoC@90 on held-out objects) at each check, from the base model on."""
-    held_out: tuple[Difference, ...]
+    held_out: tuple[PairedDifference, ...]
     """The model in service against the candidate; these objects also chose the step, so it is slightly optimistic."""
-    canary: tuple[Difference, ...]
+    canary: tuple[PairedDifference, ...]
     seconds: float
     worth_promoting: bool
     reason: str

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.datasets import Sample
 from skipclick import Click
+from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
 from skipclick.prompts import click_points, prompt_maps
 from train.augment import AugmentConfig, augment

@@ -37,7 +37,7 @@ class Kind:
 
 
 def _json_begins(path: Path, first: bytes) -> bool:
-    """Whether the annotation file that a path stands for (`bench/datasets/annotation_file.py`) begins so."""
+    """Whether the annotation file that a path stands for (`evaluation/datasets/annotation_file.py`) begins so."""
     files = sorted(path.glob("*.json")) or sorted((path / "annotations").glob("*.json")) if path.is_dir() else [path]
     if len(files) != 1 or not files[0].is_file() or files[0].suffix != ".json":
         return False

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets import coco, label_studio, sample
+from skipclick.evaluation.datasets import coco, label_studio, sample
 from train.scene import Scene, scene_of_masks
 from train.sources.photo import Photo, Split, belongs_to
 

@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets.sample import read_photo
-from skipclick.plain_pickle import read_plain_pickle
+from skipclick.evaluation.datasets.sample import read_photo
+from skipclick.safe_unpickle import read_plain_pickle
 from train.scene import Scene, SceneObject
 from train.sources.photo import Photo, Split, belongs_to
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets.paired import IGNORED_ID, IGNORED_ID_16_BIT, files_by_stem
-from bench.datasets.sample import read_ids, read_photo
+from skipclick.evaluation.datasets.image_mask_folders import IGNORED_ID, IGNORED_ID_16_BIT, files_by_stem
+from skipclick.evaluation.datasets.sample import read_ids, read_photo
 from train.scene import VALUES_PER_LAYER, Scene, SceneObject
 from train.sources.photo import Photo, Split, belongs_to
 

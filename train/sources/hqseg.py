@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.datasets.paired import any_colour
-from bench.datasets.sample import read_photo
+from skipclick.evaluation.datasets.image_mask_folders import any_colour
+from skipclick.evaluation.datasets.sample import read_photo
 from train.scene import Scene
 from train.sources.annotated import scene_of_targets
 from train.sources.photo import Photo, Split, belongs_to

@@ -1,0 +1,381 @@
+"""`python -m backend doctor`: what is wrong between this server and Label Studio, and what to do about it.
+
+Answers the commonest complaint, "the smart tool does nothing". An error of a backend is invisible to annotators, so
+the doctor goes the way of a click by hand: settings, model, Label Studio, project, connection, image, mask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+
+from backend.app import create_app
+from backend.commands.serve import in_container
+from backend.device import choose_device
+from backend.factory import Service, build_service
+from backend.images.decode import ImageError
+from backend.images.loader import build_images
+from backend.label_studio.auth import as_is, build_auth, redirect_trouble
+from backend.label_studio.client import ApiError, LabelStudioApi
+from backend.label_studio.labeling_config import (
+    PROMPT_KINDS,
+    ConfigError,
+    LabelingConfig,
+    check_labeling_config,
+    image_reference,
+    labeling_config_doubts,
+    parse_labeling_config,
+    prompted_image,
+)
+from backend.prompts import ImageReference
+from backend.readiness import folder_trouble
+from backend.settings import Settings, revealed
+from skipclick import brush_rle
+
+LAST_RESORT = """\
+If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
+"Auto-Accept Suggestions" off, pick the Auto-Detect tool, and choose a label before every click."""
+
+_MODEL_PAGE = "Project > Settings > Model"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check; `todo` is empty where all is well."""
+
+    check: str
+    says: str
+    todo: str = ""
+
+
+class Trouble(Exception):
+    """A check failed."""
+
+    def __init__(self, says: str, todo: str) -> None:
+        super().__init__(says)
+        self.says, self.todo = says, todo
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the findings as they come; 1 if one of them is a fault."""
+    parser = argparse.ArgumentParser(prog="python -m backend doctor", description=__doc__.partition("\n")[0])
+    parser.add_argument("--url", help="address of Label Studio, in place of LABEL_STUDIO_URL")
+    parser.add_argument("--project", type=int, help="id of the project; not needed if there is only one")
+    options = parser.parse_args(arguments)
+    environment = os.environ | ({"LABEL_STUDIO_URL": options.url} if options.url else {})
+    num_faults = 0
+    for finding in examine(environment, options.project):
+        num_faults += bool(finding.todo)
+        print(f"{'FAULT' if finding.todo else 'ok':<6}{finding.check:<12}{finding.says}", flush=True)
+        if finding.todo:
+            print(f"{'':<18}=> {finding.todo}", flush=True)
+    print(f"\n{num_faults} fault{'s' * (num_faults != 1)} found." if num_faults else f"\nAll is well. {LAST_RESORT}")
+    return 1 if num_faults else 0
+
+
+def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Finding]:
+    """The findings in the order of the way of a click; what depends on something broken is left out."""
+    try:
+        settings = Settings.from_environment(environment)
+    except ValueError as error:
+        for complaint in str(error).splitlines():
+            yield Finding("settings", complaint, "correct it; `python -m backend settings` lists all settings")
+        return
+    yield Finding("settings", "every setting has a possible value")
+    service = yield from _examine_model(settings)
+    try:
+        yield from _examine_label_studio(settings, service, project)
+    finally:
+        if service is not None:
+            service.annotator.close()
+
+
+def _examine_model(settings: Settings) -> Generator[Finding, None, Service | None]:
+    """Device, checkpoint and disk; returns what was loaded."""
+    service = None
+    device = _finding("device", lambda: f"the model runs on {choose_device(settings.device)}")
+    yield device
+    if not device.todo:
+        try:
+            service = build_service(settings)
+        except Exception as error:  # a bad file, a driver, no memory: all of it is the answer to "does it load?"
+            yield Finding(
+                "checkpoint",
+                f"CHECKPOINT={settings.checkpoint} does not run: {error}",
+                "name a file that exists and fits, or leave CHECKPOINT out for the bundled model",
+            )
+        else:
+            yield Finding(
+                "checkpoint", f"{settings.checkpoint} ({service.annotator.version}) loads and answers a click"
+            )
+    yield _finding("disk", lambda: _disk(settings))
+    return service
+
+
+def _examine_label_studio(settings: Settings, service: Service | None, project: int | None) -> Iterator[Finding]:
+    auth = build_auth(settings)
+    api = LabelStudioApi(auth, settings.image_timeout)
+    address = _finding("address", lambda: _address(settings))
+    yield address
+    if address.todo:
+        return
+    token = _finding("token", lambda: _token(api, auth.key_kind))
+    yield token
+    if token.todo:
+        return
+    try:
+        record = _project(api, project)
+    except Trouble as trouble:
+        yield Finding("project", trouble.says, trouble.todo)
+        return
+    number, xml = int(record["id"]), str(record.get("label_config") or "")
+    yield Finding("project", f'project {number} is "{record.get("title")}"')
+    config = _finding("config", lambda: _config(xml))
+    yield config
+    try:
+        yield from _examine_connection(settings, api, number)
+        yield from _examine_click(settings, service, api, number, "" if config.todo else xml)
+    except ApiError as error:
+        yield Finding("project", str(error), "see to it that the key's user may manage the project")
+
+
+def _examine_connection(settings: Settings, api: LabelStudioApi, project: int) -> Iterator[Finding]:
+    """How Label Studio calls the backend; asking makes it try anew."""
+    backends: list[dict[str, Any]] = api.get("/api/ml/", project=project)
+    if not backends:
+        yield Finding(
+            "connection",
+            "no backend is connected to this project",
+            f"{_MODEL_PAGE} > Connect Model: the address of this server, as Label Studio reaches it",
+        )
+        return
+    # The editor asks the first interactive one.
+    chosen = next((backend for backend in backends if backend.get("is_interactive")), backends[0])
+    yield _finding("connection", lambda: _connection(settings, chosen))
+    if chosen.get("is_interactive"):
+        yield Finding("interactive", f"clicks go to {chosen.get('url')}")
+    else:
+        yield Finding(
+            "interactive",
+            f"{chosen.get('url')} is connected, but not for clicks",
+            f'{_MODEL_PAGE} > (...) > Edit: switch on "Use for interactive preannotations"',
+        )
+
+
+def _examine_click(
+    settings: Settings, service: Service | None, api: LabelStudioApi, project: int, xml: str
+) -> Iterator[Finding]:
+    """One task's image, and one click on it through the server's own code."""
+    tasks = api.get("/api/tasks/", project=project, page_size=1, resolve_uri="false").get("tasks", [])
+    if not tasks:
+        yield Finding("image", f"project {project} has no tasks", "import images into the project")
+        return
+    if not xml:
+        return  # without a config nothing says which of the task's data are its image
+    task = tasks[0]
+    try:
+        config = parse_labeling_config(xml).for_task(task.get("data") or {})
+        tag, reference = _image(config, task)
+        height, width = build_images(settings, build_auth(settings)).load(reference).size
+    except (ConfigError, ImageError) as error:
+        yield Finding("image", f"the image of task {task['id']} cannot be had: {error}", "see there; then ask again")
+        return
+    yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
+    if service is not None:
+        body = click_body(task, project, xml, (height, width), tag, config)
+        yield _finding("click", lambda: _click(settings, service, body))
+
+
+def _finding(check: str, work: Callable[[], str]) -> Finding:
+    try:
+        return Finding(check, work())
+    except Trouble as trouble:
+        return Finding(check, trouble.says, trouble.todo)
+    except ValueError as error:  # our own sentences say what to do themselves
+        says, _, todo = str(error).rpartition("; ")
+        return Finding(check, says or todo, todo)
+
+
+def _disk(settings: Settings) -> str:
+    folders = {"MODEL_DIR": settings.model_dir}
+    if settings.feature_cache_dir is not None:
+        folders["FEATURE_CACHE_DIR"] = settings.feature_cache_dir
+    for name, folder in folders.items():
+        trouble = folder_trouble(folder)
+        if trouble is not None:
+            raise Trouble(f"{name}={folder}: {trouble}", f"make room or rights there, or set {name} to another folder")
+    return f"{' and '.join(map(str, folders.values()))} can be written to"
+
+
+def _address(settings: Settings) -> str:
+    url = settings.label_studio_url
+    here = " Inside a container localhost is the container itself: name the host or the service." * (
+        in_container() and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    )
+    asked = f"{url}/api/version/"
+    try:
+        answer = requests.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
+        if answer.is_redirect:
+            trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
+            if trouble is not None:
+                says, _, todo = trouble.rpartition("; ")
+                raise Trouble(says, todo)
+        release = answer.json()["release"]
+    except requests.ConnectionError as error:
+        raise Trouble(
+            f"nothing answers at LABEL_STUDIO_URL={url} ({type(error).__name__})",
+            f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
+        ) from None
+    except requests.Timeout:
+        raise Trouble(
+            f"LABEL_STUDIO_URL={url} did not answer within IMAGE_TIMEOUT={settings.image_timeout:g} seconds",
+            "look whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
+        ) from None
+    except (requests.RequestException, ValueError, KeyError, TypeError):
+        raise Trouble(
+            f"LABEL_STUDIO_URL={url} answers, but is not Label Studio",
+            "set LABEL_STUDIO_URL to the address that the browser shows, up to the host and port (or path prefix)",
+        ) from None
+    return f"Label Studio {release} answers at {url}"
+
+
+def _token(api: LabelStudioApi, kind: str | None) -> str:
+    if kind is None:
+        raise Trouble(
+            "LABEL_STUDIO_API_KEY is not set: uploaded images cannot be fetched",
+            "Label Studio > Account & Settings > Personal Access Token: create one, set LABEL_STUDIO_API_KEY to it",
+        )
+    try:
+        user = api.get("/api/current-user/whoami")
+    except ApiError as error:
+        todo = "create a new personal access token in Label Studio (Account & Settings) and set LABEL_STUDIO_API_KEY"
+        if kind == "legacy token":
+            todo = "legacy tokens are off by default: " + todo
+        raise Trouble(f"Label Studio refuses LABEL_STUDIO_API_KEY, a {kind} ({error})", todo) from None
+    if kind == "access token":
+        raise Trouble(
+            "LABEL_STUDIO_API_KEY is an access token, which ends within minutes",
+            "set the personal access token that it was made from",
+        )
+    return f"Label Studio takes LABEL_STUDIO_API_KEY, a {kind} of {user.get('email')}"
+
+
+def _project(api: LabelStudioApi, number: int | None) -> dict[str, Any]:
+    try:
+        if number is not None:
+            found: dict[str, Any] = api.get(f"/api/projects/{number}/")
+            return found
+        projects: list[dict[str, Any]] = api.get("/api/projects/", page_size=20)["results"]
+    except ApiError as error:
+        if error.status not in (403, 404):
+            raise
+        raise Trouble(
+            f"the key's user sees no project {number}",
+            "take the number from the address of the project's page, or give that user access to the project",
+        ) from None
+    if len(projects) == 1:
+        return projects[0]
+    names = ", ".join(f'{project["id"]} ("{project["title"]}")' for project in projects) or "none"
+    raise Trouble(f"which project? The key's user sees: {names}", "say which with --project")
+
+
+def _config(xml: str) -> str:
+    config = parse_labeling_config(xml)
+    where = "correct it in Project > Settings > Labeling Interface > Code"
+    try:
+        check_labeling_config(config)
+    except ConfigError as error:
+        raise Trouble(str(error), where) from None
+    doubts = labeling_config_doubts(config)
+    if doubts:
+        raise Trouble("; ".join(doubts), where)
+    return "the labeling config has a smart tool and a brush of the same labels on the same image"
+
+
+def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
+    url = str(backend.get("url"))
+    if backend.get("state") != "CO":
+        message = " ".join(str(backend.get("error_message") or backend.get("readable_state")).split())[:500]
+        raise Trouble(
+            f"Label Studio does not get through to {url}: {message}",
+            f"start this server; check with {_MODEL_PAGE} that the address is one that Label Studio's machine "
+            "reaches (in a container localhost is the container itself), and user and password if this server asks",
+        )
+    try:
+        health = requests.get(f"{url}/health", auth=as_is, timeout=5).json()
+        ready = requests.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
+    except (requests.RequestException, ValueError):
+        return f"Label Studio gets through to {url} (this machine does not, which may be as it should)"
+    kind = health.get("model_class") if isinstance(health, dict) else None
+    if kind != "SkipClick":
+        raise Trouble(
+            f"clicks go to {url}, which is another backend ({kind})",
+            f"{_MODEL_PAGE}: leave interactive preannotations on for this server only",
+        )
+    if ready.status_code == 503:
+        raise Trouble(f"{url} is not ready: {ready.json().get('error')}", "wait, or see to what it says")
+    return f"Label Studio gets through to {url}"
+
+
+def _login(settings: Settings) -> tuple[str, str] | None:
+    user, password = settings.basic_auth_user, revealed(settings.basic_auth_pass)
+    return (user, password) if user is not None and password is not None else None
+
+
+def _image(config: LabelingConfig, task: Mapping[str, Any]) -> tuple[str, ImageReference]:
+    """The image tag that the smart tool is for, and the task's image."""
+    tag = prompted_image(config)
+    return tag, ImageReference(image_reference(config, tag, task.get("data") or {}, None), int(task["id"]))
+
+
+def click_body(
+    task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str, config: LabelingConfig
+) -> dict[str, Any]:
+    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W).
+    `config`: what `xml` is for the task."""
+    control = next(c for c in config.controls.values() if c.kind in PROMPT_KINDS and c.smart and tag in c.to_names)
+    where = {"x": 50, "y": 50, "width": 0.2}
+    if control.kind == "rectanglelabels":
+        where = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
+    item = {
+        "id": "doctor",
+        "type": control.kind,
+        "from_name": control.name,
+        "to_name": tag,
+        "original_width": size[1],
+        "original_height": size[0],
+        "image_rotation": 0,
+        "is_positive": True,
+        "value": {**where, control.kind: [control.labels[0] if control.labels else "Object"]},
+    }
+    params = {"login": None, "password": None, "context": {"result": [item]}}
+    return {"tasks": [dict(task)], "project": f"{project}.0", "label_config": xml, "params": params}
+
+
+def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str:
+    client = create_app(settings, service.annotator).test_client()
+    begin = time.perf_counter()
+    answer = client.post("/predict", data=json.dumps(body), content_type="application/json", auth=_login(settings))
+    milliseconds = (time.perf_counter() - begin) * 1000
+    reply = answer.get_json()
+    if answer.status_code != 200:
+        raise Trouble(f"a click in the middle of it fails: {reply['error']}", "see there; the server's log has more")
+    regions = reply["results"][0]["result"]
+    if not regions:
+        return f"a click in the middle of it took {milliseconds:.0f} ms; the model sees no object there"
+    item = body["params"]["context"]["result"][0]
+    mask = brush_rle.decode(regions[0]["value"]["rle"], item["original_height"], item["original_width"])
+    return f"a click in the middle of it gave a mask of {(mask > 0).mean():.1%} in {milliseconds:.0f} ms"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

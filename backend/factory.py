@@ -1,0 +1,178 @@
+"""Puts the annotator together from the settings: model, device, executor, images."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from backend import __version__
+from backend.annotator import Annotator
+from backend.device import choose_device
+from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
+from backend.finetune.job_store import Jobs
+from backend.finetune.scheduler import Training
+from backend.finetune.store import AnnotationStore
+from backend.finetune.versions import Version, Versions
+from backend.heads import Head, Heads
+from backend.images.decode import decode_image
+from backend.images.loader import build_images
+from backend.label_studio.auth import build_auth
+from backend.label_studio.names import ToldNames
+from backend.settings import Settings, size_text
+from skipclick import Click, Predictor, load_checkpoint
+from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
+from skipclick.features import ImageFeatures, features_name, read_features, write_features
+from skipclick.head import backbone_name, head_state
+from skipclick.model import SkipClick
+from skipclick.predictor import choose_dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """The annotator and what it runs on."""
+
+    annotator: Annotator
+    device: str = "cpu"
+    dtype: str = "float32"
+    resolution: tuple[int, int] = (448, 448)
+    names: ToldNames = field(default_factory=ToldNames)
+
+    def check_device(self) -> None:
+        """Raise whatever the driver raises if the device cannot be used any more; takes microseconds."""
+        self.device_memory()
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes "used" and "total" of a GPU, by anybody; nothing for the CPU."""
+        if self.device == "cpu":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        return {"used": total - free, "total": total}
+
+    def describe(self, settings: Settings) -> str:
+        """The start-up line."""
+        name = f" ({torch.cuda.get_device_name(self.device)})" if self.device != "cpu" else ""
+        caches = [("device", settings.feature_cache_bytes), ("memo", settings.memo_cache_bytes)]
+        if self.device != "cpu":
+            caches.append(("host", settings.feature_cache_host_bytes))
+        if settings.feature_cache_dir is not None:
+            caches.append(("files", settings.feature_cache_dir_bytes))
+        return (
+            f"SkipClick backend {__version__} is ready: device {self.device}{name}, dtype {self.dtype}, "
+            f"checkpoint {settings.checkpoint} ({self.annotator.version}), "
+            f"resolution {self.resolution[0]}x{self.resolution[1]}, "
+            f"caches {', '.join(f'{cache} {size_text(size)}' for cache, size in caches)}, "
+            f"Label Studio {settings.label_studio_url}"
+        )
+
+
+def build_service(settings: Settings) -> Service:
+    """The service with the model loaded and tried. Raises `ValueError` for settings that cannot be met."""
+    model = load_checkpoint(settings.checkpoint)
+    device = choose_device(settings.device)
+    dtype = settings.dtype if settings.dtype != "auto" else measured_dtype(model, settings.resolution, device)
+    predictor = Predictor(model, settings.resolution, device, dtype, keep_blocks=settings.finetune != "off")
+    on_gpu = predictor.device.type == "cuda"
+    executor = DeviceExecutor(
+        cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
+    )
+    executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
+    names = ToldNames(settings.model_dir)
+    annotator = Annotator(
+        build_heads(settings, model, predictor, executor),
+        build_images(settings, build_auth(settings), enough_pixels(predictor), names),
+        executor,
+        features=feature_cache(settings, predictor, executor),
+        memo_bytes=settings.memo_cache_bytes,
+    )
+    return Service(annotator, device, dtype, predictor.resolution, names)
+
+
+def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, executor: DeviceExecutor) -> Heads:
+    """The base and, unless fine-tuning is off, the projects' own heads; `predictor` runs `model`."""
+    base = Head(model.version, predictor)
+    if settings.finetune == "off":
+        return Heads(base)
+    backbone = backbone_name(model)
+
+    def load(version: Version) -> Head:
+        if version.about["backbone"] != backbone:
+            raise ValueError(
+                f"{version.name} was trained for another CHECKPOINT than {settings.checkpoint}; start with that one, "
+                f"or train project {version.project} anew"
+            )
+        weights = version.head()
+
+        def place() -> Head:
+            own = predictor.with_head(weights, version.name)
+            if predictor.device.type == "cuda":
+                own.warm_up()
+            return Head(version.name, own, sum(tensor.nbytes for tensor in head_state(own.model).values()))
+
+        return executor.submit(lambda: Priority.ENCODE, place).result()
+
+    return Heads(base, Versions(settings.model_dir), load, settings.head_cache_bytes)
+
+
+def build_training(settings: Settings) -> Training | None:
+    """What learns from annotations; None if this server does not. Raises `ValueError` if its folder is of no use."""
+    if settings.finetune in ("follow", "off"):
+        return None
+    try:
+        store = AnnotationStore(settings.model_dir, settings.image_max_pixels)
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(
+            f"MODEL_DIR={settings.model_dir} cannot hold annotations: {error}; mount a volume there, or set "
+            "FINETUNE=off"
+        ) from None
+    return Training(
+        store,
+        Jobs(settings.model_dir),
+        by_itself=settings.finetune == "auto",
+        after_objects=settings.finetune_after_objects,
+        quiet_seconds=settings.finetune_quiet_seconds,
+        immediate=settings.finetune_immediate,
+    )
+
+
+def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExecutor) -> SharedCache[ImageFeatures]:
+    """The cache for a predictor's features. Raises `ValueError` if its folder cannot be written to."""
+
+    def to_device(features: ImageFeatures) -> ImageFeatures:
+        if predictor.device.type == "cpu":
+            return features
+        return executor.submit(lambda: Priority.CLICK, lambda: features.to(predictor.device)).result()
+
+    slower: dict[str, Tier[ImageFeatures]] = {}
+    if predictor.device.type != "cpu":
+        slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
+    if settings.feature_cache_dir is not None:
+        name = features_name(
+            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_blocks
+        )
+        slower["files"] = FileLru(
+            settings.feature_cache_dir / name,
+            settings.feature_cache_dir_bytes,
+            write_features,
+            lambda path: to_device(read_features(path)),
+        )
+    return SharedCache("features", ByteLru(settings.feature_cache_bytes), slower)
+
+
+def measured_dtype(model: SkipClick, resolution: tuple[int, int] | None, device: str) -> str:
+    """What `DTYPE=auto` means here: `choose_dtype` on the sample photo of the page /ui."""
+    with (Path(__file__).parent / "ui" / "sample.jpg").open("rb") as file:
+        photo = decode_image(file, max_pixels=1_000_000).pixels
+    cup = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
+    return choose_dtype(model, photo, [cup, [Click(430, 250)], [Click(60, 60)]], resolution, device)
+
+
+def enough_pixels(predictor: Predictor) -> int | None:
+    """The side of a photo that leaves masks as they are, or None if all pixels matter.
+
+    At twice the network's side the photo is still shrunk to what the network sees by the model's own filter. A model
+    without such a filter (the released ones) sees single pixels of the photo, which a reduced one has not.
+    """
+    return 2 * max(predictor.resolution) if predictor.model.config.antialias else None

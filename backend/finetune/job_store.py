@@ -1,0 +1,186 @@
+"""Trainings on disk: what each is about, where it stands, how it ended. Written by one process, read by any.
+
+    MODEL_DIR/jobs/running.lock        held by the process of the running job, whose id it names; free when it died
+    MODEL_DIR/jobs/PROJECT/0001.json   a `Job`, replaced atomically
+    MODEL_DIR/jobs/PROJECT/0001.log    what its process printed
+    MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
+    MODEL_DIR/jobs/PROJECT/adaptation.log    what the last immediate adaptation printed
+
+The process that works on a job uses `working_on`; queue, start and cancelling are `training.py`'s.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from skipclick.atomic_io import replaced_atomically
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+ACTIVE = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of one project."""
+
+    project: int
+    number: int
+    asked_by: str
+    """What began it, in words."""
+    created_at: str
+    state: State = "queued"
+    reason: str = ""
+    """In words: why it failed, or why its version was or was not promoted."""
+    version: str | None = None
+    """Name of the version that it made."""
+    promoted: bool = False
+    last_object: int = 0
+    """The highest id of a `StoredObject` that it knew of: later ones count as new."""
+    stage: str = ""
+    share: float = 0.0
+    """Of the stage that is done, in [0, 1]."""
+    step: int = 0
+    loss: float | None = None
+    noc: dict[str, float] | None = None
+    """The last measurement on held-out objects, such as {"NoC@85": 4.2}."""
+    seconds_left: float | None = None
+    pid: int | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ACTIVE
+
+
+class Jobs:
+    """The folder of all jobs."""
+
+    def __init__(self, model_dir: Path) -> None:
+        self._folder = model_dir / "jobs"
+
+    def path(self, job: Job) -> Path:
+        """Its file."""
+        return self._folder / str(job.project) / f"{job.number:04}.json"
+
+    def picture(self, project: int, number: int) -> Path:
+        """The picture of a job's report, an absolute path. Raises `ValueError` if there is none."""
+        if number not in self.pictured(project):
+            raise ValueError(f"training {number} of project {project} has left no picture")
+        return self._folder.absolute() / str(project) / f"{number:04}.png"
+
+    def adaptation_log(self, project: int) -> Path:
+        """What the last adaptation of a project printed."""
+        return self._folder / str(project) / "adaptation.log"
+
+    def pictured(self, project: int) -> list[int]:
+        """Numbers of the jobs that left a picture, the latest first."""
+        return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").exists()]
+
+    def last_noc(self, project: int) -> dict[str, float]:
+        """What the last job that measured measured; empty if none has."""
+        return next((noc for path in self._paths(project) if (noc := read_job(path).noc)), {})
+
+    def of(self, project: int) -> list[Job]:
+        """A project's jobs, newest first."""
+        return [read_job(path) for path in self._paths(project)]
+
+    def newest(self, project: int) -> Job | None:
+        """The last job that was asked for. It alone can be active."""
+        return next((read_job(path) for path in self._paths(project)), None)
+
+    def newest_of_each(self) -> list[Job]:
+        """The newest job of each project, in the order they were asked for."""
+        projects = (int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdecimal())
+        found = (self.newest(project) for project in projects)
+        return sorted((job for job in found if job is not None), key=lambda job: (job.created_at, job.project))
+
+    def enqueue(self, project: int, asked_by: str, last_object: int) -> Job:
+        """A new job at the queue's end, or the one that waits or runs already."""
+        with self.changing():
+            newest = self.newest(project)
+            if newest is not None and newest.active:
+                return newest
+            number = newest.number + 1 if newest is not None else 1
+            job = Job(project, number, asked_by, now(), last_object=last_object)
+            write_job(self.path(job), job)
+        return job
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """While this holds, no other process adds, starts or ends a job; its own process may still report."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "changing.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def device(self) -> Iterator[int | None]:
+        """The right to run a job, as a file descriptor; None while a job runs. A child that inherits it keeps it until
+        it ends, however it ends and whatever becomes of this process."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self._folder / "running.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+            else:
+                yield lock
+        finally:
+            os.close(lock)
+
+    def holder(self) -> int | None:
+        """The process that was given `device` last; None if that is not known."""
+        number = (self._folder / "running.lock").read_text()
+        return int(number) if number else None
+
+    def _paths(self, project: int) -> list[Path]:
+        paths = (self._folder / str(project)).glob("*.json")
+        return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem), reverse=True)
+
+
+@contextmanager
+def working_on(path: Path) -> Iterator[Callable[..., None]]:
+    """For the process that works on a job: marks it as running, then as done, or failed with the reason.
+
+    Yields a function that notes changes of a `Job`'s fields, such as `report(stage="learning", step=3)`.
+    """
+
+    def report(**changes: Any) -> None:
+        write_job(path, replace(read_job(path), **changes))
+
+    report(state="running", pid=os.getpid(), started_at=now())
+    try:
+        yield report
+    except BaseException as error:
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        report(state="failed", reason=said[:1000], ended_at=now(), seconds_left=None)
+        raise
+    report(state="done", ended_at=now(), seconds_left=None)
+
+
+def read_job(path: Path) -> Job:
+    """A job's file as it is now. Raises `OSError` or `ValueError`."""
+    return Job(**orjson.loads(path.read_bytes()))
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Replace a job's file."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(orjson.dumps(asdict(job), option=orjson.OPT_INDENT_2))  # NaN becomes null
+
+
+def now() -> str:
+    """The time as it stands in files: UTC, ISO format."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,187 @@
+"""A job: learn a project's head in a process of its own, and put it in service if it needs fewer clicks.
+
+    python -m backend.finetune --project 12 --job data/jobs/12/0003.json
+
+It asks Label Studio for the annotations anew, learns, writes a version and promotes it or not. The file is one of
+`jobs.py` and says how far it is; its log goes to standard error. Whenever it is killed, what is served stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from backend.device import choose_device
+from backend.finetune.job_store import working_on
+from backend.finetune.store import AnnotationStore, StoredObject
+from backend.finetune.sync import collect
+from backend.finetune.versions import Versions
+from backend.images.loader import ImageLoader, build_images
+from backend.label_studio.auth import build_auth
+from backend.label_studio.client import LabelStudioApi
+from backend.prompts import ImageReference
+from backend.settings import Settings, size_text
+from skipclick import load_checkpoint
+from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.datasets import Sample, check_set
+from skipclick.model import SkipClick
+from train.finetune import Example, FinetuneConfig, Progress, finetune
+from train.finetune.picture import picture
+
+logger = logging.getLogger(__name__)
+
+LARGEST_SIDE = 1024  # pixels of a photo in a job: many times what the network sees, and clicks are simulated sooner
+REPORT_EVERY = 0.5  # seconds
+
+
+def run(settings: Settings, project: int, path: Path, config: FinetuneConfig | None = None) -> None:
+    """Do the job whose file this is. Whatever goes wrong stands in the file, as a sentence, and is raised."""
+    with working_on(path) as report:
+        try:
+            _learn(settings, project, path, report, config or recipe(settings))
+        except (MemoryError, RuntimeError) as error:
+            said = any(words in str(error) for words in ("can't allocate memory", "bad_alloc"))
+            if said or isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+                limit = f"FINETUNE_MEMORY_BYTES={size_text(settings.finetune_memory_bytes)}"
+                raise ValueError(f"it ran out of memory: {limit} on a CPU, else the device's") from error
+            raise
+
+
+def _learn(settings: Settings, project: int, path: Path, report: Callable[..., None], config: FinetuneConfig) -> None:
+    report(stage="collecting")
+    auth = build_auth(settings)
+    store = AnnotationStore(settings.model_dir, settings.image_max_pixels)
+    versions = Versions(settings.model_dir)
+    counts = collect(LabelStudioApi(auth, settings.image_timeout), store, project)
+    logger.info("%d objects in %d images; left out: %s", counts.objects, counts.images, dict(counts.skipped))
+    objects, fingerprint = store.objects(project), store.fingerprint(project)
+    report(last_object=max((one.id for one in objects), default=0))
+    base = load_checkpoint(settings.checkpoint)
+    serving = versions.current(project)
+    in_service = served(versions, project, serving, base)
+    photos = Photos(build_images(settings, auth, LARGEST_SIDE))
+    try:
+        examples = [photos.example(one) for one in reversed(objects)]  # where there are too many, the newest count
+        candidate = finetune(base, examples, canary(), config, _seldom(report), in_service)
+    finally:
+        store.report_unreachable(project, photos.unreachable)
+    report(stage="writing", share=0.0, seconds_left=None, noc=candidate.after.noc, step=candidate.report.step)
+    shown = path.with_suffix(".png")
+    with replaced_atomically(shown) as temporary:
+        Image.fromarray(picture(candidate, in_service)).save(temporary, format="PNG")
+    version = versions.write(
+        project,
+        candidate.model,
+        base,
+        about={"data": fingerprint, "objects": len(objects), "better_than": serving, "job": path.stem},
+        report=candidate.report.to_dict(),
+        picture=shown,
+    )
+    promoted, reason = candidate.report.worth_promoting, candidate.report.reason
+    if promoted and versions.current(project) != serving:  # somebody chose another one: what was beaten is not served
+        promoted, reason = False, f"{reason}; but another version was put in service meanwhile: promote it by hand"
+    if promoted:
+        versions.promote(project, version.number)
+    logger.info("%s, %s: %s", version.name, "promoted" if promoted else "not promoted", reason)
+    report(version=version.name, promoted=promoted, reason=reason)
+
+
+def _seldom(report: Callable[..., None]) -> Callable[[Progress], None]:
+    """Reports what `finetune` tells, not more often than anyone looks."""
+    last = ("", 0.0)  # stage and time of the last report
+
+    def told(progress: Progress) -> None:
+        nonlocal last
+        if progress.stage != last[0] or time.monotonic() - last[1] >= REPORT_EVERY:
+            last = progress.stage, time.monotonic()
+            report(**{key: value for key, value in asdict(progress).items() if value is not None or key != "noc"})
+
+    return told
+
+
+class Photos:
+    """The images of stored objects, fetched by the server's own rules, at most `LARGEST_SIDE` large."""
+
+    def __init__(self, loader: ImageLoader) -> None:
+        self._loader = loader
+        self.unreachable: dict[str, str] = {}
+        """By image: why it could not be had."""
+
+    def example(self, one: StoredObject) -> Example:
+        """What to learn from an object. Its image is fetched when it is asked for."""
+        return Example(one.image, partial(self._image, one), partial(self._target, one))
+
+    def _image(self, one: StoredObject) -> NDArray[np.uint8]:
+        try:
+            photo = self._loader.load(ImageReference(one.image, one.task))
+        except ValueError as error:
+            self.unreachable[one.image] = str(error)
+            raise
+        if photo.size != one.size:
+            self.unreachable[one.image] = (
+                f"the mask was drawn on {_size(one.size)} pixels, the image has {_size(photo.size)}"
+            )
+            raise ValueError(f"{one.image}: {self.unreachable[one.image]}")
+        return np.asarray(cv2.resize(photo.pixels, _fitted(one.size)[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _target(self, one: StoredObject) -> NDArray[np.int8]:
+        mask = one.read_mask().astype(np.uint8)
+        return cv2.resize(mask, _fitted(one.size)[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int8)
+
+
+def _fitted(size: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) in the photo's proportions, no side above `LARGEST_SIDE`."""
+    factor = min(1.0, LARGEST_SIDE / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
+
+
+def canary() -> list[Sample]:
+    """The fixed set that no head may get much worse on: the pictures of the check set."""
+    return [photo.load() for photo in check_set().photos]
+
+
+def recipe(settings: Settings) -> FinetuneConfig:
+    """How a job learns with these settings."""
+    return FinetuneConfig(device=choose_device(settings.device), max_seconds=settings.finetune_seconds)
+
+
+def served(versions: Versions, project: int, number: int | None, base: SkipClick) -> SkipClick:
+    """What annotators get while the pointer says `number`: as in `heads.py`, the base where that version is of no use
+    (of another checkpoint, say)."""
+    if number is None:
+        return base
+    try:
+        return versions.version(project, number).model(base)
+    except ValueError as error:
+        logger.warning("the base model is what must be beaten: %s", error)
+        return base
+
+
+def restrain(settings: Settings) -> None:
+    """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
+    os.nice(19)
+    # Linux may give each session an equal share whatever its processes' niceness; a job has a session of its own
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text("19")
+    threads = settings.finetune_threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    if choose_device(settings.device) == "cpu":  # a GPU's driver maps far more than it uses
+        resource.setrlimit(resource.RLIMIT_DATA, (settings.finetune_memory_bytes, settings.finetune_memory_bytes))

@@ -1,0 +1,98 @@
+"""How annotations come into the store: one by one through the webhook, all of a project through Label Studio's REST
+interface.
+
+Whom to believe: a webhook's body is whatever was sent to this port. It takes effect at once, so that the store follows
+the annotators, but nothing is learnt from it alone: every job begins with `collect`, which asks Label Studio itself
+with this server's key, and what Label Studio does not confirm is gone from the store before anything is trained.
+
+Where the server asks for a password (BASIC_AUTH_USER), events need it like every request. Label Studio 1.23 does not
+send what stands in its own fields for it along with webhooks; it does if the backend is connected as
+http://USER:PASSWORD@HOST:9090. Without it events are refused, and START_TRAINING, which brings the password either
+way, finds all annotations nevertheless. So it does for the one change that Label Studio tells nobody about: an
+annotation made a draft again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from backend.finetune.store import AnnotationStore, Counts
+from backend.label_studio.annotations import Event, event_project, read_task
+from backend.label_studio.client import ApiError, LabelStudioApi, get_object, project_tasks
+from backend.label_studio.labeling_config import LabelingConfig, parse_labeling_config
+
+_PAGE = 20  # tasks that Label Studio is asked for at once; each comes with all its masks
+
+_TOUCHED = json.dumps(
+    {
+        "filters": {
+            "conjunction": "or",
+            "items": [
+                {"filter": f"filter:tasks:{count}", "operator": "greater", "type": "Number", "value": 0}
+                for count in ("total_annotations", "cancelled_annotations")
+            ],
+        }
+    }
+)
+"""A query for the tasks that somebody annotated or skipped."""
+
+
+def _only(tasks: Collection[int]) -> str:
+    """A query for these tasks."""
+    items = [{"filter": "filter:tasks:id", "operator": "equal", "type": "Number", "value": task} for task in tasks]
+    return json.dumps({"filters": {"conjunction": "or", "items": items}})
+
+
+def receive(store: AnnotationStore, body: Any, raw: bytes) -> int | None:
+    """Write down a /webhook body if it is about annotations; the project that it concerns, else None. Takes about a
+    millisecond; `AnnotationStore.settle` does the work."""
+    project = event_project(body)
+    if project is not None:
+        store.receive(project, raw)
+    return project
+
+
+def collect(
+    api: LabelStudioApi,
+    store: AnnotationStore,
+    project: int,
+    pause: float = 1.0,
+    tasks: Collection[int] | None = None,
+) -> Counts:
+    """Make the store agree with Label Studio, while annotators go on. `pause`: seconds before a second try. `tasks`:
+    only what concerns these, by default all.
+
+    Raises `ApiError` if Label Studio does not answer, `ConfigError` if the project's labeling config cannot be read;
+    what was collected until then stays.
+    """
+    store.settle()
+    since = store.marker()
+    missing = store.known(project, tasks)
+    config = parse_labeling_config(str(get_object(api, f"/api/projects/{project}/", pause).get("label_config") or ""))
+    for event in _saved(api, project, config, pause, _TOUCHED if tasks is None else _only(tasks)):
+        store.align(project, event, since)
+        missing -= {annotation.id for annotation in event.saved}
+    gone = tuple(annotation for annotation in sorted(missing) if _is_gone(api, annotation, pause))
+    store.align(project, Event(deleted=gone), since)
+    store.sweep()
+    return store.counts(project)
+
+
+def _saved(api: LabelStudioApi, project: int, config: LabelingConfig, pause: float, query: str) -> Iterator[Event]:
+    """The annotations of each task."""
+    for task in project_tasks(api, project, pause, _PAGE, fields="all", query=query):
+        yield Event(saved=read_task(task, config))
+
+
+def _is_gone(api: LabelStudioApi, annotation: int, pause: float) -> bool:
+    """Whether Label Studio says that it has no such annotation. Not to be among the tasks proves nothing: pages shift
+    when a task is deleted while they are read."""
+    try:
+        get_object(api, f"/api/annotations/{annotation}/", pause)
+    except ApiError as error:
+        if error.status == 404:
+            return True
+        raise
+    return False

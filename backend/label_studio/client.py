@@ -1,0 +1,115 @@
+"""Label Studio's REST interface, as far as this server asks it anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urljoin
+
+import requests
+
+from backend.label_studio import json_bodies
+from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, redirect_trouble
+
+_TRIES = 4
+
+T = TypeVar("T")
+
+
+class ApiError(ValueError):
+    """Label Studio did not give what was asked for; `status` is its HTTP status, None if there was no answer."""
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class LabelStudioApi:
+    """Reads with the server's key. Keeps nothing but the key's access token, so any thread may call it."""
+
+    def __init__(self, auth: LabelStudioAuth, timeout: float) -> None:
+        self._auth = auth
+        self._timeout = timeout
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """The decoded JSON of `GET path?query`. Raises `ApiError`."""
+        try:
+            header = self._auth.header()
+            answer = self._get(path, header, query)
+            if answer.status_code == 401 and header is not None:
+                answer = self._get(path, self._auth.header(refused=header), query)
+        except AuthorizationError as error:
+            raise ApiError(str(error), 401) from None
+        except requests.RequestException as error:
+            raise ApiError(f"tried GET {self._auth.url}{path}: {type(error).__name__}") from None
+        if answer.is_redirect:
+            target = urljoin(answer.url, answer.headers["Location"])
+            trouble = redirect_trouble(self._auth.url, answer.url, target) or f"it redirects to {target[:200]}"
+            raise ApiError(f"tried GET {self._auth.url}{path}: {trouble}", answer.status_code)
+        if answer.status_code != 200:
+            raise ApiError(f"tried GET {self._auth.url}{path}: status {answer.status_code}", answer.status_code)
+        try:
+            return json_bodies.loads(answer.content)
+        except ValueError:
+            raise ApiError(f"tried GET {self._auth.url}{path}: the answer is not JSON", 200) from None
+
+    def _get(self, path: str, header: str | None, query: dict[str, str | int]) -> requests.Response:
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            if header is not None:
+                request.headers["Authorization"] = header
+            return request
+
+        return requests.get(
+            self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
+        )
+
+
+def project_tasks(
+    api: LabelStudioApi, project: int, pause: float, page_size: int = 100, **query: str
+) -> Iterator[Mapping[str, Any]]:
+    """A project's tasks as Label Studio stores them, page by page; `query` adds to the question. Raises `ApiError`."""
+    num_read, total, page = 0, 1, 0
+    while num_read < total:
+        page += 1
+        paging: dict[str, str | int] = {
+            "project": project,
+            "page": page,
+            "page_size": page_size,
+            "resolve_uri": "false",
+        }
+        try:
+            answer = get_object(api, "/api/tasks/", pause, **paging, **query)
+        except ApiError as error:
+            if error.status == 404 and page > 1:
+                return  # some were deleted while we read, and with them the last page
+            raise
+        tasks, total = answer.get("tasks") or [], int(answer.get("total") or 0)
+        if not tasks:
+            return
+        num_read += len(tasks)
+        yield from tasks
+
+
+def get_object(api: LabelStudioApi, path: str, pause: float, **query: str | int) -> Mapping[str, Any]:
+    """A JSON object from Label Studio, asked for patiently. Raises `ApiError`."""
+
+    def may_pass(error: Exception) -> bool:
+        return isinstance(error, ApiError) and (error.status is None or error.status >= 500)
+
+    answer = patiently(lambda: api.get(path, **query), may_pass, pause)
+    if not isinstance(answer, dict):
+        raise ApiError(f"tried GET {path}: the answer is no JSON object")
+    return answer
+
+
+def patiently(ask: Callable[[], T], may_pass: Callable[[Exception], bool], pause: float) -> T:
+    """`ask()`, tried again after longer and longer pauses as long as the error `may_pass`."""
+    for attempt in range(_TRIES - 1):
+        try:
+            return ask()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+        time.sleep(pause * 2**attempt)
+    return ask()

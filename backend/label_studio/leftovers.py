@@ -1,0 +1,89 @@
+"""Clicks left over from an object that was already accepted.
+
+The check mark in the bottom bar deletes the clicks of the accepted object; the one drawn on the canvas
+keeps them, and the next object of that label arrives with the old clicks in front of its own. Nothing in
+the context tells them apart from the first clicks of one growing object. The draft (or the annotation)
+does, as soon as it has been saved, about five seconds after the change: it lists the old clicks, and after
+them the brush region that came of them. A click that is still pending has no such region after it; after an
+undone accept the clicks are not in the draft beside the region, because the bottom bar had deleted them.
+
+Until the draft has been saved no request and no stored object knows of the accept, so the clicks count
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.label_studio.protocol import Json, MaskRequest, saved_results
+from backend.prompts import SmartClick
+
+Decode = Callable[[Json, int, int], NDArray[Any]]
+"""(brush region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
+
+
+_MOST_MASKS = 200
+_MOST_PIXELS = 400 << 20
+"""Of masks that are looked at for one request: a body has room for thousands, and each takes milliseconds."""
+
+
+def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskRequest:
+    """The request without clicks that an accepted region accounts for; the newest click always stays."""
+    if len(request.clicks) < 2:
+        return request
+    target = request.target
+    left = iter(range(min(_MOST_MASKS, _MOST_PIXELS // (target.height * target.width))))
+
+    def decode_some(region: Json, height: int, width: int) -> NDArray[Any]:
+        if next(left, None) is None:
+            raise ValueError("enough masks were looked at")
+        return decode(region, height, width)
+
+    newest = request.clicks[-1]
+    candidates = {click.id: click for click in request.clicks[:-1]}
+    spent: set[str] = set()
+    for result in saved_results(task):
+        spent |= _spent(result, candidates, request, decode_some)
+    clicks = tuple(click for click in request.clicks if click.id not in spent or click is newest)
+    return replace(request, clicks=clicks)
+
+
+def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: MaskRequest, decode: Decode) -> set[str]:
+    """Ids of candidates that stand in `result` in front of a region of their label that holds a positive
+    one."""
+    spent: set[str] = set()
+    waiting: list[SmartClick] = []
+    for item in result:
+        if item.get("type") == "keypointlabels" and str(item.get("id")) in candidates:
+            waiting.append(candidates[str(item["id"])])
+        elif waiting and _is_mask_of(item, request):
+            mask = _decoded(item, request, decode)
+            if mask is not None and any(click.positive and mask[click.y, click.x] for click in waiting):
+                spent.update(click.id for click in waiting)
+                waiting.clear()
+    return spent
+
+
+def _is_mask_of(item: Json, request: MaskRequest) -> bool:
+    value = item.get("value")
+    return (
+        item.get("type") == "brushlabels"
+        and item.get("from_name") == request.target.from_name
+        and item.get("item_index") == request.target.item_index
+        and isinstance(value, dict)
+        and isinstance(value.get("brushlabels"), list)
+        and set(request.target.labels).issubset(label for label in value["brushlabels"] if isinstance(label, str))
+    )
+
+
+def _decoded(item: Json, request: MaskRequest, decode: Decode) -> NDArray[np.bool_] | None:
+    try:
+        mask: NDArray[np.bool_] = decode(item, request.target.height, request.target.width) > 0
+    except ValueError:
+        return None  # a region that nobody could draw accounts for nothing
+    return mask

@@ -1,0 +1,538 @@
+"""Label Studio's requests as values and our values as its answers. No I/O: imports neither Flask nor torch.
+
+What Label Studio sends, and what it does with answers, is not specified anywhere; the recorded requests
+that the tests replay (`tests/fixtures/label_studio`) are the ground truth.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from backend.label_studio import json_bodies
+from backend.label_studio.labeling_config import (
+    BRUSH_KIND,
+    PROMPT_KINDS,
+    LabelingConfig,
+    choose_mask_tag,
+    image_reference,
+    parse_labeling_config,
+    prompted_image,
+)
+from backend.prompts import Box, ImageReference, SmartClick
+
+Json = Mapping[str, Any]
+_LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
+
+KEYPOINT, RECTANGLE = "keypointlabels", "rectanglelabels"
+_SHAPES = ("keypoint", "rectangle", "ellipse", "polygon", "vector")
+_DRAWN = {*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)}
+"""Types of what is drawn on an image and is no mask."""
+_SIGNS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+
+Recall = Callable[[str, str], bool | None]
+"""(task, keypoint id) -> the sign that the keypoint came with earlier, or None. See `task_key`."""
+
+
+class ProtocolError(ValueError):
+    """The request is not one that Label Studio sends; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for at most: clicks on one object, and pixels of the shown image."""
+
+    clicks: int = 100
+    pixels: int = 80_000_000
+
+
+@dataclass(frozen=True)
+class RegionTarget:
+    """Where in the annotation a mask belongs: control and image names, labels, and what the answer must
+    echo."""
+
+    from_name: str
+    to_name: str
+    labels: tuple[str, ...]
+    width: int
+    height: int
+    image_rotation: float = 0
+    item_index: int | None = None
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """One object to segment: clicks in order, and the box it began with, if any."""
+
+    image: ImageReference
+    clicks: tuple[SmartClick, ...]
+    box: Box | None
+    target: RegionTarget
+
+    @property
+    def has_positive(self) -> bool:
+        """Whether anything says where the object is; negative clicks alone only say where it is not."""
+        return self.box is not None or any(click.positive for click in self.clicks)
+
+
+@dataclass(frozen=True)
+class PredictBody:
+    """A /predict body, taken apart but not yet interpreted. `context` is None unless an annotator asks for
+    a mask."""
+
+    tasks: tuple[Json, ...]
+    project: str
+    label_config: str
+    context: tuple[Json, ...] | None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class SetupBody:
+    """A /setup body: Label Studio connects, or looks whether it still is. `hostname` is what it calls itself."""
+
+    project: str
+    label_config: str
+    hostname: str = ""
+
+
+def read_json(raw: bytes) -> Any:
+    """The body's JSON, in which lists of an "rle" key are the text "first:last", their place in `raw`.
+
+    Every click carries all masks of its task as lists of integers; turning megabytes of them into Python integers
+    costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Texts are valid Unicode and
+    numbers finite, see `json_bodies`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
+    """
+    try:
+        return json_bodies.loads(_without_masks(raw))
+    except orjson.JSONDecodeError:
+        pass  # some "rle" was no list of numbers, or the body is broken anyway
+    try:
+        return json_bodies.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise ProtocolError(f"the body is not JSON: {error}") from None
+
+
+def _without_masks(raw: bytes) -> bytes:
+    pieces, position = [], 0
+    while (key := raw.find(b'"rle":', position)) >= 0:
+        first = key + len(b'"rle":')
+        first += raw[first : first + 1] == b" "
+        pieces.append(raw[position:first])
+        position = first
+        if raw[first : first + 1] == b"[":
+            last = raw.find(b"]", first)
+            if last < 0:
+                break  # no list ends any more
+            pieces.append(b'"%d:%d"' % (first + 1, last))
+            position = last + 1
+    return b"".join([*pieces, raw[position:]])
+
+
+def region_rle(region: Json, raw: bytes) -> list[int]:
+    """The RLE of a region that `read_json` found in `raw`; empty if it has none or its values are no integers."""
+    rle = _mapping(region.get("value")).get("rle")
+    try:
+        if isinstance(rle, str):
+            first, last = rle.split(":")
+            rle = raw[int(first) : int(last)].split(b",")
+        return [int(byte) for byte in rle or ()]
+    except (TypeError, ValueError, OverflowError):
+        return []
+
+
+def read_predict(body: Any) -> PredictBody:
+    """A /predict body's parts. Raises `ProtocolError` for what no version of Label Studio sends."""
+    body = _whole(body)
+    tasks = body.get("tasks")
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        raise ProtocolError('"tasks" must be a list of objects')
+    for number, task in enumerate(tasks):
+        _check_task(task, f"tasks[{number}]")
+    params = _object(body, "params", "params")
+    context = _object(params, "context", "params.context")
+    # without a result a task was opened or predictions are retrieved: nobody clicked
+    items = tuple(_objects(context, "result", "params.context.result")) if "result" in context else None
+    return PredictBody(
+        tasks=tuple(tasks),
+        project=name_of(body.get("project"), "project"),
+        label_config=_text(body, "label_config", "label_config"),
+        context=items,
+        login=_text(params, "login", "params.login") or None,
+        password=_text(params, "password", "params.password") or None,
+    )
+
+
+def read_setup(body: Any) -> SetupBody:
+    """A /setup body's parts. Raises `ProtocolError`."""
+    body = _whole(body)
+    hostname = body.get("hostname")
+    return SetupBody(
+        project=name_of(body.get("project"), "project"),
+        label_config=_text(body, "schema", "schema"),
+        hostname=hostname if isinstance(hostname, str) else "",
+    )
+
+
+def read_webhook(body: Any) -> str:
+    """What happened, of a /webhook body, such as "START_TRAINING". Raises `ProtocolError`."""
+    return _text(_whole(body), "action", "action")
+
+
+def project_number(name: object) -> int | None:
+    """The project's id, of what requests call "project", such as "1.1795166086" (id and time of creation), 1, or an
+    object with an "id"; None if there is none, as in requests that do not come from Label Studio."""
+    if isinstance(name, dict):
+        name = name.get("id")
+    number = str(name).partition(".")[0] if isinstance(name, (str, int)) and not isinstance(name, bool) else ""
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else None
+
+
+def _check_task(task: Json, where: str) -> None:
+    """Raise `ProtocolError` unless what is read of a task later has the types that Label Studio gives it."""
+    name_of(task.get("id"), f"{where}.id")
+    name_of(task.get("project"), f"{where}.project")
+    _object(task, "data", f"{where}.data")
+    for source in ("drafts", "annotations"):
+        _objects(task, source, f"{where}.{source}")
+
+
+def task_image(body: PredictBody, task: Json) -> ImageReference:
+    """The image of a task: that of the first smart tag. Raises `ConfigError`."""
+    config = _config(body, task)
+    return _reference(body, task, config, prompted_image(config), None)
+
+
+def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -> MaskRequest | None:
+    """The object that the clicks of `body.context` ask for, or None if none of them is a prompt.
+
+    The object is that of the newest smart keypoint or rectangle: its label, its image, its kind of region.
+    Items that share all of these are its prompts; everything else in the context is foreign. Of several
+    rectangles the newest counts: the editor keeps sending the earlier ones, and each was drawn to begin an
+    object.
+
+    A keypoint without `is_positive` was either made without the smart tool, then it is an annotation of its
+    own and no prompt, or it is a click that the editor restored after a reload and whose sign it lost. The
+    sign of a restored click stands in the draft or annotation that it was restored from, which travels with
+    the request; once that has been saved anew, only a server that saw the click before knows (`recall`). A
+    keypoint that neither knows is not a click, unless the context holds nothing but such keypoints: then
+    all are positive.
+
+    Raises `ConfigError` if the labeling config lacks what the answer needs, `ProtocolError` for malformed
+    items, for more than `limits` allow, and if the context holds nothing but clicks that cannot be used.
+    """
+    if not body.context:
+        return None
+    if len(body.tasks) != 1:
+        raise ProtocolError(f"a request with clicks concerns one task, this one has {len(body.tasks)}")
+    task = body.tasks[0]
+    config = _config(body, task)
+    prompts = [item for item in body.context if _is_prompt(item, config)]
+    if not prompts:
+        _explain(body.context, config)
+    signs = _signs(task, prompts, recall)
+    prompts = [item for item in prompts if item["type"] == RECTANGLE or _id(item) in signs]
+    if not prompts:
+        return None
+    newest = prompts[-1]
+    group = [item for item in prompts if _group(item) == _group(newest)]
+    if len(group) > limits.clicks:
+        raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
+    width, height = _size(newest, limits)
+    tag, image, item_index, _ = _group(newest)
+    brush, labels = choose_mask_tag(config, config.controls[tag], image, _labels(newest))
+    return MaskRequest(
+        image=_reference(body, task, config, image, item_index),
+        clicks=tuple(_click(item, signs, width, height) for item in group if item["type"] == KEYPOINT),
+        box=_box(newest, width, height) if newest["type"] == RECTANGLE else None,
+        target=RegionTarget(
+            from_name=brush.name,
+            to_name=image,
+            labels=labels,
+            width=width,
+            height=height,
+            image_rotation=_image_rotation(newest),
+            item_index=item_index,
+        ),
+    )
+
+
+def saved_results(task: Json) -> Iterator[Sequence[Json]]:
+    """The result lists that Label Studio has stored of a task: the asking user's drafts, then all
+    annotations."""
+    for source in ("drafts", "annotations"):
+        for saved in _objects(task, source, source):
+            result = saved.get("result")
+            if isinstance(result, list):
+                yield [item for item in result if isinstance(item, dict)]
+
+
+def mask_response(target: RegionTarget, rle: Sequence[int], score: float, model_version: str) -> dict[str, Any]:
+    """The answer with one brush region. Its id is random, of 128 bits: an id that an annotation already
+    holds would replace that region when the suggestion is accepted."""
+    region: dict[str, Any] = {
+        "id": secrets.token_urlsafe(16),
+        "type": "brushlabels",
+        "from_name": target.from_name,
+        "to_name": target.to_name,
+        "original_width": target.width,
+        "original_height": target.height,
+        "image_rotation": target.image_rotation,
+        "score": score,
+        "readonly": False,
+        "value": {"format": "rle", "rle": rle, "brushlabels": list(target.labels)},
+    }
+    if target.item_index is not None:
+        region["item_index"] = target.item_index
+    return {"results": [{"result": [region], "score": score, "model_version": model_version}]}
+
+
+def empty_response(model_version: str) -> dict[str, Any]:
+    """The answer "no mask" to clicks. Must not answer a request without context: it would be stored as a
+    prediction."""
+    return {"results": [{"result": [], "score": 0.0, "model_version": model_version}]}
+
+
+def nothing_to_store() -> dict[str, Any]:
+    """The answer to opened tasks and to "retrieve predictions": Label Studio stores nothing and asks again
+    next time."""
+    return {"results": []}
+
+
+def _whole(body: Any) -> Json:
+    if not isinstance(body, dict):
+        raise ProtocolError("the body must be a JSON object")
+    return body
+
+
+def _mapping(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _object(parent: Json, name: str, where: str) -> Json:
+    """The object at `name`; empty if there is none. Raises `ProtocolError`, like the functions after it."""
+    value = parent.get(name)
+    if not value:
+        return {}
+    if not isinstance(value, dict):
+        raise ProtocolError(f'"{where}" must be an object')
+    return value
+
+
+def _objects(parent: Json, name: str, where: str) -> list[Json]:
+    """The objects of the list at `name`; empty if there is none."""
+    value = parent.get(name)
+    if not value:
+        return []
+    if not isinstance(value, list):
+        raise ProtocolError(f'"{where}" must be a list of objects')
+    return [one for one in value if isinstance(one, dict)]
+
+
+def _text(parent: Json, name: str, where: str) -> str:
+    """The text at `name`; empty if there is none."""
+    value = parent.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ProtocolError(f'"{where}" must be a text')
+    return value or ""
+
+
+def name_of(value: Any, where: str) -> str:
+    """What names a thing, a number or a text, as a text; empty for None. Raises `ProtocolError`."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
+        raise ProtocolError(f'"{where}" must be a number or a text')
+    name = "" if value is None else str(value)
+    if len(name) > _LONGEST_NAME:
+        raise ProtocolError(f'"{where}" has {len(name)} characters, more than {_LONGEST_NAME}')
+    return name
+
+
+def _id(item: Json) -> str:
+    return name_of(item.get("id"), "id")
+
+
+def _config(body: PredictBody, task: Json) -> LabelingConfig:
+    return parse_labeling_config(body.label_config).for_task(_object(task, "data", "data"))
+
+
+def _is_prompt(item: Json, config: LabelingConfig) -> bool:
+    """Whether an item is a keypoint or rectangle of a control of the config, and complete."""
+    name = item.get("from_name")
+    control = config.controls.get(name) if isinstance(name, str) else None
+    return (
+        item.get("type") in (KEYPOINT, RECTANGLE)
+        and control is not None
+        and control.kind == item["type"]
+        and item.get("to_name") in control.to_names
+        and (bool(_mapping(item.get("value")).get(item["type"])) or _is_unlabelled(item))
+        and "rle" not in item["value"]  # a brush region that was given the keypoint's label as well
+    )
+
+
+def _is_unlabelled(item: Json) -> bool:
+    """Whether an item is a click that was made with no label chosen, as tags with allowEmpty let one do."""
+    return _mapping(item.get("value")).get(str(item.get("type"))) == []
+
+
+def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
+    """Raise `ProtocolError` if the newest region of a context without prompts is a click: nobody would see why there
+    is no mask. Items of other kinds, such as choices, are no clicks."""
+    clicks = [item for item in context if _is_region(item)]
+    if not clicks:
+        return
+    item = clicks[-1]
+    name, kind, image = (str(item.get(key))[:_LONGEST_NAME] for key in ("from_name", "type", "to_name"))
+    control = config.controls.get(name)
+    other = "image" if name in config.images else config.other_tags.get(name)
+    usable = f"this server takes clicks of {' and '.join(PROMPT_KINDS.values())} tags"
+    if control is None and other is None:
+        known = ", ".join(one.name for one in config.controls.values() if one.kind in PROMPT_KINDS) or "none"
+        why = f'the labeling config of the request has no tag named "{name}"; its tags for clicks: {known}'
+    elif control is None or control.kind not in PROMPT_KINDS:
+        why = f'"{name}" is a tag of another kind ({other or BRUSH_KIND}); {usable}'
+    elif control.kind != kind:
+        why = f'the {control.title} makes no items of type "{kind}"; {usable}'
+    elif image not in control.to_names:
+        why = f'the {control.title} is for the image "{", ".join(control.to_names)}", not for "{image}"'
+    else:
+        why = f'its "value" lacks the list "{kind}" of its labels'
+    raise ProtocolError(f"a click cannot be used: {why}")
+
+
+def _is_region(item: Json) -> bool:
+    """Whether an item was drawn on an image as a prompt: neither a mask nor an answer such as choices."""
+    is_drawn = item.get("type") in _DRAWN if isinstance(item.get("type"), str) else False
+    return (is_drawn or "is_positive" in item) and "rle" not in _mapping(item.get("value"))
+
+
+def _labels(item: Json) -> tuple[str, ...]:
+    """All labels of a click, in order."""
+    labels = item["value"][item["type"]]
+    labels = labels if isinstance(labels, list) else [labels]
+    if not all(isinstance(label, str) for label in labels):
+        raise ProtocolError(f'the labels in "value.{item["type"]}" of a {item["type"]} item must be texts')
+    return tuple(labels)
+
+
+def _group(item: Json) -> tuple[str, str, int | None, str]:
+    """What prompts of one object share: control, image, page of a multi-page image, and, as in the editor, the first
+    label."""
+    page = item.get("item_index")
+    if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
+        raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number from 0 on')
+    return item["from_name"], item["to_name"], page, next(iter(_labels(item)), "")
+
+
+def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, bool]:
+    """Signs of those keypoints that are clicks, by id."""
+    keypoints = [item for item in prompts if item["type"] == KEYPOINT]
+    signs = {_id(item): sign for item in keypoints if (sign := _sign(item)) is not None}
+    unsigned = {_id(item) for item in keypoints} - signs.keys()
+    if not unsigned:
+        return signs
+    for result in saved_results(task):
+        for item in result:
+            sign = _readable_sign(item)[0]
+            if sign is not None and (keypoint_id := _id(item)) in unsigned:
+                signs.setdefault(keypoint_id, sign)
+    for keypoint_id in unsigned - signs.keys():
+        remembered = recall(task_key(task), keypoint_id)
+        if remembered is not None:
+            signs[keypoint_id] = remembered
+    return signs or dict.fromkeys(unsigned, True)
+
+
+def _sign(item: Json) -> bool | None:
+    """The sign that a click carries, None if it carries none. Raises `ProtocolError` for one that cannot be read: a
+    guess could turn a mask into its opposite."""
+    sign, unreadable = _readable_sign(item)
+    if unreadable:
+        raise ProtocolError(f'"{unreadable}" of a {item["type"]} item must be true or false')
+    return sign
+
+
+def _readable_sign(item: Json) -> tuple[bool | None, str]:
+    """The sign of an item, and the name of a field that should hold it and does not.
+
+    Today's editor writes `is_positive` beside the value, and the one that comes `value.positive`; where both are, the
+    first one counts. 0 and 1, and texts that spell either, are signs too; null is none.
+    """
+    fields = {"is_positive": item.get("is_positive"), "value.positive": _mapping(item.get("value")).get("positive")}
+    for name, given in fields.items():
+        if given is None:
+            continue
+        spelled = str(given).strip().lower() if isinstance(given, (str, int, float)) else ""
+        return (_SIGNS[spelled], "") if spelled in _SIGNS else (None, name)
+    return None, ""
+
+
+def task_key(task: Json) -> str:
+    """A name of the task for the memory of signs."""
+    return f"{name_of(task.get('project'), 'project')}/{name_of(task.get('id'), 'id')}"
+
+
+def _size(item: Json, limits: Limits) -> tuple[int, int]:
+    width, height = item.get("original_width"), item.get("original_height")
+    if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
+        raise ProtocolError("a click lacks original_width and original_height, the size of the shown image")
+    if width * height > limits.pixels:
+        raise ProtocolError(
+            f"original_width x original_height are {width} x {height} pixels, more than "
+            f"IMAGE_MAX_PIXELS={limits.pixels} allows"
+        )
+    return width, height
+
+
+def _image_rotation(item: Json) -> float:
+    rotation = item.get("image_rotation") or 0
+    if not isinstance(rotation, (int, float)):
+        raise ProtocolError(f'"image_rotation" of a {item["type"]} item must be a number')
+    return rotation
+
+
+def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> SmartClick:
+    keypoint_id, sign = _id(item), _sign(item)
+    return SmartClick(
+        id=keypoint_id,
+        x=_pixel(_number(item, "x"), width),
+        y=_pixel(_number(item, "y"), height),
+        positive=signs[keypoint_id] if sign is None else sign,
+    )
+
+
+def _pixel(percent: float, size: int) -> int:
+    """The pixel hit by a point at `percent` of a side of `size` pixels; the far edge belongs to the last
+    pixel."""
+    return min(max(int(percent / 100 * size), 0), size - 1)
+
+
+def _box(item: Json, width: int, height: int) -> Box:
+    return Box(
+        x=_number(item, "x") / 100 * width,
+        y=_number(item, "y") / 100 * height,
+        width=_number(item, "width") / 100 * width,
+        height=_number(item, "height") / 100 * height,
+        rotation=_number(item, "rotation") if item["value"].get("rotation") else 0.0,
+    )
+
+
+def _number(item: Json, name: str) -> float:
+    value = item["value"].get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:  # also refuses NaN
+        raise ProtocolError(f'a {item["type"]} item lacks the number "{name}" in its value')
+    return float(value)
+
+
+def _reference(body: PredictBody, task: Json, config: LabelingConfig, image: str, index: int | None) -> ImageReference:
+    task_id = task.get("id")
+    return ImageReference(
+        url=image_reference(config, image, _object(task, "data", "data"), index),
+        task_id=task_id if isinstance(task_id, int) else None,
+        login=body.login,
+        password=body.password,
+    )

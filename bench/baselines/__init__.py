@@ -1,0 +1,50 @@
+"""Other ways to cut out an object by clicks, behind the same two calls as `skipclick.Predictor`.
+
+What a rival needs beyond requirements.txt is imported when the rival is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.baselines.external import load_external
+from bench.baselines.grabcut import GrabCutModel
+from skipclick.evaluation.evaluate import ClickModel
+
+RIVALS = {
+    "grabcut": "OpenCV's GrabCut, seeded by the clicks",
+    "random-walker": "scikit-image's random walker, seeded by the clicks",
+    "sam:WEIGHTS": "SAM by transformers; WEIGHTS is a folder or a name on the Hugging Face hub",
+    "sam2:WEIGHTS": "SAM 2, likewise",
+    "sam-hq:WEIGHTS": "SAM-HQ, likewise",
+    "MODULE:FACTORY": "a method of yours: FACTORY() of a module returns an object with encode(image) and "
+    "click(features, clicks, previous), as `skipclick.evaluation.evaluate.ClickModel` describes them",
+}
+"""How `--model` names them, and what each is."""
+
+
+def load_rival(name: str, device: str = "cpu") -> ClickModel[Any]:
+    """The method that a key of `RIVALS` stands for; only networks use the torch device.
+
+    Raises ValueError, in one sentence, where the name is unknown, or packages or weights are missing.
+    """
+    kind, _, rest = name.partition(":")
+    try:
+        if name == "grabcut":
+            return GrabCutModel()
+        if name == "random-walker":
+            from bench.baselines.random_walker import RandomWalkerModel
+
+            return RandomWalkerModel()
+        if kind in ("sam", "sam2", "sam-hq") and rest:
+            from bench.baselines.sam import SegmentAnything
+
+            return SegmentAnything(kind, rest, device)
+    except ImportError as error:
+        package = (error.name or str(error)).partition(".")[0]
+        raise ValueError(
+            f"{name} needs the Python package {package}, which is missing: pip install -r requirements-bench.txt"
+        ) from error
+    if kind and rest:
+        return load_external(name)
+    raise ValueError(f"unknown model {name!r}: give 'bundled', a checkpoint file, or one of {', '.join(RIVALS)}")

@@ -1,0 +1,215 @@
+"""The data sets that can be measured: what each one's folder holds, and the counts and network sizes published."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from skipclick.evaluation.datasets.coco import list_coco
+from skipclick.evaluation.datasets.image_mask_folders import any_colour, instance_ids, list_hqseg, list_pairs, trimap
+from skipclick.evaluation.datasets.label_studio import list_label_studio
+from skipclick.evaluation.datasets.sample import Photo, Sample
+from skipclick.evaluation.datasets.voc import list_pascal_voc, list_sbd
+from skipclick.evaluation.datasets.winter_sports import list_shseg, list_wseseg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a data set lies on disk, and what is published about it."""
+
+    expects: str
+    """What the folder must hold, in a line."""
+    list_photos: Callable[[Path], list[Photo]]
+    """Raises ValueError, saying what is missing, where the folder is not of this layout."""
+    num_photos: int | None = None
+    num_objects: int | None = None
+    resolution: tuple[int, int] | None = None
+    """(H, W) that the network worked at for the published figures; None where there are none: the model's own."""
+
+
+LAYOUTS = {
+    "GrabCut": Layout(
+        expects="data_GT/ (photos) and boundary_GT/ (masks: above 128 the object, 128 ignored)",
+        list_photos=list_pairs("data_GT", "boundary_GT", trimap),
+        num_photos=50,
+        num_objects=50,
+        resolution=(448, 448),
+    ),
+    "Berkeley": Layout(
+        expects="images/ and masks/ (as GrabCut's; a copy of the photo for each object: 96 photos)",
+        list_photos=list_pairs("images", "masks", trimap),
+        num_photos=100,
+        num_objects=100,
+        resolution=(448, 448),
+    ),
+    "DAVIS": Layout(
+        expects="img/ and gt/ (masks: any colour the object, nothing ignored)",
+        list_photos=list_pairs("img", "gt", any_colour),
+        num_photos=345,
+        num_objects=345,
+        resolution=(672, 672),
+    ),
+    "COCO_MVal": Layout(
+        expects="img/ and gt/ (as DAVIS')",
+        list_photos=list_pairs("img", "gt", any_colour),
+        num_photos=800,
+        num_objects=800,
+        resolution=(448, 448),
+    ),
+    "SBD": Layout(
+        expects="val.txt, img/NAME.jpg and inst/NAME.mat (GTinst: instance ids)",
+        list_photos=list_sbd,
+        num_photos=2857,
+        num_objects=6671,
+        resolution=(448, 448),
+    ),
+    "PascalVOC": Layout(
+        expects="ImageSets/Segmentation/val.txt, JPEGImages/NAME.jpg and SegmentationObject/NAME.png "
+        "(palette colours, the void's ignored)",
+        list_photos=list_pascal_voc,
+        num_photos=1449,
+        num_objects=3417,
+        resolution=(448, 448),
+    ),
+    "HQSeg-44k": Layout(
+        expects="DIS5K/DIS-VD/ (im/ and gt/) and, in thin_object_detection/, ThinObject5K/ (images_test/ and "
+        "masks_test/), COIFT/ (images/ and masks/), HRSOD/ (images/ and masks_max255/); masks as DAVIS'",
+        list_photos=list_hqseg,
+        num_photos=1537,
+        num_objects=1537,
+        resolution=(896, 896),
+    ),
+    "WSESeg": Layout(
+        expects="nine folders flickr_CLASS/ and yt_sports/skijump/annotated_frames/0/, in each X.jpg and mask_X.png "
+        "(instance ids); the published average is over the ten classes",
+        list_photos=list_wseseg,
+        num_photos=4221,
+        num_objects=7452,
+        resolution=(896, 896),
+    ),
+    "SHSeg": Layout(
+        expects="X.jpg and mask_X.png (instance ids)",
+        list_photos=list_shseg,
+        resolution=(896, 896),
+    ),
+    "folder": Layout(
+        expects="images/ and masks/ (one channel or a palette, one id per object; 0 background; ignored: 128 of 8 "
+        "bits, 65535 of 16 bits)",
+        list_photos=list_pairs("images", "masks", instance_ids),
+    ),
+    "coco": Layout(
+        expects="COCO instance JSON: FILE.json:IMAGES, or a folder with one .json (in it or in annotations/) and "
+        "images/; crowds ignored",
+        list_photos=list_coco,
+    ),
+    "label-studio": Layout(
+        expects="Label Studio's export as JSON, with brush regions: FILE.json:IMAGES, or a folder with one .json and "
+        "images/; each region an object, one nested in another belongs to it; photos are found by name",
+        list_photos=list_label_studio,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The photos of one data set, read from disk as they are asked for."""
+
+    name: str
+    """Key of `LAYOUTS`; or what somebody calls photos of their own."""
+    folder: str
+    """Where it lies, as given."""
+    photos: tuple[Photo, ...]
+
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        """(H, W) that the network works at for published figures; None where there are none."""
+        return LAYOUTS[self.name].resolution if self.name in LAYOUTS else None
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.load(index)
+
+    def load(self, index: int) -> Sample:
+        """Reads a photo. Raises ValueError, naming the file, if it or its mask is missing or broken."""
+        return self.photos[index].load()
+
+
+def open_dataset(
+    name: str, folder: Path, limit: int | None = None, keep: Callable[[str], bool] | None = None
+) -> EvaluationSet:
+    """The data set of a layout (a key of `LAYOUTS`) that lies in a folder: lists names, reads no pictures.
+
+    Only the first `limit` photos, of those whose name `keep` admits, such as the ones that training holds out.
+    Raises ValueError, in a line that says what was expected, if the folder is not of this layout.
+    """
+    if name not in LAYOUTS:
+        raise ValueError(f"unknown data set {name!r}: known are {', '.join(LAYOUTS)}")
+    try:
+        photos = [photo for photo in LAYOUTS[name].list_photos(folder) if keep is None or keep(photo.name)]
+    except ValueError as error:
+        raise ValueError(f"{name}={folder}: {error}; expected {LAYOUTS[name].expects}") from None
+    if not photos:
+        raise ValueError(f"{name}={folder}: there are no photos to measure")
+    return EvaluationSet(name, str(folder), tuple(photos[:limit]))
+
+
+def check_set() -> EvaluationSet:
+    """The pictures of `evaluation/check_set`, which come with the project."""
+    return open_dataset("folder", Path(__file__).resolve().parents[1] / "check_set")
+
+
+def describe_datasets(given: Mapping[str, Path]) -> str:
+    """What `--list` prints: all data sets, and what the given folders hold, for which all their files are read."""
+    head = f"{'':<14}{'photos':>8}{'objects':>9}{'network':>9}  what the folder holds"
+    found = [_describe_found(name, folder) for name, folder in given.items()]
+    return "\n".join([head, *map(_describe, LAYOUTS), *([""] if found else []), *found])
+
+
+def _describe(name: str) -> str:
+    """Published counts and side of the network, and what the folder must hold beside them."""
+    layout = LAYOUTS[name]
+    numbers = (layout.num_photos, layout.num_objects, layout.resolution and layout.resolution[0])
+    cells = [f"{number:,}" if number else "-" for number in numbers]
+    start = f"{name:<14}{cells[0]:>8}{cells[1]:>9}{cells[2]:>9}  "
+    return textwrap.fill(
+        layout.expects, 120, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+    )
+
+
+def _describe_found(name: str, folder: Path) -> str:
+    """Counts of one folder beside the published ones, and what is broken in it; or why it cannot be opened."""
+    try:
+        dataset = open_dataset(name, folder)
+    except ValueError as error:
+        return str(error)
+    with ThreadPoolExecutor() as pool:
+        found = list(
+            tqdm(pool.map(_objects_or_problem, dataset.photos), name, len(dataset), unit="photo", disable=None)
+        )
+    problems = [f"  broken: {problem}" for problem in found if isinstance(problem, str)]
+    num_objects = sum(count for count in found if isinstance(count, int))
+    layout = LAYOUTS[name]
+    counts = [
+        f"{len(dataset):,} photos{_of(layout.num_photos)}",
+        f"{num_objects:,} objects{_of(layout.num_objects)}",
+        f"{len(problems)} broken",
+    ]
+    return "\n".join([f"{name}={folder}: {', '.join(counts)}", *problems])
+
+
+def _of(published: int | None) -> str:
+    return "" if published is None else f" (published: {published:,})"
+
+
+def _objects_or_problem(photo: Photo) -> int | str:
+    try:
+        return len(photo.load().targets)
+    except ValueError as error:
+        return str(error)

@@ -1,0 +1,269 @@
+"""The simulated annotator at work: photos and their objects in, every click and its IoU out.
+
+A photo is encoded once for all its objects, and the objects are clicked in one batch. What comes out depends on the
+photos that are given together and on nothing else: not on processes, not on timing, not on what was measured before.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skipclick import Click, Predictor
+from skipclick.evaluation.datasets import Sample
+from skipclick.evaluation.results import ObjectResult
+from skipclick.masks import MASK_THRESHOLD
+from skipclick.metrics import iou
+from skipclick.predictor import ClickRequest
+from skipclick.simulation import jittered_click, next_click
+
+F = TypeVar("F")
+
+Stage = Literal["load", "encode", "search", "click", "score"]
+STAGES: tuple[Stage, ...] = ("load", "encode", "search", "click", "score")
+
+Seconds = defaultdict[Stage, float]
+"""What each stage took."""
+
+MAX_BATCH = 16
+"""Objects clicked together at most: bounds the memory where a photo has a hundred."""
+
+
+class ClickModel(Protocol[F]):
+    """What is measured: anything with the two calls of `Predictor`."""
+
+    @property
+    def version(self) -> str:
+        """Name of the method and its weights."""
+
+    def encode(self, image: NDArray[np.uint8]) -> F:
+        """All that depends on the photo alone; uint8 RGB (H, W, 3)."""
+
+    def click(self, features: F, clicks: Sequence[Click], previous: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """The object's probability, float32 (H, W), after all its clicks."""
+
+
+@runtime_checkable
+class BatchModel(Protocol):
+    """A model that can also click several objects at once."""
+
+    def click_batch(
+        self,
+        features: Sequence[Any],
+        clicks: Sequence[Sequence[Click]],
+        previous: Sequence[NDArray[np.float32] | None],
+    ) -> list[NDArray[np.float32]]:
+        """`click` for each object."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The evaluation protocol; the defaults are those of the published figures."""
+
+    protocol: Literal["paper", "serve"] = "paper"
+    """"paper": as the released code evaluates. "serve": `Predictor.answer`, what annotators get."""
+    clicks: Literal["center", "jitter"] = "center"
+    """Where in the largest error: its deepest pixel, or anywhere in its inner half."""
+    seeds: tuple[int, ...] = ()
+    """Of jittered clicks; each measures every object anew."""
+    num_clicks: int = 20
+    """Clicks per object at most; NoC counts an object that fails as so many."""
+    thresholds: tuple[int, ...] = (85, 90, 95)
+    """IoU in percent whose NoC is reported."""
+    target_iou: float = 0.95
+    """An object is finished once it is this good."""
+    threshold: float = 0.49
+    """A pixel belongs to the mask above this probability."""
+    flip: bool = True
+    """Average the logits with the mirrored photo's (models of this project only)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in result files."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any]) -> Rules:
+        """What `to_dict` returned."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        return Rules(**fields)
+
+
+def make_rules(
+    protocol: Literal["paper", "serve"],
+    clicks: Literal["center", "jitter"],
+    num_seeds: int,
+    thresholds: Sequence[int],
+    flip: bool | None,
+) -> Rules:
+    """The rules of a protocol; `flip` None stands for what the protocol does.
+
+    Raises ValueError for combinations that make no sense. An object is clicked until it reaches the highest threshold,
+    or 95 % where all are lower, so that the thresholds asked for do not change the clicks.
+    """
+    serve = protocol == "serve"
+    if serve and flip:
+        raise ValueError("the backend serves without mirrored photos: leave --flip away, or use --protocol paper")
+    return Rules(
+        protocol=protocol,
+        clicks=clicks,
+        seeds=tuple(range(num_seeds)) if clicks == "jitter" else (),
+        thresholds=tuple(sorted(set(thresholds))),
+        target_iou=max(95, *thresholds) / 100,
+        threshold=MASK_THRESHOLD if serve else Rules.threshold,
+        flip=not serve if flip is None else flip,
+    )
+
+
+@dataclass(eq=False)
+class _Session(Generic[F]):
+    """One object while it is being clicked."""
+
+    image: str
+    object_id: int
+    category: str | None
+    target: NDArray[np.int8]
+    features: F
+    encode_ms: float
+    mask: NDArray[np.bool_] = field(init=False)
+    """After the last click, bool (H, W)."""
+    state: Any = None
+    """What the model hands from click to click: its last probability, or whatever `Predictor.answer` keeps."""
+    clicks: list[Click] = field(default_factory=list)
+    ious: list[float] = field(default_factory=list)
+    click_ms: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.mask = np.zeros(self.target.shape, np.bool_)
+
+    def is_open(self, rules: Rules) -> bool:
+        """Whether it needs another click."""
+        return len(self.clicks) < rules.num_clicks and (not self.ious or self.ious[-1] < rules.target_iou)
+
+    def next_click(self, seed: int | None) -> Click:
+        """Where the annotator clicks now."""
+        clicked = [(int(click.y), int(click.x)) for click in self.clicks]
+        if seed is None:
+            return next_click(self.mask, self.target, clicked)
+        address = (seed, zlib.crc32(self.image.encode()), self.object_id, len(clicked))
+        return jittered_click(self.mask, self.target, clicked, np.random.default_rng(address))
+
+    def result(self) -> ObjectResult:
+        return ObjectResult(
+            self.image, self.object_id, self.category, self.ious, self.clicks, self.encode_ms, self.click_ms
+        )
+
+
+def simulate(
+    model: ClickModel[F], features: F, target: NDArray[np.int8], rules: Rules | None = None
+) -> tuple[list[float], list[Click], list[float]]:
+    """Segment one object by centre clicks: IoU after each click, the clicks, milliseconds of each.
+
+    features: `model.encode` of the photo. target: int8 (H, W), 1 object, 0 background, -1 ignored.
+    """
+    session = _Session("", 1, None, target, features, 0.0)
+    _click_until_good(model, [session], rules or Rules(), None, nullcontext(), defaultdict(float))
+    return session.ious, session.clicks, session.click_ms
+
+
+def evaluate(
+    model: ClickModel[F], samples: Iterable[Sample], rules: Rules | None = None, seed: int | None = None
+) -> Iterator[ObjectResult]:
+    """Simulate all objects of all samples, one photo after the other, in order.
+
+    An iterator: wrap it in `list`, or watch the results as they come. seed: of jittered clicks; None clicks centres.
+    """
+    for sample in samples:
+        yield from evaluate_together(model, [sample], rules or Rules(), seed, nullcontext(), defaultdict(float))
+
+
+def evaluate_together(
+    model: ClickModel[F],
+    samples: Sequence[Sample],
+    rules: Rules,
+    seed: int | None,
+    device: AbstractContextManager[Any],
+    seconds: Seconds,
+) -> list[ObjectResult]:
+    """Simulate all objects of some photos, in batches of up to `MAX_BATCH` objects.
+
+    device: held while the network works, such as a lock of several threads. seconds: the time of each stage is added.
+    """
+    sessions: list[_Session[F]] = []
+    for sample in samples:
+        encoded_before = seconds["encode"]
+        with device, timed(seconds, "encode"):
+            features = model.encode(sample.image)
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+        encode_ms = 1e3 * (seconds["encode"] - encoded_before)
+        for object_id, target in sample.targets.items():
+            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms))
+    for first in range(0, len(sessions), MAX_BATCH):
+        _click_until_good(model, sessions[first : first + MAX_BATCH], rules, seed, device, seconds)
+    return [session.result() for session in sessions]
+
+
+def replay(model: ClickModel[F], image: NDArray[np.uint8], clicks: Sequence[Click], rules: Rules) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), after recorded clicks, given one after the other as they once were."""
+    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0)
+    for click in clicks:
+        session.clicks.append(click)
+        [(session.mask, session.state)] = _answers(model, [session], rules)
+    return session.mask
+
+
+@contextmanager
+def timed(seconds: Seconds, stage: Stage) -> Iterator[None]:
+    """Adds the time that the block takes."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[stage] += time.perf_counter() - started
+
+
+def _click_until_good(
+    model: ClickModel[F],
+    sessions: Sequence[_Session[F]],
+    rules: Rules,
+    seed: int | None,
+    device: AbstractContextManager[Any],
+    seconds: Seconds,
+) -> None:
+    """Click all objects in step; those that are finished leave the batch."""
+    while still_open := [session for session in sessions if session.is_open(rules)]:
+        with timed(seconds, "search"):
+            for session in still_open:
+                session.clicks.append(session.next_click(seed))
+        clicked_before = seconds["click"]
+        with device, timed(seconds, "click"):
+            answers = _answers(model, still_open, rules)
+        click_ms = 1e3 * (seconds["click"] - clicked_before) / len(still_open)
+        with timed(seconds, "score"):
+            for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
+                session.ious.append(iou(session.mask, session.target))
+                session.click_ms.append(click_ms)
+
+
+def _answers(
+    model: ClickModel[F], sessions: Sequence[_Session[F]], rules: Rules
+) -> list[tuple[NDArray[np.bool_], Any]]:
+    """For each object the mask after its last click, bool (H, W), and what the model wants back at the next."""
+    if rules.protocol == "serve" and isinstance(model, Predictor):
+        served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
+        return [(answer.mask.full(), answer.state) for answer in served]
+    features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
+    if isinstance(model, BatchModel):
+        probabilities = model.click_batch(features, clicks, states)
+    else:
+        probabilities = list(map(model.click, features, clicks, states))
+    return [(probability > rules.threshold, probability) for probability in probabilities]

@@ -1,0 +1,208 @@
+"""Protects the job: it learns from what Label Studio itself confirms, leaves a complete version or none, and says in
+its file how it ended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+
+from backend.finetune import run_job as module
+from backend.finetune.job_store import Job, Jobs, read_job
+from backend.finetune.run_job import LARGEST_SIDE, Photos, run, served
+from backend.finetune.store import AnnotationStore
+from backend.finetune.versions import Versions
+from backend.images.decode import Photo
+from backend.prompts import ImageReference
+from backend.settings import Settings
+from skipclick import load_checkpoint
+from skipclick.head import backbone_name
+from tests.support import annotation_bodies as bodies
+from tests.support.annotation_bodies import annotation, region
+from tests.support.fake_label_studio import FakeLabelStudio
+from tests.support.tuned_models import base_model, tuned_model
+from train.finetune import FinetuneConfig, Progress, TooFewError
+
+PROJECT = 1
+QUICK = FinetuneConfig(steps=2, batch_size=2, views=1, checks=1, precision="float32")
+
+
+def put_task(studio: FakeLabelStudio, number: int) -> None:
+    """A task with a picture of a bright square, and its mask."""
+    task, studio.files[f"/data/upload/1/{number}.png"] = bodies.photographed_task(number)
+    studio.tasks.append(task)
+
+
+@pytest.fixture
+def queued(settings: Settings) -> Path:
+    jobs = Jobs(settings.model_dir)
+    return jobs.path(jobs.enqueue(PROJECT, "a test", 0))
+
+
+@pytest.fixture(autouse=True)
+def _small_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = module.canary()
+    assert len(whole) == 18
+    monkeypatch.setattr(module, "canary", lambda: whole[10:11])
+
+
+def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Settings, queued: Path) -> None:
+    for number in range(1, 13):
+        put_task(studio, number)
+    del studio.files["/data/upload/1/3.png"]
+    run(settings, PROJECT, queued, QUICK)
+    job, versions, store = read_job(queued), Versions(settings.model_dir), AnnotationStore(settings.model_dir)
+    assert (job.state, job.version) == ("done", "skipclick-tiny+p1.v1")
+    assert job.reason
+    assert job.noc is not None
+    assert job.last_object == max(one.id for one in store.objects(PROJECT))
+    version = versions.version(PROJECT, 1)
+    version.head()  # its digest fits
+    assert version.about["data"] == store.fingerprint(PROJECT)
+    assert version.about["backbone"] == backbone_name(load_checkpoint("bundled"))
+    assert version.report["num_objects"] == 12
+    assert Image.open(version.picture).size[0] == 960
+    assert versions.current(PROJECT) == (1 if job.promoted else None)
+    assert job.promoted == version.report["worth_promoting"]
+    assert [reason for reason in store.counts(PROJECT).skipped if "404" in reason]  # the image that has gone
+
+
+@pytest.fixture
+def promoting(studio: FakeLabelStudio, settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job that is done and was told that its version is worth promoting."""
+    for number in range(1, 9):
+        put_task(studio, number)
+    monkeypatch.setattr("train.finetune.run.judge", lambda *_: (True, "because the test says so"))
+    run(settings, PROJECT, queued, QUICK)
+    return queued
+
+
+def test_what_is_promoted_is_served(settings: Settings, promoting: Path) -> None:
+    assert read_job(promoting).promoted
+    assert Versions(settings.model_dir).current(PROJECT) == 1
+
+
+def test_what_must_be_beaten_is_what_annotators_get(tmp_path: Path) -> None:
+    """A version of another checkpoint serves nobody, so it is no measure either, and does not stop the job."""
+    versions = Versions(tmp_path)
+    versions.write(PROJECT, tuned_model(1), base_model(), about={}, report={})
+    assert served(versions, PROJECT, 1, base_model()).version == "tiny+p1.v1"
+    other = load_checkpoint("bundled")
+    assert served(versions, PROJECT, 1, other) is other
+    assert served(versions, PROJECT, None, other) is other
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system shares processors by niceness alone")
+def test_a_session_of_its_own_takes_no_share_of_its_own() -> None:
+    """Linux divides processors by sessions first, where it knows autogroups."""
+    code = (
+        "from backend.finetune.run_job import restrain; from backend.settings import Settings; restrain(Settings()); "
+    )
+    code += "print(open('/proc/self/autogroup').read(), open('/proc/self/stat').read().split()[18])"
+    words = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=True, start_new_session=True
+    ).stdout.split()
+    assert words[1:] == ["nice", "19", "19"]
+
+
+def test_too_few_objects_end_in_a_sentence(studio: FakeLabelStudio, settings: Settings, queued: Path) -> None:
+    put_task(studio, 1)
+    with pytest.raises(TooFewError):
+        run(settings, PROJECT, queued, QUICK)
+    job = read_job(queued)
+    assert job.state == "failed"
+    assert "1 object in 1 image are too few: it takes 8 objects" in job.reason
+    assert Versions(settings.model_dir).numbers(PROJECT) == []
+
+
+def test_nothing_is_learnt_when_label_studio_is_away(settings: Settings, queued: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("backend.finetune.sync.get_object", _away)
+    with pytest.raises(ValueError, match="no answer"):
+        run(settings, PROJECT, queued, QUICK)
+    assert read_job(queued).state == "failed"
+
+
+def _away(*_: object) -> None:
+    raise ValueError("no answer")
+
+
+def test_memory_that_does_not_suffice_is_told_so(
+    settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object) -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(module, "collect", too_large)
+    with pytest.raises(ValueError, match="FINETUNE_MEMORY_BYTES=6GB"):
+        run(settings, PROJECT, queued, QUICK)
+    assert "ran out of memory" in read_job(queued).reason
+
+
+def test_masks_and_photos_are_fitted_alike(settings: Settings) -> None:
+    """Large photos are shrunk; a photo that is not the one the mask was drawn on is refused."""
+    store = AnnotationStore(settings.model_dir)
+    mask = np.zeros((1500, 2100), np.bool_)
+    mask[300:900, 200:1000] = True
+    store.receive(PROJECT, orjson.dumps(bodies.saved(annotation(1, 1, [region("a", mask)]))))
+    store.settle()
+    [stored] = store.objects(PROJECT)
+
+    class Loader:
+        size = (1500, 2100)
+
+        def load(self, _: ImageReference) -> Photo:
+            return Photo(np.zeros((750, 1050, 3), np.uint8), self.size)  # decoded at half its size
+
+    loader = Loader()
+    photos = Photos(loader)  # type: ignore[arg-type]
+    example = photos.example(stored)
+    image, target = example.image(), example.target()
+    assert image.shape[:2] == target.shape == (731, LARGEST_SIDE)
+    assert abs(float(target.mean()) - float(mask.mean())) < 0.002
+    loader.size = (1501, 2100)
+    with pytest.raises(ValueError, match="the mask was drawn on 2100 x 1500 pixels, the image has 2100 x 1501"):
+        example.image()
+    assert list(photos.unreachable) == [stored.image]
+
+
+def test_progress_is_reported_seldom() -> None:
+    written: list[dict[str, Any]] = []
+    told = module._seldom(lambda **changes: written.append(changes))
+    for step in range(50):
+        told(Progress("learning", step / 50, step))
+    told(Progress("measuring"))
+    assert [one["stage"] for one in written] == ["learning", "measuring"]
+    assert set(written[0]) <= set(Job.__dataclass_fields__)
+
+
+@pytest.mark.usefixtures("promoting")
+def test_a_choice_made_meanwhile_stands(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever rolls back while a job runs is not overruled by it."""
+    jobs, versions = Jobs(settings.model_dir), Versions(settings.model_dir)
+
+    def rolled_back(*_: object) -> tuple[bool, str]:
+        versions.rollback(PROJECT)
+        return True, "because the test says so"
+
+    monkeypatch.setattr("train.finetune.run.judge", rolled_back)
+    run(settings, PROJECT, jobs.path(jobs.enqueue(PROJECT, "a test", 0)), QUICK)
+    job = jobs.newest(PROJECT)
+    assert job is not None
+    assert (job.version, job.promoted) == ("skipclick-tiny+p1.v2", False)
+    assert "another version was put in service meanwhile" in job.reason
+    assert versions.current(PROJECT) is None
+
+
+@pytest.mark.slow
+def test_the_command_says_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "backend.finetune", "--project", "1", "--job", str(tmp_path / "none.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "there is no job" in ended.stderr

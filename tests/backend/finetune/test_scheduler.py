@@ -1,0 +1,297 @@
+"""Protects when trainings start, that one runs at a time, and what becomes of them when they, or this server, die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.finetune.job_store import Job, Jobs, now, read_job, working_on, write_job
+from backend.finetune.scheduler import Training
+from backend.finetune.store import AnnotationStore
+from tests.support.annotation_bodies import annotation, drawn, region, saved
+
+MakeTraining = Callable[..., Training]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Jobs:
+    return Jobs(tmp_path)
+
+
+@pytest.fixture
+def make_training(tmp_path: Path, jobs: Jobs) -> Iterator[MakeTraining]:
+    """Trainings whose jobs do a deed of job_process.py. Each stands for a server of its own over the same folder."""
+
+    def make(deed: str = "wait", **changes: Any) -> Training:
+        rules = {"by_itself": True, "after_objects": 3, "quiet_seconds": 0.001} | changes
+        script = str(Path(__file__).parents[2] / "support" / "job_process.py")
+        return Training(AnnotationStore(tmp_path), Jobs(tmp_path), command=(sys.executable, script, deed), **rules)
+
+    yield make
+    for job in jobs.newest_of_each():
+        if job.state == "running" and job.pid is not None:
+            os.killpg(job.pid, signal.SIGKILL)
+
+
+def until(training: Training, reached: Callable[[], bool]) -> None:
+    """Rounds of the background work until something is so."""
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        training.step()
+        time.sleep(0.01)
+
+
+def newest(jobs: Jobs, project: int = 1) -> Job:
+    job = jobs.newest(project)
+    assert job is not None
+    return job
+
+
+def note(training: Training, *numbers: int, project: int = 1) -> None:
+    """An accepted mask for each number, as the webhook tells of it."""
+    for number in numbers:
+        body = saved(annotation(number, number, [region("r", drawn(2, 2, 9, 9))]), project)
+        assert training.note(body, json.dumps(body).encode()) == project
+
+
+def test_a_job_is_started_when_asked_for_and_ends(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training("finish")
+    assert training.ask(1).state == "queued"
+    until(training, lambda: newest(jobs).state == "done")
+    assert training.ask(1).number == 2
+
+
+def test_asked_twice_it_is_one_job(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training()
+    assert training.ask(1) == training.ask(1)
+    until(training, lambda: newest(jobs).state == "running")
+    assert training.ask(1).number == 1
+
+
+def test_one_runs_at_a_time_in_the_order_asked_for(make_training: MakeTraining, jobs: Jobs) -> None:
+    training, other_worker = make_training(), make_training()
+    for project in (2, 1):
+        training.ask(project)
+        time.sleep(0.005)
+    until(training, lambda: newest(jobs, 2).step == 7)
+    other_worker.step()
+    assert newest(jobs, 1).state == "queued"
+    training.cancel(2)
+    until(other_worker, lambda: newest(jobs, 1).step == 7)
+    assert newest(jobs, 2).state == "cancelled"
+
+
+def test_a_killed_job_is_marked_as_failed(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training()
+    training.ask(1)
+    until(training, lambda: newest(jobs).step == 7)
+    pid = newest(jobs).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    until(training, lambda: newest(jobs).state == "failed")
+    assert "its process ended before its work did" in newest(jobs).reason
+
+
+def test_a_job_that_cannot_work_says_its_last_words(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training("die")
+    training.ask(1)
+    until(training, lambda: newest(jobs).state == "failed")
+    assert "out of luck" in newest(jobs).reason
+    nothing = Training(
+        AnnotationStore(jobs.path(newest(jobs)).parents[2]),
+        jobs,
+        by_itself=False,
+        after_objects=1,
+        quiet_seconds=1,
+        command=("/nowhere/python",),
+    )
+    nothing.ask(1)
+    until(nothing, lambda: newest(jobs).state == "failed")
+    assert "could not be started" in newest(jobs).reason
+
+
+def test_a_job_outlives_the_server_and_the_next_one_looks_after_it(make_training: MakeTraining, jobs: Jobs) -> None:
+    first = make_training()
+    first.start()
+    first.ask(1)
+    deadline = time.monotonic() + 60
+    while newest(jobs).step != 7:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.close()
+    second = make_training()
+    second.step()
+    running = newest(jobs)
+    assert running.state == "running"
+    assert running.pid is not None
+    assert os.getpgid(running.pid) == running.pid  # what ends the server's group does not reach it
+    assert second.cancel(1).state == "cancelled"
+    until(first, lambda: not first._children)  # only the process that started it can clear it away
+    with pytest.raises(ProcessLookupError):
+        os.kill(running.pid, 0)
+    with pytest.raises(ValueError, match="project 1 has no training to cancel"):
+        second.cancel(1)
+
+
+def test_a_server_that_died_while_it_started_a_job_leaves_none_that_runs_for_ever(
+    make_training: MakeTraining, jobs: Jobs
+) -> None:
+    job = jobs.enqueue(1, "a test", 0)
+    write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running"))
+    make_training().step()
+    assert newest(jobs).state == "failed"
+
+
+def test_a_waiting_job_is_cancelled(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training()
+    training.ask(1)
+    assert training.cancel(1).state == "cancelled"
+    training.step()
+    assert newest(jobs).state == "cancelled"
+
+
+def test_a_job_that_has_just_ended_by_itself_is_not_called_cancelled(make_training: MakeTraining, jobs: Jobs) -> None:
+    """Its version may be in service already."""
+    training = make_training()
+    job = jobs.enqueue(1, "a test", 0)
+    write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running"))
+    read = training.jobs.newest
+
+    def ends_meanwhile(project: int) -> Job | None:
+        found = read(project)
+        write_job(jobs.path(job), Job(1, 1, "a test", now(), state="done", promoted=True))
+        return found
+
+    training.jobs.newest = ends_meanwhile  # type: ignore[method-assign]
+    assert training.cancel(1).state == newest(jobs).state == "done"
+
+
+def test_enough_new_objects_start_a_training(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training("finish")
+    note(training, 1, 2)
+    time.sleep(0.01)
+    training.step()
+    assert jobs.newest(1) is None
+    note(training, 3)
+    note(training, 4, project=2)
+    until(training, lambda: jobs.newest(1) is not None and newest(jobs).state == "done")
+    assert newest(jobs).asked_by == "3 new objects"
+    assert jobs.newest(2) is None
+    note(training, 5, 6)  # the first three count no more
+    time.sleep(0.01)
+    training.step()
+    assert newest(jobs).number == 1
+    note(training, 7)
+    until(training, lambda: newest(jobs).number == 2)
+
+
+def test_not_while_annotators_are_at_it(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training(quiet_seconds=1000.0)
+    note(training, 1, 2, 3)
+    training.step()
+    assert jobs.newest(1) is None
+
+
+def test_what_came_while_no_server_looked_counts(make_training: MakeTraining, jobs: Jobs) -> None:
+    note(make_training(), 1, 2, 3)
+    time.sleep(0.01)
+    next_server = make_training()
+    next_server.start()
+    deadline = time.monotonic() + 60
+    while jobs.newest(1) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    next_server.close()
+
+
+def test_by_hand_only(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training(by_itself=False)
+    note(training, 1, 2, 3, 4)
+    time.sleep(0.01)
+    training.step()
+    assert jobs.newest(1) is None
+    assert training.report(1)["starts_by_itself_after"] is None
+
+
+def test_the_report(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training()
+    note(training, 1, 2)
+    empty = saved(annotation(3, 3, [region("r", drawn(0, 0, 0, 0))]))
+    training.note(empty, json.dumps(empty).encode())
+    training.step()
+    training.ask(1)
+    report = training.report(1)
+    assert (report["objects"], report["images"], report["new_objects"]) == (2, 2, 0)
+    assert report["skipped"] == {"the mask is empty": 1}
+    assert report["jobs"][0]["state"] == "queued"
+    assert [asdict(job) for job in training.jobs.newest_of_each()] == report["jobs"]
+    assert training.report(77)["jobs"] == []
+
+
+def test_a_process_says_how_its_work_goes(jobs: Jobs) -> None:
+    path = jobs.path(jobs.enqueue(1, "a test", 5))
+    with working_on(path) as report:
+        assert (read_job(path).state, read_job(path).pid) == ("running", os.getpid())
+        report(stage="learning", step=3, loss=float("nan"), noc={"NoC@85": 4.5}, seconds_left=9.0)
+        assert read_job(path).noc == {"NoC@85": 4.5}
+        assert read_job(path).loss is None
+    assert (read_job(path).state, read_job(path).seconds_left) == ("done", None)
+    with pytest.raises(ValueError, match="too few"), working_on(path):
+        raise ValueError("too few objects")
+    assert (read_job(path).state, read_job(path).reason) == ("failed", "too few objects")
+    assert read_job(path).last_object == 5
+
+
+def test_an_accepted_mask_is_adapted_to(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, by a process of its own that leaves no job; a project that is due for training comes first."""
+    monkeypatch.setattr("backend.finetune.scheduler._SETTLED", 0.0)
+    training = make_training("finish", by_itself=False, immediate=True)
+    log = jobs.adaptation_log(1)
+    training.ask(2)
+    note(training, 1)
+    training.step()
+    assert newest(jobs, 2).state == "running"
+    assert not log.exists()
+    until(training, lambda: log.exists() and log.read_text() == "adapts 1\n")
+    assert newest(jobs, 2).state == "done"
+    assert jobs.newest(1) is None
+    log.unlink()
+    note(training, 1)  # the same mask again
+    until(training, lambda: not training._children and not training._to_adapt)
+    assert not log.exists()
+    note(training, 2)
+    until(training, log.exists)
+
+
+def test_it_waits_until_label_studio_knows_what_it_told(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training("finish", by_itself=False, immediate=True)
+    note(training, 1)
+    training.step()
+    assert not jobs.adaptation_log(1).exists()
+
+
+def test_masks_of_before_the_start_are_not_adapted_to(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.finetune.scheduler._SETTLED", 0.0)
+    before = make_training(immediate=False)
+    note(before, 1)
+    before.step()
+    training = make_training(by_itself=False, immediate=True)
+    training.start()
+    note(training, 1)  # told again
+    until(training, lambda: not training._to_adapt)
+    assert not jobs.adaptation_log(1).exists()
+    training.close()

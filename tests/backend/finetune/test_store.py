@@ -1,0 +1,276 @@
+"""Protects the team's annotations: what was received is kept whatever is killed, updates replace, deletions delete."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.finetune.store import AnnotationStore, StoredObject
+from backend.label_studio.annotations import Event, Reason, read_event
+from tests.support.annotation_bodies import HEIGHT, WIDTH, annotation, deleted, drawn, project, region, saved
+
+SHOWN = drawn(2, 2, 9, 9)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AnnotationStore:
+    return AnnotationStore(tmp_path)
+
+
+def tell(store: AnnotationStore, *events: dict[str, Any]) -> None:
+    for body in events:
+        store.receive(body["project"]["id"], json.dumps(body).encode())
+    store.settle()
+
+
+def regions(store: AnnotationStore, project_id: int = 1) -> list[str]:
+    return [one.region for one in store.objects(project_id)]
+
+
+def test_an_object_comes_back_as_it_was_annotated(store: AnnotationStore, tmp_path: Path) -> None:
+    tell(store, saved(annotation(7, 5, [region("a", SHOWN)], seconds=3)))
+    (one,) = store.objects(1)
+    assert one == StoredObject(
+        id=1,
+        project=1,
+        task=5,
+        annotation=7,
+        region="a",
+        label="Ski",
+        image="/data/upload/1/5.png",
+        size=(HEIGHT, WIDTH),
+        updated_at="2026-11-20T12:00:03.000000+00:00",
+        digest=one.digest,
+        mask_file=one.mask_file,
+    )
+    assert one.mask_file.is_relative_to(tmp_path / "masks" / "1")
+    assert np.array_equal(one.read_mask(), SHOWN)
+    assert one.read_mask().dtype == np.bool_
+
+
+def test_an_update_replaces_and_a_deletion_deletes(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", SHOWN)])))
+    tell(store, saved(annotation(1, 5, [region("b", SHOWN), region("c", SHOWN)], 9), action="ANNOTATION_UPDATED"))
+    assert regions(store) == ["b", "c"]
+    tell(store, deleted(1))
+    assert regions(store) == []
+    assert store.known(1) == set()
+
+
+def test_events_that_overtake_each_other(store: AnnotationStore) -> None:
+    """With a queue of its own, Label Studio may send the older state last."""
+    tell(store, saved(annotation(1, 5, [region("new", SHOWN)], 9)), saved(annotation(1, 5, [region("old", SHOWN)], 3)))
+    assert regions(store) == ["new"]
+    tell(store, deleted(1, 2), saved(annotation(1, 5, [region("a", SHOWN)], 20)), saved(annotation(2, 5, [], 20)))
+    assert regions(store) == []
+    assert store.known(1) == set()
+
+
+def test_a_deleted_task_takes_its_annotations_along(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])), saved(annotation(2, 6, [region("b", SHOWN)])))
+    tell(store, {"action": "TASKS_DELETED", "tasks": [{"id": 5}], "project": project(1)})
+    assert regions(store) == ["b"]
+
+
+def test_projects_do_not_touch_each_other(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])), saved(annotation(2, 6, [region("b", SHOWN)]), 2))
+    tell(store, deleted(1, project_id=2))  # ids are Label Studio's own, a project that does not have it changes nothing
+    assert (regions(store, 1), regions(store, 2)) == (["a"], ["b"])
+    assert store.projects() == [1, 2]
+
+
+def test_what_is_skipped_is_counted_until_it_is_mended(store: AnnotationStore) -> None:
+    result = [region("a", SHOWN), region("b", drawn(0, 0, 0, 0)), region("c", SHOWN, original_width=7)]
+    tell(store, saved(annotation(1, 5, result)), saved(annotation(2, 6, [], was_cancelled=True)))
+    counts = store.counts(1)
+    assert (counts.objects, counts.images, counts.waiting) == (1, 1, 0)
+    assert counts.skipped == {Reason.EMPTY: 1, Reason.WRONG_SIZE: 1, Reason.CANCELLED: 1}
+    tell(store, saved(annotation(1, 5, [region("b", SHOWN)], 9)), deleted(2))
+    assert store.counts(1).skipped == {}
+
+
+def test_masks_larger_than_allowed_are_not_decoded(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path, max_pixels=WIDTH * HEIGHT - 1)
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    assert store.counts(1).skipped == {Reason.TOO_LARGE: 1}
+
+
+def test_of_several_annotators_one_counts(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("first", SHOWN)], 1)))
+    tell(store, saved(annotation(2, 5, [region("second", SHOWN)], 2)), saved(annotation(3, 5, [], 3)))
+    assert regions(store) == ["second"]
+    tell(store, saved(annotation(1, 5, [region("first", SHOWN)], 4, ground_truth=True)))
+    tell(store, saved(annotation(2, 5, [region("second", SHOWN)], 5)))
+    assert regions(store) == ["first"]
+
+
+def test_only_what_is_new_counts_as_new(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", SHOWN)])))
+    last = max(one.id for one in store.objects(1))
+    before = store.fingerprint(1)
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", SHOWN)], 9)))
+    assert (store.new_since(1, 0), store.new_since(1, last)) == (2, 0)
+    assert store.fingerprint(1) == before
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", drawn(0, 0, 3, 3)), region("c", SHOWN)], 12)))
+    assert (store.new_since(1, 0), store.new_since(1, last)) == (3, 2)
+    assert store.fingerprint(1) != before
+
+
+def test_the_fingerprint_tells_labels_and_images_apart(tmp_path: Path) -> None:
+    def fingerprint(name: str, *events: dict[str, Any]) -> str:
+        store = AnnotationStore(tmp_path / name)
+        tell(store, *events)
+        return store.fingerprint(1)
+
+    first, second = saved(annotation(1, 5, [region("a", SHOWN)])), saved(annotation(2, 6, [region("b", SHOWN)]))
+    other_label = saved(annotation(1, 5, [region("a", SHOWN, "Helmet")]))
+    other_image = saved(annotation(1, 7, [region("a", SHOWN)]))
+    names = {fingerprint(str(n), *events) for n, events in enumerate([[first], [other_label], [other_image], []])}
+    assert len(names) == 4
+    assert fingerprint("one way", first, second) == fingerprint("the other", second, first)
+
+
+def test_images_that_have_gone_are_counted_with_what_was_said_of_them(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", SHOWN)])))
+    tell(store, saved(annotation(2, 6, [region("c", SHOWN)])))
+    store.report_unreachable(1, {"/data/upload/1/5.png": "status 404", "/data/upload/1/99.png": "status 404"})
+    assert store.counts(1).skipped == {"status 404": 2}
+    store.report_unreachable(1, {})
+    assert store.counts(1).skipped == {}
+
+
+def test_a_mask_outlives_its_object_for_a_job_that_reads(store: AnnotationStore) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN), region("b", SHOWN)])))
+    gone, kept = store.objects(1)
+    os.utime(gone.mask_file, (0, 0))  # annotated long ago
+    tell(store, saved(annotation(1, 5, [region("b", SHOWN)], 9)))
+    assert store.sweep() == 0
+    assert np.array_equal(gone.read_mask(), SHOWN)
+    assert store.sweep(older_than=0) == 1
+    assert not gone.mask_file.exists()
+    assert np.array_equal(kept.read_mask(), SHOWN)
+
+
+def test_a_body_that_makes_no_sense_does_not_stop_those_behind_it(store: AnnotationStore) -> None:
+    store.receive(1, b"no JSON at all")
+    store.receive(1, b"[" * 100_000)
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    assert regions(store) == ["a"]
+    assert store.counts(1).waiting == 0
+
+
+def test_what_is_received_waits_until_it_is_settled(store: AnnotationStore) -> None:
+    before = time.time()
+    store.receive(3, json.dumps(saved(annotation(1, 5, [region("a", SHOWN)]), 3)).encode())
+    assert store.projects() == [3]
+    assert (store.counts(3).objects, store.counts(3).waiting) == (0, 1)
+    assert before <= store.counts(3).changed_at <= time.time()
+    assert AnnotationStore(store._folder).settle() == 1  # another process would do it as well
+    assert (store.counts(3).objects, store.counts(3).waiting) == (1, 0)
+    assert before <= store.counts(3).changed_at <= time.time()
+    assert (store.counts(4).objects, store.counts(4).changed_at) == (0, 0)
+
+
+def test_a_failed_write_keeps_the_event(store: AnnotationStore, tmp_path: Path) -> None:
+    (tmp_path / "masks").write_text("in the way")
+    with pytest.raises(OSError, match="masks"):
+        tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    assert store.counts(1).waiting == 1
+    (tmp_path / "masks").unlink()
+    store.settle()
+    assert regions(store) == ["a"]
+
+
+def test_threads_receive_and_settle_at_the_same_time(store: AnnotationStore) -> None:
+    def work(first: int) -> None:
+        for number in range(first, first + 10):
+            tell(store, saved(annotation(number, number, [region(f"{number}", SHOWN)])))
+
+    threads = [threading.Thread(target=work, args=(100 * k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(int, regions(store))) == [100 * k + n for k in range(4) for n in range(10)]
+    assert store.counts(1).waiting == 0
+
+
+def test_label_studio_itself_is_believed_but_for_what_has_changed_since(store: AnnotationStore) -> None:
+    def seen(number: int, name: str) -> Event:
+        return read_event(saved(annotation(number, number, [region(name, SHOWN)], 5)))
+
+    tell(store, saved(annotation(1, 1, [region("forged", SHOWN)], 59)), deleted(2))
+    since = store.marker()
+    tell(store, saved(annotation(3, 3, [region("newer", SHOWN)], 9)), deleted(4))
+    for number in (1, 2, 3, 4):
+        store.align(1, seen(number, "seen"), since)
+    assert {(one.annotation, one.region) for one in store.objects(1)} == {(1, "seen"), (2, "seen"), (3, "newer")}
+    store.align(1, Event(deleted=(1, 3)), since)
+    assert {(one.annotation, one.region) for one in store.objects(1)} == {(2, "seen"), (3, "newer")}
+
+
+def write_on(folder: Path, number: int, acknowledged: Connection) -> None:
+    """Receive and settle without an end; `acknowledged` gets the number of each event that was received.
+
+    Event n creates annotation n with three masks; every fourth one deletes annotation n - 1 instead.
+    """
+    store = AnnotationStore(folder)
+    while True:
+        number += 1
+        masks = [region(f"{number}.{k}", drawn(k, number % 20, k + 5, number % 20 + 5)) for k in range(3)]
+        body = saved(annotation(number, number, masks)) if number % 4 else deleted(number - 1)
+        store.receive(1, json.dumps(body).encode())
+        acknowledged.send(number)
+        if number % 3 == 0:
+            store.settle()
+
+
+def check_whole(folder: Path) -> None:
+    """Whatever was interrupted, the database is sound and names masks that are whole."""
+    database = sqlite3.connect(folder / "annotations.sqlite")
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
+    annotations: dict[int, int] = {}
+    for one in AnnotationStore(folder).objects(1):
+        annotations[one.annotation] = annotations.get(one.annotation, 0) + 1
+        number, k = map(int, one.region.split("."))
+        assert np.array_equal(one.read_mask(), drawn(k, number % 20, k + 5, number % 20 + 5))
+    assert set(annotations.values()) <= {3}  # an event takes effect as a whole
+
+
+@pytest.mark.slow
+def test_a_writer_killed_fifty_times(tmp_path: Path) -> None:
+    """kill -9 at random moments: always consistent, and nothing that was acknowledged is lost."""
+    rng, processes, last = random.Random(6), get_context("fork"), 0
+    for _ in range(50):
+        reader, acknowledged = processes.Pipe(duplex=False)
+        writer = processes.Process(target=write_on, args=(tmp_path, last, acknowledged))
+        writer.start()
+        acknowledged.close()
+        last = [reader.recv() for _ in range(rng.randint(1, 5))][-1]
+        time.sleep(rng.uniform(0, 0.02))  # a few events take that long
+        writer.kill()
+        writer.join()
+        with suppress(EOFError):
+            while True:
+                last = reader.recv()  # an event received but not acknowledged comes again, as by a retry
+        check_whole(tmp_path)
+    store = AnnotationStore(tmp_path)
+    store.settle()
+    check_whole(tmp_path)
+    expected = {n for n in range(1, last + 1) if n % 4 in (1, 2)}
+    assert expected <= {one.annotation for one in store.objects(1)} <= expected | {last, last + 1}
+    store.sweep(older_than=0)
+    assert len(list((tmp_path / "masks" / "1").iterdir())) == len(store.objects(1))

@@ -1,0 +1,213 @@
+"""Protects the life of the real server process: start, settings that cannot be met, and the way it stops."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bench.serving.loopback import free_port
+from tests.support.recorded import clicked_bodies
+from tests.support.server_process import environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@contextmanager
+def backend(folder: Path, port: int, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    """The server's process; its log is the file `log` in `folder`."""
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "backend"],
+            cwd=ROOT,
+            env=environment(folder, PORT=str(port), **settings),
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            text=True,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def get(connection: http.client.HTTPConnection, path: str) -> tuple[int, dict[str, str]]:
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+def await_ready(port: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "the server ended"
+        assert time.monotonic() < deadline
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        try:
+            if get(connection, "/ready")[0] == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.05)
+
+
+class SlowLabelStudio:
+    """Gives out one image, when told to."""
+
+    def __init__(self) -> None:
+        file = BytesIO()
+        Image.new("RGB", (160, 120), "navy").save(file, "PNG")
+        self.asked, self.go_on = threading.Event(), threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.set()
+                outer.go_on.wait(30)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(file.getvalue())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def slow_label_studio() -> Iterator[SlowLabelStudio]:
+    slow = SlowLabelStudio()
+    yield slow
+    slow.go_on.set()
+    slow.server.shutdown()
+    slow.server.server_close()
+
+
+def click(port: int) -> tuple[int, dict[str, object]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/predict", json.dumps(clicked_bodies("03")[0]), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    return answer.status, json.loads(answer.read())
+
+
+@pytest.mark.slow
+def test_an_answer_arrives_in_one_piece(tmp_path: Path) -> None:
+    """Whoever has its header lines has the rest too, also when the server is killed in between; docs/scaling.md."""
+    port = free_port()
+    with backend(tmp_path, port) as process:
+        await_ready(port, process)
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+            for path in ["/health", "/metrics", "/openapi.json", "/ui", "/ui/page.css", "/nowhere"] * 20:
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                head, _, body = client.recv(1 << 20).partition(b"\r\n\r\n")
+                assert f"\r\nContent-Length: {len(body)}" in head.decode(), path
+
+
+@pytest.mark.slow
+def test_a_stop_finishes_what_runs_and_exits_with_0(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
+    port = free_port()
+    with (
+        backend(tmp_path, port, LABEL_STUDIO_URL=slow_label_studio.url, SHUTDOWN_TIMEOUT="30") as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        await_ready(port, process)
+        probe = http.client.HTTPConnection("127.0.0.1", port, timeout=30)  # kept alive, as probes and Label Studio do
+        assert get(probe, "/ready") == (200, {"status": "READY"})
+        running = pool.submit(click, port)
+        assert slow_label_studio.asked.wait(30)
+        process.send_signal(signal.SIGTERM)
+        while (found := get(probe, "/ready"))[0] == 200:
+            time.sleep(0.01)
+        assert found == (503, {"error": "the server is stopping"})
+        assert not running.done()
+        slow_label_studio.go_on.set()
+        status, answer = running.result(30)
+        assert status == 200
+        assert "results" in answer
+        assert process.wait(60) == 0
+    with pytest.raises(OSError, match="refused"):
+        get(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "/health")
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    (start,) = [line["message"] for line in lines if "is ready" in line.get("message", "")]
+    for part in ("SkipClick backend 0.", "device cpu", "dtype float32", "bundled (skipclick-tiny)", "memo 512MB"):
+        assert part in start
+    assert slow_label_studio.url in start
+    (request,) = [line for line in lines if line.get("route") == "/predict"]
+    assert (request["status"], request["task"]) == (200, 2)
+
+
+@pytest.mark.slow
+def test_a_stop_does_not_wait_longer_than_its_limit(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
+    port = free_port()
+    with (
+        backend(tmp_path, port, LABEL_STUDIO_URL=slow_label_studio.url, SHUTDOWN_TIMEOUT="1") as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        await_ready(port, process)
+        pool.submit(click, port)
+        assert slow_label_studio.asked.wait(30)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        slow_label_studio.go_on.set()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_not_there_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    with backend(tmp_path, free_port(), CHECKPOINT="/nowhere.safetensors") as process:
+        assert process.wait(120) == 3
+    log = (tmp_path / "log").read_text()
+    assert "cannot start: checkpoint /nowhere.safetensors does not exist; give a file or 'bundled'\n" in log
+    assert "Traceback" not in log
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backend", *arguments],
+        cwd=ROOT,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_bad_settings_end_the_start_with_a_line_each() -> None:
+    done = run(PORT="http", THREAD="8")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "cannot start: THREAD is no setting of this server; did you mean THREADS?",
+        "cannot start: PORT=http is not a whole number from 0 to 65535",
+    ]
+
+
+def test_the_command_line_explains_itself() -> None:
+    shown = run("--help")
+    assert shown.returncode == 0
+    for command in ("serve", "doctor", "warm", "models", "settings"):
+        assert f"\n  {command} " in shown.stdout
+    assert run("settings").stdout == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for wrong in (["nonsense"], ["settings", "now"], ["serve", "--fast"]):
+        done = run(*wrong)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1

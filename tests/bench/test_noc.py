@@ -1,0 +1,210 @@
+"""Protects the command: its files, its exit statuses, what it refuses, and that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench import noc
+from bench.noc import first_difference, main
+from skipclick.evaluation.results import Results, read_results, write_results
+from tests.support.bench_models import write_davis
+
+MODEL = ["--model", "tests.support.bench_models:small_discs"]
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def davis(tmp_path: Path) -> Path:
+    return write_davis(tmp_path / "davis", num_photos=3)
+
+
+def without_times(results: Results) -> list[object]:
+    return [
+        (run.name, one.dataset, one.seed, found.image, found.object_id, found.ious, found.clicks)
+        for run in results.runs
+        for one in run.measurements
+        for found in one.objects
+    ]
+
+
+def test_the_command_writes_every_click_and_its_tables(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = davis / "runs" / "noc.json"
+    command = ["--model", "grabcut", MODEL[1], "--dataset", f"DAVIS={davis}", "--limit", "2", "--output", str(output)]
+    assert main(command) == 0
+    results = read_results(output)
+    assert results.command == command
+    assert [run.name for run in results.runs] == ["grabcut", MODEL[1]]
+    (measurement,) = results.runs[0].measurements
+    assert [one.image for one in measurement.objects] == ["0", "1"]
+    for one in measurement.objects:
+        assert len(one.ious) == len(one.clicks) == len(one.click_ms)
+    printed = capsys.readouterr().out
+    assert "### DAVIS (2 objects)" in printed
+    assert output.with_suffix(".md").read_text() == printed
+    assert sorted(path.name for path in output.parent.iterdir()) == ["noc.json", "noc.md"]
+
+
+def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
+    output = davis / "noc.json"
+    jitter = ["--clicks", "jitter", "--seeds", "2", "--protocol", "serve"]
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", *jitter, "--output", str(output)]) == 0
+    results = read_results(output)
+    assert [one.seed for one in results.runs[0].measurements] == [0, 1]
+    assert results.rules["threshold"] == 0.5
+    assert results.rules["flip"] is False
+
+
+def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (davis / "gt" / "1.png").write_bytes(b"no picture")
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}"]) == 0
+    printed = capsys.readouterr().out
+    assert "### DAVIS (2 objects)" in printed
+    assert "Not measured, 1 photos:" in printed
+    assert "1.png" in printed
+
+
+def test_a_repeated_run_that_differs_exits_with_1(
+    davis: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--repeat"]
+    assert main(command) == 0
+    assert "Measured twice: every click and every IoU the same" in capsys.readouterr().out
+    monkeypatch.setattr(noc, "first_difference", lambda one, other: "0 #1 went differently")
+    assert main(command) == 1
+
+
+def test_the_smallest_difference_is_found(davis: Path) -> None:
+    output = davis / "noc.json"
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--output", str(output)]) == 0
+    results = read_results(output)
+    assert first_difference(results, results) is None
+    measurement = results.runs[0].measurements[0]
+    last = measurement.objects[-1]
+    objects = [*measurement.objects[:-1], replace(last, ious=[*last.ious[:-1], math.nextafter(last.ious[-1], 2)])]
+    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=objects)])])
+    assert first_difference(results, other) == f"{MODEL[1]} on DAVIS: 2 #1 went differently the second time"
+    slower = [replace(one, encode_ms=1e9, click_ms=[]) for one in measurement.objects]
+    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=slower)])])
+    assert first_difference(results, other) is None
+
+
+def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = davis / "old.json"
+    command = [*MODEL, "--dataset", f"DAVIS={davis}"]
+    assert main([*command, "--output", str(output)]) == 0
+    assert main([*command, "--compare", str(output)]) == 0
+    old = read_results(output)
+    measurement = old.runs[0].measurements[0]
+    perfect = [
+        replace(one, ious=[1.0], clicks=one.clicks[:1], click_ms=one.click_ms[:1]) for one in measurement.objects
+    ]
+    run = replace(old.runs[0], measurements=[replace(measurement, objects=perfect)])
+    write_results(output, replace(old, runs=[run]))
+    assert main([*command, "--compare", str(output), "--tolerance", "0.5"]) == 1
+    assert "**worse**" in capsys.readouterr().out
+    assert main([*command, "--compare", str(output), "--tolerance", "20"]) == 0
+
+
+def test_profile_and_published_figures_are_sections(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--profile", "--paper"]) == 0
+    printed = capsys.readouterr().out
+    assert "### Speed" in printed
+    assert "### Beside the published figures" in printed
+
+
+def test_list_says_what_is_expected_and_found(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list", "--dataset", f"DAVIS={davis}"]) == 0
+    printed = capsys.readouterr().out
+    assert "GrabCut" in printed
+    assert str(davis) in printed
+
+
+def test_an_interrupted_run_resumes(davis: Path) -> None:
+    """Killed after its first photo, then the same command with --resume: the result of an uninterrupted run."""
+    output = davis / "noc.json"
+    journal = davis / "noc.json.journal"
+    slow = ["--model", "tests.support.bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "bench" / "noc.py"), *slow],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate()[1]
+    assert process.returncode == 130
+    assert error.strip().splitlines()[-1] == "noc: interrupted: the same command with --resume continues"
+    assert not output.exists()
+    first_photo = json.loads(journal.read_text().splitlines()[1])["objects"]
+
+    assert main([*slow, "--resume"]) == 0
+    assert not journal.exists()
+    resumed = read_results(output)
+    assert resumed.runs[0].measurements[0].objects[0].click_ms == first_photo[0]["click_ms"]
+    assert main(slow) == 0
+    assert without_times(read_results(output)) == without_times(resumed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "DAVIS=nowhere"], "img"),
+        (["--dataset", "Davis=."], "unknown data set 'Davis'"),
+        (["--model", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--model", "grabcut", "grabcut"], "each model can be given once only"),
+        (["--dataset", "DAVIS={davis}", "DAVIS={davis}"], "each data set can be given once only"),
+        (["--seeds", "3"], "--clicks jitter"),
+        (["--resume"], "--output"),
+        (["--output", "runs/noc.txt"], "ends in .json"),
+        (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--compare", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_failures_are_one_line_and_exit_code_2(
+    davis: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [*MODEL, "--dataset", f"DAVIS={davis}", *(argument.format(davis=davis) for argument in arguments)]
+    assert main(command) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert error.startswith("noc: ")
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--model and --dataset are needed"),
+        ([*MODEL, "--dataset", "DAVIS"], "is not NAME=DIR"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--limit", "0"], "is not a positive number"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--thresholds", "0.9"], "is not a percentage"),
+        ([*MODEL, "--dataset", "DAVIS=x", "--tolerance", "nan"], "is not a number of clicks"),
+    ],
+)
+def test_a_malformed_option_is_refused_with_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "bench" / "noc.py"), "--help"]
+    shown = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0
+    assert "examples:" in shown.stdout

@@ -1,0 +1,151 @@
+"""The tables say what was measured: means, averages over classes and seeds, and what cannot be set side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from bench.published import ABLATION, PUBLISHED, TABLES
+from bench.tables import (
+    check_table,
+    class_table,
+    dataset_table,
+    metric_values,
+    overview_table,
+    paper_table,
+    published_table,
+    report,
+)
+from skipclick import Click
+from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.evaluate import Rules
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+
+RULES = Rules().to_dict()
+
+
+def measurement(
+    dataset: str, nocs: Sequence[int], categories: Sequence[str | None] | None = None, seed: int | None = None
+) -> Measurement:
+    """A data set whose objects jump from 50 % to 96 % IoU with these clicks."""
+    objects = [
+        ObjectResult(
+            f"photo{index}", 1, category, [0.5] * (count - 1) + [0.96], [Click(0, 0)] * count, 10.0, [2.0] * count
+        )
+        for index, (count, category) in enumerate(zip(nocs, categories or [None] * len(nocs), strict=True))
+    ]
+    return Measurement(dataset, "DIR", (320, 320), seed, objects, [])
+
+
+def run(name: str, *measurements: Measurement) -> ModelRun:
+    return ModelRun(name, f"{name}-1", "ab" * 32, "cpu", "float32", list(measurements))
+
+
+def results(*runs: ModelRun, rules: dict[str, object] = RULES) -> Results:
+    return Results([], "2026-01-01T00:00:00+00:00", {}, rules, list(runs))
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a Markdown table below its head."""
+    lines = [line for line in table.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_a_row_holds_noc_failures_and_iou() -> None:
+    [row] = rows(dataset_table(results(run("tiny", measurement("GrabCut", [1, 2, 20]))), "GrabCut"))
+    assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, "65.3", "80.7", "80.7", "80.7"]
+
+
+def test_the_best_of_several_models_is_bold_and_equals_share_it() -> None:
+    measured = results(run("a", measurement("DAVIS", [2, 2])), run("b", measurement("DAVIS", [1, 3])))
+    assert [row[1] for row in rows(dataset_table(measured, "DAVIS"))] == ["**2.00**", "**2.00**"]
+    measured = results(run("a", measurement("DAVIS", [2, 2])), run("b", measurement("DAVIS", [3, 3])))
+    assert [row[1] for row in rows(dataset_table(measured, "DAVIS"))] == ["**2.00**", "3.00"]
+
+
+def test_classes_count_the_same_whatever_their_size() -> None:
+    """The paper's average over WSESeg is that of ten values, not of 7,452 objects."""
+    measured = results(run("a", measurement("WSESeg", [2, 2, 2, 10], ["skis", "skis", "skis", "goggles"])))
+    assert metric_values(measured.runs[0], RULES, "WSESeg", "NoC@85") == [6.0]
+    assert rows(class_table(measured, "WSESeg", "NoC@85")) == [["`a`", "2.00", "10.00", "6.00"]]
+    assert "skis | goggles | average" in report(measured)
+
+
+def test_seeds_give_a_mean_and_a_spread() -> None:
+    measured = results(run("a", measurement("GrabCut", [2, 2], seed=0), measurement("GrabCut", [4, 4], seed=1)))
+    assert rows(dataset_table(measured, "GrabCut"))[0][1] == f"3.00 ± {math.sqrt(2):.2f}"
+
+
+def test_several_models_and_data_sets_stand_side_by_side() -> None:
+    measured = results(
+        run("a", measurement("GrabCut", [1]), measurement("DAVIS", [4])),
+        run("b", measurement("GrabCut", [2]), measurement("DAVIS", [3])),
+    )
+    assert rows(overview_table(measured)) == [
+        ["`a`", *["**1.00**"] * 3, *["4.00"] * 3],
+        ["`b`", *["2.00"] * 3, *["**3.00**"] * 3],
+    ]
+    assert overview_table(measured) in report(measured)
+
+
+def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
+    broken = Measurement("DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [Problem("007", "no mask")])
+    text = report(results(run("tiny", broken)))
+    assert "- `tiny`: tiny-1, cpu, float32, SHA-256 abababababab" in text
+    assert "protocol paper" in text
+    assert "Not measured, 1 photos:\n\n- DAVIS 007: no mask" in text
+    assert "| DAVIS | `tiny` | 10.0 | 10.0 | 2.0 | 2.0 |" in text
+
+
+def test_table_1_takes_four_checkpoints_in_the_papers_order() -> None:
+    runs = [run(name, measurement("GrabCut", [count])) for name, count in zip("abcd", (4, 3, 2, 1), strict=True)]
+    found = rows(paper_table(results(*runs), 1, published=True))
+    assert [row[0] for row in found[:4]] == [
+        f"{title} (`{name}`)" for title, name in zip(ABLATION, "abcd", strict=True)
+    ]
+    assert found[3][1:] == ["**1.00**", "**1.00**"]
+    assert [row[2] for row in found[4:]] == ["1.74", "1.72", "1.40", "1.44"]  # the authors' README, NoC@90
+    assert [row[1] for row in found[4:]] == ["–"] * 4
+    with pytest.raises(ValueError, match=r"Table 1 compares 4 checkpoints .*not 3"):
+        paper_table(results(*runs[:3]), 1)
+
+
+def test_a_table_needs_one_of_its_data_sets() -> None:
+    check_table(5, 2, ["DAVIS"])
+    with pytest.raises(ValueError, match=r"add --dataset HQSeg-44k=DIR DAVIS=DIR"):
+        check_table(5, 2, ["GrabCut"])
+
+
+def test_table_2_has_a_column_per_class_and_their_average_is_the_published_one() -> None:
+    measured = results(run("a", measurement("WSESeg", [2, 10], ["skis", "goggles"])))
+    ours, published = rows(paper_table(measured, 2, published=True))
+    assert ours == ["`a`", "2.00", "10.00", "6.00"]
+    assert published == ["published: SkipClick", "–", "–", "6.49"]
+
+
+def test_published_figures_stand_beside_ours_with_their_source() -> None:
+    text = published_table(results(run("a", measurement("GrabCut", [2] * 50)), run("b", measurement("GrabCut", [3]))))
+    assert ["GrabCut", "NoC@90", "2.00", "3.00", "1.44", "SkipClick", PUBLISHED[0].source] in rows(text)
+    assert "not comparable" not in text
+
+
+def test_a_part_of_a_data_set_is_not_set_beside_published_figures_unsaid() -> None:
+    text = published_table(results(run("a", measurement("DAVIS", [2] * 208))))
+    assert "DAVIS: 208 objects here, 345 in the paper; these figures are not comparable." in text
+
+
+def test_other_rules_are_not_set_beside_published_figures_unsaid() -> None:
+    served = RULES | {"protocol": "serve"}
+    assert "these do not" in published_table(results(run("a", measurement("GrabCut", [2] * 50)), rules=served))
+
+
+def test_every_published_figure_has_a_source_and_a_place() -> None:
+    for one in PUBLISHED:
+        assert one.dataset in LAYOUTS
+        assert one.source
+        assert 1 <= one.value <= 20
+    for table in TABLES.values():
+        assert set(table.datasets) <= set(LAYOUTS)
+        assert set(table.methods) <= {one.method for one in PUBLISHED}

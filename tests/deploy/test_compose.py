@@ -1,0 +1,78 @@
+"""Protects `docker compose up`: the two services reach each other, and the backend understands its settings."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from backend.settings import Settings, revealed
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU, GPU = ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"
+SECRETS = {"LABEL_STUDIO_TOKEN": "0123456789abcdef", "LABEL_STUDIO_PASSWORD": "password"}
+
+
+def services(path: Path) -> dict[str, Any]:
+    """The services of a compose file with `SECRETS` filled in."""
+
+    def fill(match: re.Match[str]) -> str:
+        name, _, default = match[1].partition(":-")
+        return SECRETS[name.partition(":?")[0]] if ":?" in name else default
+
+    parsed: dict[str, Any] = yaml.safe_load(re.sub(r"\$\{([^}]+)\}", fill, path.read_text()))["services"]
+    return parsed
+
+
+def test_the_backend_asks_label_studio_with_a_token_that_it_knows() -> None:
+    both = services(CPU)
+    settings = Settings.from_environment(both["backend"]["environment"])
+    address = urlsplit(settings.label_studio_url)
+    assert address.hostname in both
+    assert any(port.endswith(f":{address.port}") for port in both[address.hostname]["ports"])
+    studio = both["label-studio"]["environment"]
+    assert studio["LABEL_STUDIO_USER_TOKEN"] == revealed(settings.label_studio_api_key)
+    assert studio["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
+
+
+def test_label_studio_may_call_the_backend_s_private_address() -> None:
+    studio = services(CPU)["label-studio"]["environment"]
+    assert [studio[name] for name in ("ML_BLOCK_LOCAL_IP", "SSRF_PROTECTION_ENABLED")] == ["false", "false"]
+
+
+def test_the_backend_is_shut_in() -> None:
+    backend = services(CPU)["backend"]
+    assert backend["read_only"] is True
+    assert backend["tmpfs"] == ["/tmp"]
+    assert backend["cap_drop"] == ["ALL"]
+    assert backend["volumes"] == ["skipclick:/data"]
+    assert backend["ports"] == ["127.0.0.1:9090:9090"]
+
+
+def test_the_gpu_file_adds_a_gpu_and_nothing_else() -> None:
+    (name, backend), *others = services(GPU).items()
+    assert (name, others) == ("backend", [])
+    (device,) = backend["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    both = services(CPU)["backend"]["environment"] | backend["environment"]
+    assert Settings.from_environment(both).device == "cuda"
+
+
+@pytest.mark.parametrize("files", [(CPU,), (CPU, GPU)], ids=["cpu", "gpu"])
+def test_compose_accepts_the_files(files: tuple[Path, ...], tmp_path: Path) -> None:
+    if not (program := shutil.which("docker-compose")):
+        pytest.skip("docker-compose is not installed here")
+    secrets = tmp_path / "env"
+    secrets.write_text("".join(f"{name}={value}\n" for name, value in SECRETS.items()))
+    named = [word for file in files for word in ("--file", str(file))]
+    done = subprocess.run(
+        [program, "--env-file", secrets, *named, "config"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "skipclick:/data" in done.stdout

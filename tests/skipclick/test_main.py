@@ -1,0 +1,75 @@
+"""Protects the shell commands: a mask and a picture from a real photo, one line for every mistake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from skipclick.__main__ import main
+from skipclick.drawing import NEGATIVE_COLOUR, POSITIVE_COLOUR, draw_overlay
+from skipclick.prompts import Click
+
+PHOTO = Path(__file__).parents[1] / "e2e" / "photos" / "coffee.jpg"  # 600 x 400; see SOURCE.md there
+ON_THE_COFFEE, ON_THE_TABLE = "290,150", "40,360"
+
+
+def test_segment_writes_a_mask_and_an_overlay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mask_path, overlay_path = tmp_path / "mask.png", tmp_path / "overlay.png"
+    command = ["segment", str(PHOTO), "--positive", ON_THE_COFFEE, "--negative", ON_THE_TABLE]
+    assert main([*command, "-o", str(mask_path), "--overlay", str(overlay_path)]) == 0
+    assert "skipclick-tiny" in capsys.readouterr().out
+    mask = cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED)
+    assert mask.shape == (400, 600)
+    assert set(np.unique(mask)) <= {0, 255}
+    assert mask[150, 290] == 255
+    assert mask[360, 40] == 0
+    assert cv2.imread(str(overlay_path)).shape == (400, 600, 3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.png", "overlay.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([str(PHOTO)], "at least one --positive"),
+        ([str(PHOTO), "--positive", "900,10"], "outside the image"),
+        (["nothing.jpg", "--positive", "1,1"], "nothing.jpg"),
+        ([str(PHOTO), "--positive", "1,1", "--resolution", "333"], "multiples of"),
+        ([str(PHOTO), "--positive", "1,1", "--checkpoint", "none.pth"], "does not exist"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_code_2(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", *arguments, "-o", str(tmp_path / "mask.png")]) == 2
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert message.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_click_that_cannot_be_read_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["segment", str(PHOTO), "--positive", "12;40", "-o", "mask.png"])
+    assert ended.value.code == 2
+    assert "write X,Y" in capsys.readouterr().err
+
+
+def test_info_shows_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "bundled"]) == 0
+    assert '"kind": "convnet"' in capsys.readouterr().out
+
+
+def test_the_overlay_shows_mask_and_clicks_as_in_the_papers_figures() -> None:
+    image = np.full((100, 100, 3), 200, np.uint8)
+    mask = np.zeros((100, 100), bool)
+    mask[20:60, 20:60] = True
+    drawn = draw_overlay(image, mask, [Click(30, 40), Click(80, 80, positive=False)])
+    assert tuple(drawn[40, 30]) == POSITIVE_COLOUR
+    assert tuple(drawn[80, 80]) == NEGATIVE_COLOUR
+    blue = drawn[50, 50].astype(int)
+    assert blue[2] > blue[0] + 50
+    assert (drawn[95, 5] == 200).all()
+    assert (image == 200).all()  # a new array, the photo is left alone

@@ -1,0 +1,250 @@
+"""Protects fine-tuning: what is held out stays held out, the backbone stays frozen, a head learns, and only a model
+that needs fewer clicks is called worth promoting."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from skipclick import Predictor, load_checkpoint
+from skipclick.evaluation.bootstrap import PairedDifference
+from skipclick.evaluation.datasets import open_dataset
+from skipclick.evaluation.results import ObjectResult
+from skipclick.head import backbone_name, head_name, head_state
+from skipclick.model import SkipClick
+from tests.support.drawn_squares import drawn_example, fixed
+from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
+from train.finetune.examples import load_images
+from train.finetune.gate import Measured, judge, measured
+from train.finetune.loop import Learnt, draw, graded_loss, learn, learning_rate
+from train.finetune.picture import picture
+from train.finetune.views import View, encoded_views
+
+CHECK = open_dataset("folder", Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set")
+CANARY = [CHECK[0], CHECK[10]]  # the others would take their time
+QUICK = FinetuneConfig(steps=8, batch_size=4, views=2, checks=2, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def base() -> SkipClick:
+    return load_checkpoint("bundled")
+
+
+@pytest.fixture(scope="module")
+def views(base: SkipClick) -> list[View]:
+    return encoded_views(base, [drawn_example(n) for n in range(3)], QUICK, [], lambda _: None)
+
+
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=80), st.data())
+def test_split_is_by_image_and_holds_out_a_fifth(numbers: list[int], data: st.DataObject) -> None:
+    examples = [Example(f"image {n}", fixed(np.zeros(1)), fixed(np.zeros(1))) for n in numbers]  # type: ignore[arg-type]
+    learning, held_out = split(examples)
+    images, held_images = {e.key for e in examples}, {e.key for e in held_out}
+    assert not held_images & {e.key for e in learning}
+    assert len(learning) + len(held_out) == len(examples)
+    assert len(held_images) * 5 >= len(images) or len(images) == 1
+    assert len(held_images) * 2 <= len(images)
+    shuffled = data.draw(st.permutations(examples))
+    assert {e.key for e in split(shuffled)[1]} == held_images  # whatever the order
+
+
+def test_images_stay_on_their_side_when_others_come() -> None:
+    """Else a model in service would be measured on what it has learnt."""
+    examples = [drawn_example(n) for n in range(400)]
+    few, many = ({e.key for e in split(examples[:count])[1]} for count in (100, 400))
+    known = {e.key for e in examples[:100]}
+    assert few == many & known
+
+
+def test_unreadable_images_are_passed_over() -> None:
+    def broken() -> NDArray[np.uint8]:
+        raise ValueError("gone: status 404")
+
+    whole = drawn_example(0)
+    wrong = dataclasses.replace(drawn_example(1), target=fixed(np.ones((5, 5), np.int8)))  # type: ignore[arg-type]
+    empty = dataclasses.replace(drawn_example(2), target=fixed(np.zeros((96, 128), np.int8)))  # type: ignore[arg-type]
+    problems: list[str] = []
+    samples = list(load_images([Example("gone", broken, whole.target), whole, wrong, empty], problems))
+    assert [sample.name for sample in samples] == ["drawn-0"]
+    assert [problem.split(":")[0] for problem in problems] == ["gone", "drawn-1", "drawn-2"]
+
+
+def test_objects_of_one_image_are_one_sample() -> None:
+    [sample] = load_images([drawn_example(0, "same"), dataclasses.replace(drawn_example(0), key="same")], [])
+    assert list(sample.targets) == [1, 2]
+
+
+def test_first_view_is_what_serving_sees(base: SkipClick, views: list[View]) -> None:
+    features = Predictor(base, keep_blocks=True).encode(drawn_example(0).image())
+    for mine, served in zip(views[0].taps, features.blocks, strict=True):
+        assert torch.nn.functional.cosine_similarity(mine.float().flatten(), served.flatten(), dim=0) > 0.999
+    mirrored = views[1].scene.mask(views[1].scene.objects[0])
+    assert np.array_equal(mirrored[:, ::-1], views[0].scene.mask(views[0].scene.objects[0]))
+
+
+def test_replayed_answers_never_touch_accepted_masks(views: list[View]) -> None:
+    for view in views:
+        accepted = view.scene.covered(range(len(view.scene.objects)))
+        for one in view.elsewhere.objects:
+            assert not (view.elsewhere.mask(one) & accepted).any()
+
+
+def test_memory_bounds_the_views(base: SkipClick) -> None:
+    examples = [drawn_example(n) for n in range(4)]
+    size = sum(tap.nbytes for tap in encoded_views(base, examples[:1], QUICK, [], lambda _: None)[0].taps)
+    problems: list[str] = []
+
+    def count(**changes: int) -> int:
+        config = dataclasses.replace(QUICK, views=6, **changes)
+        return len(encoded_views(base, examples, config, problems, lambda _: None))
+
+    assert count(max_bytes=8 * size) == count(max_views=9) == 8  # two of each
+    assert not problems
+    assert count(max_bytes=3 * size) == 3
+    assert "after the first 3 are left out" in problems[0]
+
+
+def test_a_step_depends_on_seed_and_number_only(base: SkipClick, views: list[View]) -> None:
+    def loss(step: int, seed: int = 0) -> float:
+        config = dataclasses.replace(QUICK, seed=seed)
+        return graded_loss(base, draw(views, config, step), config, step, torch.float32).item()
+
+    assert loss(3) == loss(3)
+    assert len({loss(3), loss(4), loss(3, seed=1)}) == 3
+
+
+def needing(clicks: int) -> Measured:
+    """A measurement of one object that takes so many clicks."""
+    return Measured((ObjectResult("a", 1, None, [0.1] * (clicks - 1) + [0.95], [], 0.0, []),))
+
+
+def learnt_with(base: SkipClick, views: list[View], *clicks: int, **changes: Any) -> Learnt:
+    """Four steps with a check after each, which finds these clicks, those of the base first."""
+    config = dataclasses.replace(QUICK, steps=4, checks=4, **changes)
+    start, *found = map(needing, clicks)
+    return learn(base, start, views, lambda _: found.pop(0), config, lambda _: None)
+
+
+def test_learning_changes_the_head_and_nothing_else(base: SkipClick, views: list[View]) -> None:
+    before = head_name(head_state(base))
+    learnt = learnt_with(base, views, 9, 8, 7, 6, 5)
+    assert learnt.step == 4
+    assert head_name(head_state(learnt.model)) != before == head_name(head_state(base))
+    assert backbone_name(learnt.model) == backbone_name(base)
+    kept = {key: tensor for key, tensor in learnt.model.state_dict().items() if "running_" in key}
+    assert kept
+    assert all(torch.equal(tensor, base.state_dict()[key]) for key, tensor in kept.items())
+
+
+def test_the_best_weights_count_and_patience_ends_the_run(base: SkipClick, views: list[View]) -> None:
+    learnt = learnt_with(base, views, 9, 6, 7, 6, patience=2)
+    assert (learnt.step, learnt.measured.clicks) == (1, 6)
+    assert learnt.curve == ((0, 9), (1, 6), (2, 7), (3, 6))
+
+
+def test_where_nothing_gets_better_the_base_comes_back(base: SkipClick, views: list[View]) -> None:
+    learnt = learnt_with(base, views, 5, 6, 7, patience=2)
+    assert learnt.step == 0
+    assert head_name(head_state(learnt.model)) == head_name(head_state(base))
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    rates = [learning_rate(QUICK, share) for share in np.linspace(0, 1, 101)]
+    peak = int(np.argmax(rates))
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert max(rates) == pytest.approx(QUICK.learning_rate)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_slow_machine_has_a_shorter_schedule(base: SkipClick, views: list[View]) -> None:
+    told: list[Progress] = []
+    config = dataclasses.replace(QUICK, steps=100_000, checks=1, max_seconds=1.0)
+    learn(base, needing(6), views, lambda _: needing(5), config, told.append)
+    learning = [one for one in told if one.stage == "learning"]
+    assert learning[-1].share == 1.0
+    assert learning[-1].step < 100_000
+
+
+def difference(old: float, new: float, low: float, high: float) -> PairedDifference:
+    return PairedDifference("set", "model", 0, 10, 8, old, new, (low, high))
+
+
+@pytest.mark.parametrize(
+    ("gain", "loss", "worth", "word"),
+    [
+        ((9.0, 6.0, -4.0, -2.0), (5.0, 5.2, -0.1, 0.5), True, "canary"),
+        ((9.0, 8.5, -1.2, 0.1), (5.0, 5.0, 0.0, 0.0), False, "chance"),
+        ((9.0, 9.0, 0.0, 0.0), (5.0, 5.0, 0.0, 0.0), False, "chance"),
+        ((9.0, 6.0, -4.0, -2.0), (5.0, 5.6, 0.2, 1.0), False, "forgetting"),
+    ],
+)
+def test_only_fewer_clicks_without_forgetting_are_worth_promoting(
+    gain: tuple[float, float, float, float], loss: tuple[float, float, float, float], worth: bool, word: str
+) -> None:
+    decided, reason = judge([difference(*gain)], [difference(*loss)], margin=0.5)
+    assert decided == worth
+    assert word in reason
+
+
+def test_too_few_objects_are_told_so(base: SkipClick) -> None:
+    with pytest.raises(TooFewError, match="3 objects in 3 images are too few: it takes 8 objects"):
+        finetune(base, [drawn_example(n) for n in range(3)], [], QUICK)
+    with pytest.raises(TooFewError, match="9 objects in 1 image are too few"):
+        finetune(base, [drawn_example(n, "the only one") for n in range(9)], [], QUICK)
+
+
+def test_what_progress_raises_ends_the_work(base: SkipClick) -> None:
+    def told(progress: Progress) -> None:
+        if progress.stage == "learning":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        finetune(base, [drawn_example(n) for n in range(8)], CANARY, QUICK, told)
+
+
+SHOWN = [drawn_example(n) for n in range(32)]  # seven of them are held out: enough to tell learning from chance
+
+
+@pytest.fixture(scope="module")
+def candidate(base: SkipClick) -> Candidate:
+    config = FinetuneConfig(steps=40, batch_size=4, views=2, checks=1, precision="float32")
+    return finetune(base, SHOWN, CANARY, config)
+
+
+def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -> None:
+    """The whole way, on squares whose stripe the base model takes for something else."""
+    report = candidate.report
+    assert report.step > 0
+    assert report.worth_promoting, report.reason
+    assert report.held_out[-1].interval[1] < 0
+    assert report.canary[-1].change <= report.config.canary_margin
+    assert candidate.after.clicks < candidate.before.clicks
+    new = measured(candidate.model, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
+    old = measured(base, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
+    assert new.clicks < old.clicks  # objects that had no part in the choice
+    assert json.loads(json.dumps(report.to_dict()))["num_objects"] == len(SHOWN)
+
+
+def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate: Candidate) -> None:
+    """A second job on the same data makes nothing better than the first one's head."""
+    config = candidate.report.config
+    again = finetune(base, SHOWN, CANARY, config, in_service=candidate.model)
+    assert not again.report.worth_promoting
+    assert again.report.held_out[-1].old == candidate.after.clicks
+
+
+def test_the_picture_shows_both_models(base: SkipClick, candidate: Candidate) -> None:
+    shown = picture(candidate, base, num_rows=2)
+    assert shown.dtype == np.uint8
+    assert shown.shape[1:] == (960, 3)
+    assert shown.shape[0] > 2 * 234
