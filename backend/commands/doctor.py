@@ -26,20 +26,18 @@ from backend.images.decode import ImageError
 from backend.images.loader import build_images
 from backend.label_studio.auth import as_is, build_auth, redirect_trouble
 from backend.label_studio.client import ApiError, LabelStudioApi
+from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import (
-    PROMPT_KINDS,
     ConfigError,
-    LabelingConfig,
     check_labeling_config,
     image_reference,
     labeling_config_doubts,
     parse_labeling_config,
-    prompted_image,
 )
 from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
 from backend.settings import Settings, revealed
-from skipclick import brush_rle
+from skipclick import Click, brush_rle
 
 LAST_RESORT = """\
 If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
@@ -183,15 +181,18 @@ def _examine_click(
         return  # without a config nothing says which of the task's data are its image
     task = tasks[0]
     try:
-        config = parse_labeling_config(xml).for_task(task.get("data") or {})
-        tag, reference = _image(config, task)
+        data = task.get("data") or {}
+        tool = SmartTool.of(xml, project, data)
+        url = image_reference(parse_labeling_config(xml).for_task(data), tool.image_tag, data, None)
+        reference = ImageReference(url, int(task["id"]))
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
         yield Finding("image", f"the image of task {task['id']} cannot be had: {error}", "see there; then ask again")
         return
     yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
     if service is not None:
-        body = click_body(task, project, xml, (height, width), tag, config)
+        middle = Click((width - 1) / 2, (height - 1) / 2)
+        body = tool.predict_body(task, (height, width), [middle])
         yield _finding("click", lambda: _click(settings, service, body))
 
 
@@ -329,36 +330,6 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
 def _login(settings: Settings) -> tuple[str, str] | None:
     user, password = settings.basic_auth_user, revealed(settings.basic_auth_pass)
     return (user, password) if user is not None and password is not None else None
-
-
-def _image(config: LabelingConfig, task: Mapping[str, Any]) -> tuple[str, ImageReference]:
-    """The image tag that the smart tool is for, and the task's image."""
-    tag = prompted_image(config)
-    return tag, ImageReference(image_reference(config, tag, task.get("data") or {}, None), int(task["id"]))
-
-
-def click_body(
-    task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str, config: LabelingConfig
-) -> dict[str, Any]:
-    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W).
-    `config`: what `xml` is for the task."""
-    control = next(c for c in config.controls.values() if c.kind in PROMPT_KINDS and c.smart and tag in c.to_names)
-    where = {"x": 50, "y": 50, "width": 0.2}
-    if control.kind == "rectanglelabels":
-        where = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
-    item = {
-        "id": "doctor",
-        "type": control.kind,
-        "from_name": control.name,
-        "to_name": tag,
-        "original_width": size[1],
-        "original_height": size[0],
-        "image_rotation": 0,
-        "is_positive": True,
-        "value": {**where, control.kind: [control.labels[0] if control.labels else "Object"]},
-    }
-    params = {"login": None, "password": None, "context": {"result": [item]}}
-    return {"tasks": [dict(task)], "project": f"{project}.0", "label_config": xml, "params": params}
 
 
 def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str:
