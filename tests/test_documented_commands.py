@@ -156,7 +156,9 @@ def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> 
 
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
-    (code,) = [body for kind, body in FENCE.findall((ROOT / "README.md").read_text()) if kind == "python"]
+    """Its blocks one after the other, as a reader would type them."""
+    blocks = [body for kind, body in FENCE.findall((ROOT / "README.md").read_text()) if kind == "python"]
     scope = {"image": np.array(Image.open(PHOTO))}
-    exec(code, scope)
-    assert scope["second"].shape == scope["image"].shape[:2]
+    for code in blocks:
+        exec(code, scope)
+    assert scope["second"].shape == scope["mask"].shape == scope["image"].shape[:2]
