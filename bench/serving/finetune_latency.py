@@ -45,11 +45,11 @@ from bench.serving.load import (
     image_server,
     jpeg,
     measure,
-    percentiles,
     spawned_server,
 )
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import check_set
+from skipclick.evaluation.timing import percentiles
 from skipclick.evaluation.versions import software_versions
 
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to

@@ -44,12 +44,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 from bench.serving.annotators import Request, photos, session
 from bench.serving.loopback import free_port
 from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.timing import percentiles
 from skipclick.evaluation.versions import software_versions
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_ANNOTATORS, MAX_CLICKS, MAX_SECONDS = 256, 1_000_000, 3600.0
 START_TIMEOUT = 180.0  # seconds for a spawned server to load its model
-PERCENTILES = (50, 90, 95, 99)
 
 LABEL_CONFIG = """\
 <View>
@@ -116,11 +116,6 @@ class Load:
         yield f"features found in the cache: {'unknown' if hits is None else f'{100 * hits:.1f} %'}"
         failures = ", ".join(f"{number} x status {status}" for status, number in self.failures.items())
         yield f"failed requests: {failures or 'none'}"
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """By name, such as "p95"; empty without values."""
-    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES} if values else {}
 
 
 def predict_body(request: Request, image_url: str, size: tuple[int, int]) -> dict[str, Any]:
