@@ -133,10 +133,10 @@ def _zoomed_mask(
 ) -> NDArray[np.bool_]:
     """The same with zoom-in, as the backend answers."""
     encode_crop = crop_encoder(predictor, image)
-    answer = None
+    state, answer = None, None
     for count in range(1, len(clicks) + 1):
-        request = zoom_request(features, clicks[:count], answer and answer.state, encode_crop)
-        (answer,) = answer_zoomed(predictor, [request])
+        (answer,) = answer_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
+        state = answer.state
     assert answer is not None
     return answer.mask.full()
 

@@ -343,11 +343,17 @@ def _state(request: ZoomRequest, probability: Tensor, mask_box: Box, antialias: 
         return ZoomState(probability, None, photo, mask_box)
     whole = torch.zeros_like(probability) if request.previous is None else request.previous.whole.clone()
     rows, columns = (
-        _inside(length, request.size[axis], request.view[axis::2], antialias) for axis, length in enumerate(whole.shape)
+        _inside(length, extent, stretch, antialias)
+        for length, extent, stretch in zip(whole.shape, request.size, _stretches(request.view), strict=True)
     )
     averaged = _resample(probability, request.view, photo, antialias, rows, columns)
     whole[rows, columns] = averaged.to(whole.dtype)
     return ZoomState(whole, probability, request.view, mask_box)
+
+
+def _stretches(view: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A view's rows and columns, as (first, end)."""
+    return (view[0], view[2]), (view[1], view[3])
 
 
 def _inside(length: int, extent: int, stretch: tuple[int, int], antialias: bool) -> slice:
@@ -366,8 +372,9 @@ def _resample(
 ) -> Tensor:
     """A probability (h, w) over one view as float32 on some network pixels of another; beyond its border it goes on."""
     result = source.float()
-    for axis, part in enumerate((rows, columns)):
-        first, weights = _taps(source.shape[axis], source_view[axis::2], view[axis::2], antialias, source.device)
+    stretches = zip(_stretches(source_view), _stretches(view), strict=True)
+    for length, (here, there), part in zip(source.shape, stretches, (rows, columns), strict=True):
+        first, weights = _taps(length, here, there, antialias, source.device)
         result = weighted_rows(result.contiguous(), first[part], weights[part]).T
     return result.contiguous()
 
@@ -394,7 +401,7 @@ def _taps(
 def _centres(length: int, stretch: tuple[int, int], antialias: bool) -> NDArray[np.float64]:
     """Where the centres of a view's network pixels lie, in pixels of the photo, whose own centres are whole numbers."""
     start, spacing = _grid(length, stretch, antialias)
-    return start + spacing * np.arange(length)
+    return start + spacing * np.arange(length, dtype=np.float64)
 
 
 def _grid(length: int, stretch: tuple[int, int], antialias: bool) -> tuple[float, float]:
