@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 import torch
 
-from backend import __version__
 from backend.annotator import Annotator
 from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
 from backend.feature_tiers import feature_cache
@@ -25,7 +24,7 @@ from backend.images.loader import ImageLoader
 from backend.label_studio.auth import LabelStudioAuth
 from backend.label_studio.labeling_config import EXAMPLE
 from backend.settings import Settings, revealed, size_text
-from skipclick import Click, Predictor, load_checkpoint
+from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.head import backbone_name, head_state
 from skipclick.model import SkipClick
 from skipclick.predictor import choose_dtype

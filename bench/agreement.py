@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script
-
 from bench.serving.rle import open_named
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.atomic_io import replaced_atomically

@@ -37,8 +37,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.models import checkpoint_sha256

@@ -35,8 +35,6 @@ import numpy as np
 import orjson
 import requests
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from bench.scaling.balancer import dns, haproxy
 from bench.scaling.fleet_simulation import Pace, Plan, Served, Times, simulate
 from bench.scaling.stub_replica import ENCODED

@@ -33,8 +33,6 @@ import numpy as np
 import requests
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.learning.finetune import webhook_body
 from bench.serving.annotators import drawn_photo, photos

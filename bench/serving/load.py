@@ -39,8 +39,6 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from bench.serving.annotators import Request, photos, session
 from bench.serving.loopback import free_port
 from skipclick.atomic_io import replaced_atomically
@@ -274,7 +272,7 @@ def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = N
     port = free_port()
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
     environment |= settings or {}
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "backend"]
     server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"

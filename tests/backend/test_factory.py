@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend import __version__
 from backend import factory as module
 from backend.app import create_app
 from backend.factory import build_service, choose_device, warnings, welcome
 from backend.label_studio.labeling_config import check_labeling_config, parse_labeling_config
 from backend.settings import Settings
-from skipclick import brush_rle
+from skipclick import __version__, brush_rle
 from tests.support.recorded import clicked_bodies
 
 
