@@ -34,7 +34,7 @@ from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
 from backend.images.decode import Photo
 from backend.images.loader import ImageSource
-from backend.label_studio.protocol import Box, ImageReference, SmartClick
+from backend.prompts import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import torch
 
 from backend.annotator import Annotator
+from backend.device import choose_device
 from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
-from backend.feature_tiers import feature_cache
 from backend.finetune.job_store import Jobs
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Version, Versions
 from backend.heads import Head, Heads
-from backend.images.allowlist import ImageHosts
 from backend.images.decode import decode_image
-from backend.images.loader import ImageLoader
-from backend.label_studio.auth import LabelStudioAuth
-from backend.label_studio.labeling_config import EXAMPLE
-from backend.settings import Settings, revealed, size_text
+from backend.images.loader import build_images
+from backend.label_studio.auth import build_auth
+from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
+from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
+from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_name, head_state
 from skipclick.model import SkipClick
 from skipclick.predictor import choose_dtype
@@ -135,30 +133,36 @@ def build_training(settings: Settings) -> Training | None:
     )
 
 
+def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExecutor) -> SharedCache[ImageFeatures]:
+    """The cache for a predictor's features. Raises `ValueError` if its folder cannot be written to."""
+
+    def to_device(features: ImageFeatures) -> ImageFeatures:
+        if predictor.device.type == "cpu":
+            return features
+        return executor.submit(lambda: Priority.CLICK, lambda: features.to(predictor.device)).result()
+
+    slower: dict[str, Tier[ImageFeatures]] = {}
+    if predictor.device.type != "cpu":
+        slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
+    if settings.feature_cache_dir is not None:
+        name = features_name(
+            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_blocks
+        )
+        slower["files"] = FileLru(
+            settings.feature_cache_dir / name,
+            settings.feature_cache_dir_bytes,
+            write_features,
+            lambda path: to_device(read_features(path)),
+        )
+    return SharedCache("features", ByteLru(settings.feature_cache_bytes), slower)
+
+
 def measured_dtype(model: SkipClick, resolution: tuple[int, int] | None, device: str) -> str:
     """What `DTYPE=auto` means here: `choose_dtype` on the sample photo of the page /ui."""
     with (Path(__file__).parent / "ui" / "sample.jpg").open("rb") as file:
         photo = decode_image(file, max_pixels=1_000_000).pixels
     cup = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
     return choose_dtype(model, photo, [cup, [Click(430, 250)], [Click(60, 60)]], resolution, device)
-
-
-def build_auth(settings: Settings) -> LabelStudioAuth:
-    """This server's credentials at Label Studio."""
-    return LabelStudioAuth(settings.label_studio_url, revealed(settings.label_studio_api_key), settings.image_timeout)
-
-
-def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`."""
-    return ImageLoader(
-        auth,
-        max_bytes=settings.image_max_bytes,
-        max_pixels=settings.image_max_pixels,
-        timeout=settings.image_timeout,
-        hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
-        local_root=settings.local_files_root,
-        enough=enough,
-    )
 
 
 def enough_pixels(predictor: Predictor) -> int | None:
@@ -168,52 +172,3 @@ def enough_pixels(predictor: Predictor) -> int | None:
     without such a filter (the released ones) sees single pixels of the photo, which a reduced one has not.
     """
     return 2 * max(predictor.resolution) if predictor.model.config.antialias else None
-
-
-def choose_device(name: str) -> str:
-    """A torch device for `auto`, `cpu`, `cuda` or `cuda:1`. Raises `ValueError` if it is not there."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    index = int(name.partition(":")[2] or 0)
-    if name.startswith("cuda") and index >= torch.cuda.device_count():
-        raise ValueError(f"DEVICE={name}, but torch sees {torch.cuda.device_count()} CUDA devices; use DEVICE=auto")
-    return name
-
-
-def warnings(settings: Settings) -> list[str]:
-    """Settings that are possible, but hardly meant."""
-    found = []
-    host = urlsplit(settings.label_studio_url).hostname or ""
-    if in_container() and (host == "localhost" or host.startswith("127.") or host == "::1"):
-        found.append(
-            f"LABEL_STUDIO_URL={settings.label_studio_url} means this container itself; name Label Studio's host, such "
-            "as http://host.docker.internal:8080, or its service in the compose file"
-        )
-    if settings.label_studio_api_key is None:
-        found.append("LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched")
-    if settings.workers > 1:
-        found.append(f"WORKERS={settings.workers}: each has its own model, caches and metrics; THREADS is cheaper")
-    return found
-
-
-def in_container() -> bool:
-    """Whether this process runs in a container, as Docker, Podman and Kubernetes let it know."""
-    marks = (Path("/.dockerenv"), Path("/run/.containerenv"))
-    return any(mark.exists() for mark in marks) or bool({"container", "KUBERNETES_SERVICE_HOST"} & os.environ.keys())
-
-
-def welcome(settings: Settings) -> str:
-    """How to connect Label Studio, for the person who starts the server."""
-    address = f"http://{'localhost' if settings.host == '0.0.0.0' else settings.host}:{settings.port}"
-    return f"""\
-To connect Label Studio:
-  1. Project > Settings > Labeling Interface > Code: paste the config below, with your labels in both tags.
-  2. Project > Settings > Model > Connect Model: {address}, switch on "interactive
-     preannotations". Label Studio 1.23 refuses private addresses unless it was started with
-     ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.
-  3. Open a task, switch on "Auto-Annotation", pick the Auto-Detect tool and a label, click on the object.
-     Alt-click says what does not belong to it.
-  If the smart tool does nothing: python -m backend doctor --project ID
-
-{EXAMPLE}
-"""

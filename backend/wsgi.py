@@ -10,7 +10,8 @@ import os
 import sys
 
 from backend.app import build_app
-from backend.factory import Service, build_service, build_training, warnings, welcome
+from backend.commands.serve import warnings, welcome
+from backend.factory import Service, build_service, build_training
 from backend.logs import configure_logging
 from backend.readiness import Readiness
 from backend.settings import Settings

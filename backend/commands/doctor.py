@@ -19,9 +19,12 @@ from urllib.parse import urlsplit
 import requests
 
 from backend.app import create_app
-from backend.factory import Service, build_auth, build_images, build_service, choose_device, in_container
+from backend.commands.serve import in_container
+from backend.device import choose_device
+from backend.factory import Service, build_service
 from backend.images.decode import ImageError
-from backend.label_studio.auth import as_is
+from backend.images.loader import build_images
+from backend.label_studio.auth import as_is, build_auth
 from backend.label_studio.client import ApiError, LabelStudioApi
 from backend.label_studio.labeling_config import (
     PROMPT_KINDS,
@@ -32,7 +35,7 @@ from backend.label_studio.labeling_config import (
     labeling_config_doubts,
     parse_labeling_config,
 )
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
 from backend.settings import Settings, revealed
 from skipclick import brush_rle

@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from backend.factory import build_auth, build_images, choose_device
+from backend.device import choose_device
 from backend.finetune.run_job import LARGEST_SIDE, Photos, served
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.finetune.sync import collect
 from backend.finetune.versions import Version, Versions
+from backend.images.loader import build_images
+from backend.label_studio.auth import build_auth
 from backend.label_studio.client import LabelStudioApi
 from backend.settings import Settings
 from skipclick import load_checkpoint

@@ -24,14 +24,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.factory import build_auth, build_images, choose_device
+from backend.device import choose_device
 from backend.finetune.job_store import working_on
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.finetune.sync import collect
 from backend.finetune.versions import Versions
-from backend.images.loader import ImageLoader
+from backend.images.loader import ImageLoader, build_images
+from backend.label_studio.auth import build_auth
 from backend.label_studio.client import LabelStudioApi
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings, size_text
 from skipclick import load_checkpoint
 from skipclick.atomic_io import replaced_atomically
@@ -176,9 +177,11 @@ def served(versions: Versions, project: int, number: int | None, base: SkipClick
 def restrain(settings: Settings) -> None:
     """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
     os.nice(19)
-    # Linux may give each session an equal share whatever its processes' niceness; a job has a session of its own
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
+    # Linux may divide processors between sessions first, whatever their processes' niceness. The server starts a job in a
+    # session of its own; a job started by hand shares one with its user's other work, which must keep its share.
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text("19")
     threads = settings.finetune_threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

@@ -24,9 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
 from backend.images.http import PunctualAdapter
-
-BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net")
-"""Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs."""
+from backend.settings import BUCKETS
 
 Standing = Literal["public", "private", "unusable"]
 """Of an address: the internet's, a network's own (loopback included), or one at which no images live, such as

@@ -23,7 +23,8 @@ from backend.images.incoming import incoming
 from backend.images.local_files import local_name, read_below
 from backend.images.pixel_budget import PixelBudget
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, as_called, origin
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
+from backend.settings import Settings
 
 _CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
 _MAX_REDIRECTS = 5
@@ -268,3 +269,16 @@ def _data_uri(uri: str, max_bytes: int) -> bytes:
         return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except binascii.Error:
         raise ImageError(f"{describe(uri)} is not base64") from None
+
+
+def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
+    """Where the server gets images from; for `enough` see `decode_image`."""
+    return ImageLoader(
+        auth,
+        max_bytes=settings.image_max_bytes,
+        max_pixels=settings.image_max_pixels,
+        timeout=settings.image_timeout,
+        hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
+        local_root=settings.local_files_root,
+        enough=enough,
+    )

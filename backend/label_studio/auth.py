@@ -19,6 +19,8 @@ from urllib.parse import SplitResult, urlsplit
 
 import requests
 
+from backend.settings import Settings, revealed
+
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
 _ASSUMED_LIFE = 240.0  # where the token does not say when it ends
 
@@ -148,3 +150,8 @@ def _json(answer: requests.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+def build_auth(settings: Settings) -> LabelStudioAuth:
+    """This server's credentials at Label Studio."""
+    return LabelStudioAuth(settings.label_studio_url, revealed(settings.label_studio_api_key), settings.image_timeout)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.label_studio.protocol import Json, MaskRequest, SmartClick, saved_results
+from backend.label_studio.protocol import Json, MaskRequest, saved_results
+from backend.prompts import SmartClick
 
 Decode = Callable[[Json, int, int], NDArray[Any]]
 """(brush region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from backend.label_studio.labeling_config import LabelingConfig, image_reference, map_label, parse_labeling_config
+from backend.prompts import Box, ImageReference, SmartClick
 
 Json = Mapping[str, Any]
 _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
@@ -34,39 +35,6 @@ class Limits:
 
     clicks: int = 100
     pixels: int = 80_000_000
-
-
-@dataclass(frozen=True)
-class ImageReference:
-    """Where a task says its image is, and what Label Studio sent along to get it."""
-
-    url: str
-    task_id: int | None = None
-    login: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True)
-class SmartClick:
-    """A click as an annotator made it: the pixel of the shown image that was hit (column x, row y) and the
-    sign."""
-
-    id: str
-    x: int
-    y: int
-    positive: bool
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in pixels of the shown image: top left corner, size, and degrees clockwise around that
-    corner."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    rotation: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from threading import Lock
 
-from backend.label_studio.protocol import SmartClick
+from backend.prompts import SmartClick
 
 
 class SignMemory:

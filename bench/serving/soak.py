@@ -38,7 +38,7 @@ from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.images.decode import Photo
-from backend.label_studio.protocol import ImageReference, SmartClick
+from backend.prompts import ImageReference, SmartClick
 from bench.serving.annotators import Request, photos, session
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.atomic_io import replaced_atomically

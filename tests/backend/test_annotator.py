@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backend.annotator import Annotator, OverloadedError, SizeMismatchError
 from backend.executor import DeviceExecutor, Priority
 from backend.images.decode import Photo
-from backend.label_studio.protocol import Box, ImageReference, SmartClick
+from backend.prompts import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, FileLru, SharedCache
 from skipclick.config import TINY
 from skipclick.features import read_features, write_features

@@ -23,7 +23,7 @@ from backend.finetune.job_store import Jobs
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.images.decode import ImageError, Photo
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.readiness import Readiness
 from backend.settings import Settings
 from tests.support.fakes import DiscFeatures, DiscPredictor, FlatImages

@@ -41,7 +41,7 @@ from backend.images.allowlist import ImageHosts
 from backend.images.decode import Photo
 from backend.images.loader import ImageLoader
 from backend.label_studio.auth import LabelStudioAuth
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick.cache import ByteLru, SharedCache
 from tests.support.fakes import DiscPredictor, FlatImages

@@ -6,79 +6,36 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
-from backend.annotator import Annotation, Annotator
+from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.factory import build_heads
 from backend.finetune.versions import Versions
 from backend.heads import Head, Heads
-from backend.images.decode import Photo, decode_image
-from backend.label_studio.protocol import ImageReference, SmartClick
 from backend.settings import Settings
-from skipclick import load_checkpoint
 from skipclick.cache import ByteLru, SharedCache
-from skipclick.features import ImageFeatures, read_features, write_features
+from skipclick.features import read_features, write_features
 from skipclick.head import head_state
-from skipclick.model import SkipClick
-from skipclick.predictor import Answer, ClickRequest, Predictor
-from skipclick.prompts import Click
-from tests.support.tuned_models import base_model, tuned_model
-
-PROJECT = 12
-IMAGE = ImageReference("/data/upload/12/cup.jpg", 1)
-CUP = [SmartClick("a", 290, 150, True), SmartClick("b", 250, 60, True), SmartClick("c", 300, 235, False)]
-
-
-@cache
-def photo() -> Photo:
-    """The sample photo of the page /ui: a cup of coffee."""
-    with (Path(__file__).parents[2] / "backend" / "ui" / "sample.jpg").open("rb") as file:
-        return decode_image(file, max_pixels=1_000_000)
-
-
-@cache
-def model(number: int | None) -> SkipClick:
-    """The model of a version; None: the bundled one."""
-    bundled = load_checkpoint("bundled")
-    return bundled if number is None else tuned_model(number, bundled)
-
-
-class OnePhoto:
-    """The same photo for every task."""
-
-    def key(self, reference: ImageReference) -> str:
-        return reference.url
-
-    def load(self, reference: ImageReference) -> Photo:
-        return photo()
-
-
-class Counting(Predictor):
-    """Counts looks at images; `gate` holds answers back while it is closed."""
-
-    def __init__(self, model: SkipClick) -> None:
-        super().__init__(model, keep_blocks=True)
-        self.encoded: list[int] = []
-        self.gate, self.inside = threading.Event(), threading.Event()
-        self.gate.set()
-
-    def encode(self, image: NDArray[np.uint8]) -> ImageFeatures:
-        self.encoded.append(1)
-        return super().encode(image)
-
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
-        self.inside.set()
-        assert self.gate.wait(30)
-        return super().answer(requests)
+from skipclick.predictor import Predictor
+from tests.support.project_heads import (
+    IMAGE,
+    PROJECT,
+    Counting,
+    OnePhoto,
+    asked,
+    assert_answered_by,
+    expected,
+    model,
+    name,
+    photo,
+)
+from tests.support.tuned_models import base_model
 
 
 @pytest.fixture
@@ -103,32 +60,6 @@ def annotator(tmp_path: Path, versions: Versions, predictor: Counting) -> Iterat
     made = Annotator(heads, OnePhoto(), executor, features=features, memo_bytes=8 << 20)
     yield made
     made.close()
-
-
-@cache
-def expected(number: int | None) -> list[NDArray[np.bool_]]:
-    """The masks after each click of a server that has this version from the beginning, and nothing else."""
-    predictor, state, masks = Predictor(model(number)), None, []
-    features = predictor.encode(photo().pixels)
-    for count in (1, 2, 3):
-        clicks = [Click(click.x, click.y, click.positive) for click in CUP[:count]]
-        (answer,) = predictor.answer([ClickRequest(features, clicks, state)])
-        state = answer.state
-        masks.append(answer.mask.full())
-    return masks
-
-
-def asked(annotator: Annotator, num_clicks: int = 3, project: int | None = PROJECT) -> Annotation:
-    return annotator.annotate(IMAGE, CUP[:num_clicks], None, photo().size, project=project)
-
-
-def name(number: int | None) -> str:
-    return "skipclick-tiny" if number is None else f"skipclick-tiny+p12.v{number}"
-
-
-def assert_answered_by(number: int | None, answer: Annotation, num_clicks: int = 3) -> None:
-    assert answer.version == name(number)
-    np.testing.assert_array_equal(answer.mask.full(), expected(number)[num_clicks - 1])
 
 
 def test_the_heads_differ() -> None:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from backend.annotator import Annotator
 from backend.app import create_app
-from backend.label_studio.protocol import ImageReference
 from backend.logs import JsonFormatter, TextFormatter, redacted
+from backend.prompts import ImageReference
 from backend.settings import Settings
 from tests.support.fakes import FlatImages
 from tests.support.recorded import clicked_bodies, recorded_requests

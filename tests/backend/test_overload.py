@@ -18,7 +18,7 @@ from backend.app import WARMING_THREADS, create_app
 from backend.executor import DeviceExecutor, Priority
 from backend.http import has_left
 from backend.images.decode import Photo
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick.predictor import Answer, ClickRequest
 from tests.support.fakes import DiscPredictor, FlatImages

@@ -23,13 +23,9 @@ from PIL import Image
 
 from bench.serving.loopback import free_port
 from tests.support.recorded import clicked_bodies
+from tests.support.server_process import environment
 
 ROOT = Path(__file__).parents[2]
-
-
-def environment(folder: Path, **settings: str) -> dict[str, str]:
-    own = {"HOST": "127.0.0.1", "DEVICE": "cpu", "DTYPE": "float32", "MODEL_DIR": str(folder), "LOG_FORMAT": "json"}
-    return {"PATH": os.environ["PATH"], "HOME": str(folder), "OMP_NUM_THREADS": "1"} | own | settings
 
 
 @contextmanager

@@ -12,11 +12,10 @@ import pytest
 
 from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
-from backend.factory import build_heads, build_training
-from backend.feature_tiers import feature_cache
+from backend.factory import build_heads, build_training, feature_cache
 from backend.finetune.versions import Versions
 from backend.settings import Settings
-from tests.backend.test_heads import PROJECT, Counting, OnePhoto, asked, assert_answered_by, model
+from tests.support.project_heads import PROJECT, Counting, OnePhoto, asked, assert_answered_by, model
 
 
 @contextmanager

@@ -43,12 +43,12 @@ from PIL import Image
 from backend.annotator import Annotator
 from backend.app import create_app
 from backend.images import allowlist as addresses
-from backend.images.allowlist import BUCKETS, ImageHosts, standing
+from backend.images.allowlist import ImageHosts, standing
 from backend.images.decode import ImageError
 from backend.images.loader import ImageLoader
 from backend.label_studio.auth import LabelStudioAuth
-from backend.label_studio.protocol import ImageReference
-from backend.settings import Settings
+from backend.prompts import ImageReference
+from backend.settings import BUCKETS, Settings
 from skipclick.checkpoint import load_checkpoint
 from tests.support.fakes import DiscFeatures, DiscPredictor
 from tests.support.recorded import clicked_bodies, recorded_requests

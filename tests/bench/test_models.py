@@ -13,7 +13,7 @@ from bench.models import ModelSpec, checkpoint_sha256, is_checkpoint, load_model
 from skipclick import Predictor
 from skipclick.checkpoint import save_checkpoint
 from skipclick.model import SkipClick
-from tests.skipclick.test_config import SMALL
+from tests.support.small_models import SMALL
 
 BUNDLED = ModelSpec("bundled", (320, 320), "cpu", "float32", flip=True)
 

@@ -136,7 +136,7 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
     slow = ["--model", "tests.support.bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "bench" / "noc.py"), *slow],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests")},
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

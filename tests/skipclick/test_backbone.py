@@ -15,9 +15,9 @@ from skipclick import backbone
 from skipclick.backbone import Backbone
 from skipclick.config import ModelConfig
 from skipclick.released import convert_released
-from tests.skipclick.test_config import SMALL, SMALL_CONV
 from tests.support.parity_files import for_each_golden
 from tests.support.rule_weights import released_parameters, rule_state
+from tests.support.small_models import SMALL, SMALL_CONV
 
 
 @for_each_golden("layout_tiny_skip.json")

@@ -19,9 +19,9 @@ from skipclick.checkpoint import build_model, read_metadata, save_checkpoint
 from skipclick.config import ModelConfig
 from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
-from tests.skipclick.test_config import SMALL
 from tests.support.parity_files import for_each_golden, golden_paths
 from tests.support.rule_weights import released_parameters, rule_state, rule_tensor
+from tests.support.small_models import SMALL
 
 LAYOUTS = golden_paths("layout_*.json")
 

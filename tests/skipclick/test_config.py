@@ -13,29 +13,12 @@ from skipclick.config import (
     DINOV3_VITB16,
     PRESETS,
     TINY,
-    ConvNetConfig,
     ModelConfig,
-    VitConfig,
     preset,
 )
 from skipclick.model import SkipClick
 from skipclick.prompts import prompt_maps
-
-SMALL = ModelConfig(
-    backbone=VitConfig(embed_dim=24, num_heads=2, depth=4, taps=(0, 1, 2, 3)),
-    mixer_width=24,
-    mixer_heads=2,
-    mixer_depth=1,
-    mixer_grid=4,
-    pyramid_channels=(8, 8, 16, 16),
-    decoder_channels=8,
-)
-SMALL_CONV = replace(
-    TINY,
-    backbone=ConvNetConfig(depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8),
-    mixer_width=24,
-    mixer_depth=1,
-)
+from tests.support.small_models import SMALL, SMALL_CONV
 
 
 @torch.no_grad()

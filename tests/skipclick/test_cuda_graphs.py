@@ -13,7 +13,7 @@ from skipclick import Click, Predictor, cuda_graphs
 from skipclick.config import ModelConfig
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
-from tests.skipclick.test_config import SMALL, SMALL_CONV
+from tests.support.small_models import SMALL, SMALL_CONV
 
 CLICKS = [Click(60, 40), Click(10.5, 80.25, positive=False), Click(100, 20)]
 needs_cuda = [

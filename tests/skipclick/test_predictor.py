@@ -18,7 +18,7 @@ from skipclick.masks import MASK_THRESHOLD
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest, choose_dtype
 from skipclick.prompts import click_points, scale_clicks
-from tests.skipclick.test_config import SMALL, SMALL_CONV
+from tests.support.small_models import SMALL, SMALL_CONV
 
 
 @pytest.fixture(params=["vit", "baseline", "convnet"])

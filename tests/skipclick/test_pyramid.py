@@ -9,7 +9,7 @@ import torch
 
 from skipclick.config import ModelConfig, preset
 from skipclick.model import SkipClick
-from tests.skipclick.test_config import SMALL, SMALL_CONV
+from tests.support.small_models import SMALL, SMALL_CONV
 
 
 def kept_bytes(model: SkipClick, compact: bool) -> int:

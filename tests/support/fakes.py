@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from backend.images.decode import Photo
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from skipclick.masks import BoxMask
 from skipclick.predictor import Answer, ClickRequest
 from skipclick.prompts import Click

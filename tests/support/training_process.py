@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from skipclick.config import preset
-from tests.skipclick.test_config import SMALL
+from tests.support.small_models import SMALL
 from train.augment import AugmentConfig
 from train.config import Run, TrainConfig
 from train.fit import fit

@@ -13,7 +13,7 @@ from skipclick import load_checkpoint
 from skipclick.checkpoint import save_checkpoint
 from skipclick.config import DINOV2, PRESETS, TINY, preset
 from skipclick.model import SkipClick
-from tests.skipclick.test_config import SMALL_CONV
+from tests.support.small_models import SMALL_CONV
 from tests.support.training_process import SMALL_VIT
 from train.__main__ import _parser, configured, main
 from train.config import RECIPES, TrainConfig, with_network

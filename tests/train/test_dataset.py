@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,47 +17,15 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from tests.support.photo_folder import dataset
 from train.augment import AugmentConfig, augment, labels_in, random_crop, random_window
 from train.dataset import Batch, ObjectDataset, collate, watched
 from train.sampler import SamplerConfig
 from train.scene import Scene, SceneObject
 from train.sources import Photo, Source, Sources, open_sources
 
-NUM_PHOTOS = 40
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CHECK_SET = Path(__file__).parents[2] / "skipclick" / "evaluation" / "check_set"
-
-
-@pytest.fixture(scope="session")
-def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn photos: one or two bright discs on a dark, noisy ground."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    lines = ["name,kind"]
-    for i in range(NUM_PHOTOS):
-        ids = np.zeros((80, 110), np.uint8)
-        for value in range(1, 2 + i % 2):
-            centre = int(rng.integers(25, 85)), int(rng.integers(20, 60))
-            cv2.circle(ids, centre, int(rng.integers(10, 20)), (value,), cv2.FILLED)
-        image = rng.integers(0, 60, (80, 110, 3), dtype=np.uint8)
-        image[ids > 0] += np.uint8(150)
-        cv2.imwrite(str(folder / "images" / f"photo{i:02}.jpg"), image)
-        cv2.imwrite(str(folder / "masks" / f"photo{i:02}.png"), ids)
-        lines.append(f"photo{i:02},{'even' if i % 2 == 0 else 'odd'}")
-    (folder / "index.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def dataset(folder: Path, view: str = "window") -> ObjectDataset:
-    return ObjectDataset(
-        open_sources([str(folder)]),
-        num_objects=2,
-        augment_config=AugmentConfig(crop=64, view=view),  # type: ignore[arg-type]
-        sampler_config=SamplerConfig(min_object_area=20),
-        seed=5,
-    )
 
 
 @pytest.mark.parametrize("view", ["crop", "window"])

@@ -19,18 +19,15 @@ import pytest
 
 from bench.serving.loopback import free_port
 from tests.support.training_process import SMALL_VIT
-from tests.train.test_dataset import photo_folder
 from train.checkpoints import read_state
 from train.config import Run
 from train.fit import check_same_step, fit
 from train.log import read_log
 from train.signals import StoppedError
 
-__all__ = ["photo_folder"]
-
 ROOT = Path(__file__).parents[2]
 ENDLESS = {"steps": 1_000_000}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 QUICKLY = "join_timeout=600,last_call_timeout=1"
 
 
@@ -44,7 +41,7 @@ def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Itera
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     command += ["--rdzv-conf", f"{QUICKLY},is_host={is_host}", "--max-restarts", "100"]
-    command += [str(ROOT / "tests" / "training_process.py"), str(data), str(output)]
+    command += [str(ROOT / "tests" / "support" / "training_process.py"), str(data), str(output)]
     command += [json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
     with (output.parent / "nodes.log").open("a") as log:
@@ -129,7 +126,7 @@ def test_a_stopped_process_ends_with_its_loader_and_says_that_there_is_more_to_d
 ) -> None:
     """torchrun waits for it before it starts the run anew."""
     options = json.dumps({"elastic": True, "num_workers": 1})
-    script, output = str(ROOT / "tests" / "training_process.py"), tmp_path / "run"
+    script, output = str(ROOT / "tests" / "support" / "training_process.py"), tmp_path / "run"
     command = [sys.executable, script, str(photo_folder), str(output), json.dumps(ENDLESS), options]
     process = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: len(steps_said(output)) > 2, process)

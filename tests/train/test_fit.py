@@ -21,40 +21,18 @@ import torch
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import read_metadata
 from skipclick.config import Preset, preset
-from tests.skipclick.test_config import SMALL_CONV
+from tests.support.small_runs import QUICK, run
 from tests.support.training_process import SMALL_VIT
-from tests.train.test_dataset import photo_folder
 from train.__main__ import main
 from train.augment import AugmentConfig
 from train.checkpoints import read_state, trained_model
-from train.config import Run, TrainConfig
 from train.distributed import Group
 from train.fit import fit, global_batches
 from train.log import read_log
 from train.optimise import read_batch
-from train.sampler import SamplerConfig
 from train.sources import open_sources
 
-__all__ = ["photo_folder"]
-
 ROOT = Path(__file__).parents[2]
-QUICK = TrainConfig(
-    model=SMALL_CONV,
-    backbone_weights=None,
-    augment=AugmentConfig(crop=64, view="window"),
-    sampler=SamplerConfig(min_object_area=20, single_centre_prob=0.5),
-    steps=6,
-    batch_size=4,
-    loss="bce_dice",
-    learning_rate=3e-3,
-    schedule="cosine",
-    ema_decay=0.5,
-)
-
-
-def run(folder: Path, output: Path, **changes: Any) -> Run:
-    settings: dict[str, Any] = {"num_workers": 0, "log_every": 1, "validate_every": 0}
-    return Run(data=(str(folder),), output=output, **(settings | changes))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -233,8 +211,8 @@ def start_run(
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
-    script = str(ROOT / "tests" / "training_process.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    script = str(ROOT / "tests" / "support" / "training_process.py")
     return subprocess.Popen([*launcher, script, *arguments], env=environment, stderr=subprocess.PIPE, text=True)
 
 

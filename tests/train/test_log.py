@@ -15,9 +15,9 @@ from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.evaluate import evaluate
 from skipclick.metrics import mean_noc
 from skipclick.model import SkipClick
-from tests.skipclick.evaluation.datasets.test_coco import SQUARE, write_set
-from tests.train.test_dataset import dataset, photo_folder
-from tests.train.test_fit import QUICK, run
+from tests.support.coco_files import SQUARE, write_set
+from tests.support.photo_folder import dataset
+from tests.support.small_runs import QUICK, run
 from train.__main__ import main
 from train.dataset import collate
 from train.distributed import Group
@@ -26,8 +26,6 @@ from train.log import read_log
 from train.pictures import batch_picture
 from train.sources import open_sources
 from train.validate import RULES, held_out_set, named_set, validate
-
-__all__ = ["photo_folder"]
 
 
 def test_a_run_leaves_curves_and_pictures(photo_folder: Path, tmp_path: Path) -> None:

@@ -10,15 +10,13 @@ import pytest
 import torch
 
 from skipclick.model import SkipClick
-from tests.train.test_dataset import dataset, photo_folder
-from tests.train.test_step import CONFIG
+from tests.support.photo_folder import dataset
+from tests.support.small_training import CONFIG
 from train.checkpoints import TrainingState
 from train.dataset import Batch, collate
 from train.distributed import Group
 from train.optimise import Part, new_state, optimise, read_batch
 from train.step import Graded, Objective
-
-__all__ = ["photo_folder"]
 
 
 class BrokenFor(Objective):

@@ -9,12 +9,10 @@ import pytest
 from PIL import Image
 
 from skipclick.drawing import MASK_COLOUR, NEGATIVE_COLOUR, POSITIVE_COLOUR
-from tests.train.test_dataset import dataset, photo_folder
+from tests.support.photo_folder import dataset
 from train.__main__ import main
 from train.preview import CAPTION_HEIGHT, GAP, TILE, contact_sheet, describe_speed, draw_tile
 from train.sampler import NUM_SLOTS, ObjectSample, Points
-
-__all__ = ["photo_folder"]
 
 
 def test_a_tile_shows_outline_clicks_and_what_is_ignored() -> None:

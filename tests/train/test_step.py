@@ -10,16 +10,13 @@ import pytest
 import torch
 
 from skipclick.model import SkipClick
-from tests.skipclick.test_config import SMALL_CONV
+from tests.support.photo_folder import dataset
+from tests.support.small_models import SMALL_CONV
+from tests.support.small_training import CONFIG
 from tests.support.training_process import SMALL_VIT
-from tests.train.test_dataset import dataset, photo_folder
 from train.config import TrainConfig
 from train.dataset import Batch, collate
 from train.step import Objective, add_next_clicks, graded, object_generators
-
-__all__ = ["photo_folder"]
-
-CONFIG = replace(SMALL_VIT, model=SMALL_CONV, augment=replace(SMALL_VIT.augment, crop=64))
 
 
 def two_photos(folder: Path) -> Batch:

@@ -24,7 +24,7 @@ from backend.commands.warm import Server, ServerError, warm_project
 from backend.images.decode import ImageError, Photo
 from backend.label_studio.auth import LabelStudioAuth
 from backend.label_studio.client import ApiError, LabelStudioApi
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 from backend.settings import Settings
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import recorded_requests

@@ -32,10 +32,10 @@ from bench.serving.annotators import Request
 from bench.serving.load import predict_body
 from bench.serving.loopback import free_port
 from skipclick import Click, load_checkpoint
-from tests.backend.test_process import environment
 from tests.support import annotation_bodies as bodies
 from tests.support.annotation_bodies import annotation, drawn, region
 from tests.support.fake_label_studio import PERSONAL, fake_label_studio
+from tests.support.server_process import environment
 from tests.support.tuned_models import tuned_model
 
 KILLS = int(os.environ.get("CRASH_KILLS", "4"))

@@ -33,7 +33,7 @@ def make_training(tmp_path: Path, jobs: Jobs) -> Iterator[MakeTraining]:
 
     def make(deed: str = "wait", **changes: Any) -> Training:
         rules = {"by_itself": True, "after_objects": 3, "quiet_seconds": 0.001} | changes
-        script = str(Path(__file__).with_name("job_process.py"))
+        script = str(Path(__file__).parents[2] / "support" / "job_process.py")
         return Training(AnnotationStore(tmp_path), Jobs(tmp_path), command=(sys.executable, script, deed), **rules)
 
     yield make

@@ -155,10 +155,10 @@ def test_writers_at_once_get_numbers_of_their_own(versions: Versions) -> None:
 def test_whoever_is_killed_when_what_is_served_is_complete(tmp_path: Path) -> None:
     """Kill -9 at 50 random moments; after each the pointer names a whole version, and the next writer goes on."""
     versions, rng, seen = Versions(tmp_path), random.Random(0), set()
-    tests = Path(__file__).parent
+    root = Path(__file__).parents[3]
     nursery = subprocess.Popen(
-        [sys.executable, tests / "promoting_process.py", tmp_path, "12"],
-        env={"PYTHONPATH": f"{tests.parent}:{tests}", "OMP_NUM_THREADS": "1"},
+        [sys.executable, root / "tests" / "support" / "promoting_process.py", tmp_path, "12"],
+        env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

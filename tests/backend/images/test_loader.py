@@ -22,7 +22,7 @@ from backend.images.allowlist import ImageHosts
 from backend.images.decode import ImageError
 from backend.images.loader import ImageLoader, describe
 from backend.label_studio.auth import LabelStudioAuth
-from backend.label_studio.protocol import ImageReference
+from backend.prompts import ImageReference
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 

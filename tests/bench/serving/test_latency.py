@@ -14,7 +14,7 @@ from bench.serving.latency import STAGES, Spread, flops, main
 from bench.serving.latency_baselines import authors_design, plain, sam_decoder, served
 from skipclick import Click, Predictor
 from skipclick.model import SkipClick
-from tests.skipclick.test_config import SMALL
+from tests.support.small_models import SMALL
 
 CLICKS = (Click(60, 40), Click(20, 70, positive=False))
 

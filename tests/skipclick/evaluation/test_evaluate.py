@@ -21,10 +21,10 @@ from skipclick.metrics import iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import error_regions
-from tests.skipclick.test_config import SMALL_CONV
 from tests.support.bench_models import BatchDiscModel, DiscModel, scene
 from tests.support.parity_files import for_each_golden, load_golden
 from tests.support.rule_weights import layout_of, rule_model
+from tests.support.small_models import SMALL_CONV
 
 
 def found(results: list[ObjectResult]) -> list[tuple[str, int, list[float], list[Click]]]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.datasets.sample import mask_targets
-from tests.skipclick.evaluation.datasets.test_coco import SQUARE, SQUARE_PIXELS, run_lengths, write_set
+from tests.support.coco_files import SQUARE, SQUARE_PIXELS, run_lengths, write_set
 from tests.support.drawn_pictures import HEIGHT, WIDTH, blank, save
 from tests.support.recorded import recorded_requests
 from train.scene import scene_of_masks

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support.drawn_pictures import blank, save
-from tests.train.test_dataset import NUM_PHOTOS, photo_folder
+from tests.support.photo_folder import NUM_PHOTOS
 from train.sources import is_held_out, open_sources, parse_source
-
-__all__ = ["photo_folder"]
 
 
 def write_folder(root: Path, names: list[str]) -> Path:

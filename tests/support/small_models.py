@@ -1,0 +1,30 @@
+"""Networks small enough for tests: a ViT and a ConvNet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from skipclick.config import (
+    TINY,
+    ConvNetConfig,
+    ModelConfig,
+    VitConfig,
+)
+
+SMALL = ModelConfig(
+    backbone=VitConfig(embed_dim=24, num_heads=2, depth=4, taps=(0, 1, 2, 3)),
+    mixer_width=24,
+    mixer_heads=2,
+    mixer_depth=1,
+    mixer_grid=4,
+    pyramid_channels=(8, 8, 16, 16),
+    decoder_channels=8,
+)
+
+
+SMALL_CONV = replace(
+    TINY,
+    backbone=ConvNetConfig(depths=(1, 1, 1, 1), widths=(8, 8, 16, 16), stem_width=8),
+    mixer_width=24,
+    mixer_depth=1,
+)
