@@ -24,13 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
 HEADER = "# Made by `make lock` from pyproject.toml; not to be edited.\n"
 LAYERS = ("server", "train", "bench", "dev")
-"""Extras of pyproject.toml, each of which contains the ones before."""
+"""Extras of pyproject.toml; the file of each adds what it needs to those of the ones before."""
 FIRST_LINES = {"train": "-r ../requirements.txt\n", "bench": "-r train.txt\n", "dev": "-r bench.txt\n"}
 OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==")
 
 
 def resolve(*wanted: str, constraints: str) -> str:
-    """The pinned and hashed requirements that an option of uv names, such as `--extra dev`, sorted by name.
+    """The pinned and hashed requirements that an option of uv names, such as `--extra=dev`, sorted by name.
 
     Raises `CalledProcessError`.
     """
@@ -78,8 +78,10 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     build = "\n".join(project["build-system"]["requires"])
-    everything = resolve("pyproject.toml", "--extra", LAYERS[-1], constraints=build)
-    texts = layered({layer: resolve("pyproject.toml", "--extra", layer, constraints=everything) for layer in LAYERS})
+    extras = [f"--extra={layer}" for layer in LAYERS]
+    everything = resolve("pyproject.toml", *extras, constraints=build)
+    locks = [resolve("pyproject.toml", *extras[: place + 1], constraints=everything) for place in range(len(LAYERS))]
+    texts = layered(dict(zip(LAYERS, locks, strict=True)))
     texts |= {group: resolve("--group", group, constraints=build) for group in ("install", "e2e")}
     for name, text in texts.items():
         with replaced_atomically(LOCKS / f"{name}.txt") as temporary:
