@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import re
 import sys
-import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -22,7 +20,9 @@ from tests.support.locks import (
     INSTALL,
     LAYERS,
     LOCKS,
+    PROJECT,
     ROOT,
+    asked_for,
     closure,
     extras_up_to,
     files_of,
@@ -32,7 +32,6 @@ from tests.support.locks import (
 )
 
 RENEW = "run `make lock`"
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PYTHONS = ("3.11", "3.12", "3.13")
 FILES = sorted(LOCKS.glob("*.txt"))
 
@@ -41,15 +40,6 @@ def environment(python: str) -> dict[str, str]:
     """The markers' values of another Python on this machine; none where it is the running one."""
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {} if python == running else {"python_version": python, "python_full_version": f"{python}.4"}
-
-
-def asked_for(extra: str) -> list[Requirement]:
-    """What pyproject.toml asks for with an extra, which may refer to other extras."""
-    found = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
-    for requirement in (Requirement(line) for line in PROJECT["project"]["optional-dependencies"][extra]):
-        inner = [one for name in requirement.extras for one in asked_for(name)]
-        found += inner if requirement.name == PROJECT["project"]["name"] else [requirement]
-    return found
 
 
 def asked_for_up_to(extra: str) -> list[Requirement]:

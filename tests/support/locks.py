@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution, distributions
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ROOT / "requirements"
 INSTALL = LOCKS / "install.txt"
 LAYERS = {
@@ -34,6 +36,15 @@ def extras_up_to(extra: str) -> list[str]:
 def files_of(extra: str) -> list[Path]:
     """All files that an extra is installed from."""
     return [file for name in extras_up_to(extra) for file in LAYERS[name]]
+
+
+def asked_for(extra: str | None) -> list[Requirement]:
+    """What pyproject.toml asks for, with an extra or without; an extra may refer to others."""
+    found = [Requirement(line) for line in PROJECT["project"]["dependencies"]]
+    for requirement in map(Requirement, PROJECT["project"]["optional-dependencies"][extra] if extra else ()):
+        inner = [one for name in requirement.extras for one in asked_for(name)]
+        found += inner if requirement.name == PROJECT["project"]["name"] else [requirement]
+    return found
 
 
 @cache
