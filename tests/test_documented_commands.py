@@ -27,7 +27,7 @@ PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
 CHECKPOINT = ROOT / "tests" / "parity" / "nano_skip_checkpoint.pth"
 BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-tiny.safetensors"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`((?:make|python|torchrun|docker) [^`]+)`")
+INLINE = re.compile(r"`((?:make|python|torchrun|docker|skipclick) [^`]+)`")
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -69,11 +69,11 @@ def _check_make(words: list[str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def _check_skipclick(words: list[str], folder: Path) -> None:
+def _check_skipclick(arguments: list[str], folder: Path) -> None:
     shutil.copy(PHOTO, folder / "photo.jpg")
     shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
     shutil.copy(BUNDLED, folder / "skipclick.safetensors")
-    run = _run([sys.executable, *words[1:]], folder)
+    run = _run([sys.executable, "-m", "skipclick", *arguments], folder)
     assert run.returncode == 0, run.stderr
 
 
@@ -129,8 +129,8 @@ def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> 
     match words:
         case ["make", *_]:
             _check_make(words)
-        case ["python", "-m", "skipclick", *_]:
-            _check_skipclick(words, tmp_path)
+        case ["skipclick", *arguments]:
+            _check_skipclick(arguments, tmp_path)
         case ["python", "bench/noc.py", *_]:
             _check_noc(words)
         case ["python", "-m", "train", *arguments] | ["torchrun", _, _, "-m", "train", *arguments]:

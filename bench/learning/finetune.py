@@ -47,6 +47,7 @@ from skipclick.evaluation.datasets import Photo, Sample, check_set, open_dataset
 from skipclick.evaluation.evaluate import evaluate, replay
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
+from train.cocolvis.workers import end_with_parent
 from train.finetune import Example, FinetuneConfig, TooFewError, finetune
 from train.finetune.gate import RULES, Measured, measured
 
@@ -383,7 +384,7 @@ def _measure(
     for domain, count, seed in wanted:
         if (domain.name, count, seed) in done:
             continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
             outcome = pool.submit(run_one, *arguments).result()
         with options.output.open("a", encoding="utf-8") as file:

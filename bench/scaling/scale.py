@@ -40,7 +40,7 @@ from bench.scaling.fleet_simulation import Pace, Plan, Served, Times, simulate
 from bench.scaling.stub_replica import ENCODED
 from bench.serving.annotators import Request
 from bench.serving.load import predict_body
-from bench.serving.loopback import free_port, local_session
+from bench.serving.loopback import exit_on_signals, free_port, local_session
 from skipclick import Click
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.versions import software_versions
@@ -517,4 +517,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

@@ -46,6 +46,7 @@ from bench.serving.load import (
     percentiles,
     spawned_server,
 )
+from bench.serving.loopback import exit_on_signals
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import check_set
 from skipclick.evaluation.versions import software_versions
@@ -288,4 +289,5 @@ def large_body(size: int) -> bytes:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())
