@@ -18,7 +18,7 @@ from bench import noc
 from bench.noc import first_difference, main
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
-from tests.support.processes import children, is_running
+from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,7 +171,7 @@ def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    workers = children(process.pid)
+    workers = descendants(process.pid)
     process.kill()
     process.wait()
     assert len(workers) >= 2

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def children(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Processes that a process started, and theirs."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [one for child in found for one in (child, *children(child))]
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [one for child in map(int, found) for one in (child, *descendants(child))]
 
 
 def is_running(pid: int) -> bool:

@@ -42,11 +42,13 @@ def no_traces() -> Iterator[None]:
 
 
 def checkout_files() -> set[str]:
-    """Files and folders of the checkout, but for environments and what tools keep for themselves."""
+    """Files and folders of the checkout, but for environments, what tools keep for themselves, and what somebody may
+    be writing while the tests run."""
     found: set[str] = set()
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in CACHES and not name.startswith(".venv")]
-        found |= {os.path.relpath(os.path.join(folder, name), ROOT) for name in (*folders, *files)}
+        names = [*folders, *(name for name in files if not name.endswith((".py", ".md", ".swp")))]
+        found |= {os.path.relpath(os.path.join(folder, name), ROOT) for name in names}
     return found
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from bench.serving.loopback import free_port
-from tests.support.processes import children
+from tests.support.processes import descendants
 from tests.support.training_process import SMALL_VIT
 from train.checkpoints import read_state
 from train.config import Run
@@ -58,7 +58,7 @@ def lose(process: subprocess.Popen[str]) -> None:
     """A node's end without a word: its launcher and what it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGSTOP)  # so that it starts nothing new meanwhile
-        for pid in [*children(process.pid), process.pid]:
+        for pid in [*descendants(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.wait()
 

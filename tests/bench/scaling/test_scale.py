@@ -23,7 +23,7 @@ from bench.scaling.balancer import Names
 from bench.scaling.fleet_simulation import Pace, Plan, Ring, Times, simulate
 from bench.scaling.scale import TIMES, body_of, main, need, times_of
 from bench.scaling.stub_replica import ENCODED, build
-from tests.support.processes import children, is_running
+from tests.support.processes import descendants, is_running
 
 ROOT = Path(__file__).parents[3]
 
@@ -177,7 +177,7 @@ def test_a_measurement_that_is_ended_ends_what_it_started(tmp_path: Path) -> Non
     with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
         try:
             deadline = time.monotonic() + 200
-            while len(started := children(process.pid)) < 3:  # two replicas, and HAProxy when they are ready
+            while len(started := descendants(process.pid)) < 3:  # two replicas, and HAProxy when they are ready
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
