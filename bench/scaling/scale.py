@@ -47,8 +47,8 @@ from skipclick.evaluation.versions import software_versions
 
 TIMES = {
     "gpu": Times("GPU, assumed", 0.030, 0.005, "assumed, not measured: no GPU was at hand"),
-    "tiny-cpu": Times("skipclick-tiny, two cores", 0.0275, 0.0145, "bench/LATENCY.md: 320 pixels, float32"),
-    "vit-b-cpu": Times("ViT-B, two cores", 0.380, 0.165, "bench/LATENCY.md: 448 pixels, bfloat16"),
+    "tiny-cpu": Times("skipclick-tiny, two cores", 0.0275, 0.0145, "docs/results/latency.md: 320 pixels, float32"),
+    "vit-b-cpu": Times("ViT-B, two cores", 0.380, 0.165, "docs/results/latency.md: 448 pixels, bfloat16"),
 }
 START_TIMEOUT = 60.0
 WARM_UP = 0.1  # share of a run that is not counted
