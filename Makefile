@@ -22,11 +22,11 @@ LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
 # The lock files are complete, and what has no wheel is built by the locked setuptools: pip looks for nothing else.
 INSTALL = $(@D)/bin/python -m pip install --no-deps --no-build-isolation
 
-# This checkout's packages come first, also where it shares an environment with another one.
-export PYTHONPATH := $(CURDIR)
+# Scripts import this checkout's packages, also where it shares an environment with another one.
+SCRIPT := PYTHONPATH="$(CURDIR)" $(BIN)/python
 
 # What annotators get from MODEL, on the small set that lies in the repository.
-CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
+CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
 
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
@@ -49,10 +49,10 @@ lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/mypy
 
 bench: data-given $(BENCHMARK)  ## measure clicks per object: make bench DATA="GrabCut=DIR Berkeley=DIR"
-	$(BIN)/python bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
+	$(SCRIPT) bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
 
 latency: $(BENCHMARK)  ## measure where a click's time goes: OMP_NUM_THREADS=2 make latency
-	$(BIN)/python bench/serving/latency.py
+	$(SCRIPT) bench/serving/latency.py
 
 bench-check: $(BENCHMARK)  ## fail where MODEL needs more clicks on bench/check than the committed baseline
 	$(CHECK) --compare bench/check/baseline.json --tolerance 0.5
@@ -61,10 +61,10 @@ bench-baseline: $(BENCHMARK)  ## measure the baseline of bench-check anew
 	$(CHECK) --output bench/check/baseline.json
 
 load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throughput and latencies
-	$(BIN)/python bench/serving/load.py --spawn
+	$(SCRIPT) bench/serving/load.py --spawn
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
-	$(BIN)/python bench/serving/soak.py --output runs/soak.json
+	$(SCRIPT) bench/serving/soak.py --output runs/soak.json
 
 crash: $(DEVELOPMENT)  ## kill -9 server and training 50 times while annotators work, and look what is left
 	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/backend/finetune/test_crash.py
