@@ -1,8 +1,8 @@
 """What fine-tuning brings: clicks on images nobody annotated, against the number of objects that the team annotated.
 
     python bench/learning/finetune.py --domain horses=folder:train_real@object cloth=folder:train_real@part \\
-        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl \\
-        --report docs/results/finetune.md --plot docs/results/finetune.png
+        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl --report docs/results/finetune.md \\
+        --plot docs/results/finetune.png
     python bench/learning/finetune.py ... --model base.safetensors      a base model that has seen none of the domains
     python bench/learning/finetune.py ... --objects 50 --seeds 1 --learning-rate 1e-4      to try a recipe
 

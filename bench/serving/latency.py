@@ -263,7 +263,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 
 def contenders(
-    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: Scene, rivals: bool
+    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: Scene, baselines: bool
 ) -> list[tuple[str, Setting, ClickOnce]]:
     """Everything that is compared at one resolution on one device."""
     resolution, size = (setting.resolution,) * 2, (scene.photo.shape[0], scene.photo.shape[1])
@@ -281,7 +281,7 @@ def contenders(
         theirs = model.to(setting.device)
         design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
-    if rivals:
+    if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):
             own = Setting(name, SAM_SIDE, setting.device, "float32")
             found.append((name, own, sam_decoder(family, scene.clicks, size, setting.device)))
@@ -378,7 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, help="folder whose first photo is used (default: a drawn one)")
     parser.add_argument("--no-stages", action="store_true", help="only the comparison")
     parser.add_argument("--no-comparison", action="store_true", help="only the stages")
-    parser.add_argument("--no-rivals", action="store_true", help="without SAM and SAM 2")
+    parser.add_argument("--no-baselines", action="store_true", help="without SAM and SAM 2")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/latency"), help="names of the results, without ending"
     )
@@ -418,8 +418,8 @@ def _measure(options: argparse.Namespace) -> Latency:
                     stages += measure_stages(predictor, here, scene, options.rounds, rate, bar)
             if not options.no_comparison:
                 # SAM sees one resolution only, so it takes turns with the first of ours.
-                rivals = not options.no_rivals and _has_transformers() and (name, side) == plan[0][1:]
-                parts = contenders(model, setting, options.dtypes, scene, rivals)
+                baselines = not options.no_baselines and _has_transformers() and (name, side) == plan[0][1:]
+                parts = contenders(model, setting, options.dtypes, scene, baselines)
                 comparisons += take_turns(parts, options.rounds, bar)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Latency(

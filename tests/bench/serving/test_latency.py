@@ -64,7 +64,7 @@ def test_a_run_writes_every_stage_and_every_contender(tmp_path: Path, monkeypatc
     monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)  # takes seconds
     output = tmp_path / "new" / "latency"
     options = ["--models", "skipclick-tiny", "--resolutions", "64", "--devices", "cpu", "--dtypes", "float32"]
-    more = ["--rounds", "2", "--size", "320x240", "--no-rivals", "--output", str(output)]
+    more = ["--rounds", "2", "--size", "320x240", "--no-baselines", "--output", str(output)]
     assert main(options + more) == 0
     found = json.loads(output.with_suffix(".json").read_text())
     warm, cold = found["stages"]

@@ -30,10 +30,10 @@ THIRD = ObjectResult("b", 1, None, [0.95], [Click(9, 9)], 30.0, [8])
 
 def results() -> Results:
     measurement = Measurement("GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [Problem("c", "broken")])
-    rival = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
+    baseline = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
     runs = [
         ModelRun("bundled", "tiny", "ab" * 32, "cpu", "float32", [measurement]),
-        ModelRun("grabcut", "OpenCV", None, "cpu", "float32", [rival]),
+        ModelRun("grabcut", "OpenCV", None, "cpu", "float32", [baseline]),
     ]
     return Results(["--model", "bundled"], "2025-01-01T00:00:00+00:00", {"commit": None}, dict(RULES), runs)
 
