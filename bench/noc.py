@@ -20,16 +20,18 @@ from typing import Any
 from bench.baselines import BASELINES
 from bench.cli import named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
-from bench.journal import append_entry, resume_journal, start_journal
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
-from bench.runner import Task, Workers, collect, open_workers, plan, run_task
+from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
 from bench.tables import published_table, report
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
+from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from skipclick.evaluation.results import Measurement, Results, read_results, write_results
 from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import DTYPES
+
+JOURNAL = "skipclick-noc-journal-1"
 
 EXAMPLES = """\
 examples:
@@ -125,13 +127,14 @@ def _run_all(tasks: Sequence[Task], workers: Workers, options: argparse.Namespac
     journal = _journal(options.output)
     subject = _subject(tasks, workers)
     if options.resume and journal.exists():
-        done = resume_journal(journal, subject)
+        remedy = "give the command that was interrupted, or leave --resume out to start over"
+        done = resume_journal(journal, JOURNAL, subject, Entry.from_dict, remedy)
     else:
         if journal.exists():
-            print(f"noc: {journal} is begun anew (--resume would have continued it)", file=sys.stderr)
-        start_journal(journal, subject)
+            print(f"noc: starting over; --resume would have continued {journal}", file=sys.stderr)
+        start_journal(journal, JOURNAL, subject)
         done = []
-    return [run_task(task, workers, done, lambda entry: append_entry(journal, entry)) for task in tasks]
+    return [run_task(task, workers, done, lambda entry: append_entry(journal, asdict(entry))) for task in tasks]
 
 
 def _journal(output: Path) -> Path:

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.journal import Entry
 from bench.models import (
     ModelSpec,
     checkpoint_sha256,
@@ -32,7 +31,7 @@ from bench.models import (
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
 from skipclick.evaluation.evaluate import Rules, evaluate_together
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results, read_object
 from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
 from train.cocolvis.workers import end_with_parent
@@ -46,6 +45,24 @@ class Task:
     dataset: EvaluationSet
     rules: Rules
     seed: int | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one model found on a group of photos: a line of the journal."""
+
+    model: str
+    dataset: str
+    seed: int | None
+    photos: list[str]
+    objects: list[ObjectResult]
+    problems: list[Problem]
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> Entry:
+        """From its `asdict`."""
+        objects = [read_object(one) for one in content["objects"]]
+        return Entry(**content | {"objects": objects, "problems": [Problem(**one) for one in content["problems"]]})
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ from skipclick import Click, Predictor, load_checkpoint
 from skipclick.atomic_io import replaced_atomically
 from skipclick.brush_rle import encode as encode_rle
 from skipclick.config import ModelConfig
+from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures
 from skipclick.masks import enlarge
@@ -55,21 +56,6 @@ RESOLUTIONS = {"vit-b": (448, 672, 896), "skipclick-tiny": (320, 448, 672, 896)}
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Milliseconds of repeated runs."""
-
-    median: float
-    p95: float
-
-    @staticmethod
-    def of(milliseconds: Sequence[float]) -> Spread:
-        return Spread(float(np.median(milliseconds)), float(np.percentile(milliseconds, 95)))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} / {self.p95:.2f}"
 
 
 @dataclass(frozen=True)
@@ -88,8 +74,8 @@ class Stages:
 
     setting: Setting
     state: str  # "warm" or "cold"
-    stages: dict[str, Spread]
-    total: Spread
+    stages: dict[str, MedianP95]
+    total: MedianP95
     feature_bytes: int
     click_gflop: float
     encode_gflop: float
@@ -103,7 +89,7 @@ class Comparison:
 
     name: str
     setting: Setting
-    click: Spread
+    click: MedianP95
 
 
 @dataclass(frozen=True)
@@ -224,8 +210,8 @@ def measure_stages(
                 bar.update()
     results = []
     for name, all_laps in found.items():
-        stages = {stage: Spread.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
-        total = Spread.of([sum(laps.values()) for laps in all_laps])
+        stages = {stage: MedianP95.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
+        total = MedianP95.of([sum(laps.values()) for laps in all_laps])
         network = float(np.median([sum(laps[stage] for stage in MODEL_STAGES) for laps in all_laps]))
         achieved = click_flop / (network / 1000) / (rate * 1e9)
         results.append(
@@ -298,7 +284,9 @@ def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar
             if round_number:
                 mine.append((time.perf_counter() - begin) * 1000)
             bar.update()
-    return [Comparison(name, setting, Spread.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)]
+    return [
+        Comparison(name, setting, MedianP95.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)
+    ]
 
 
 def report(latency: Latency) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from bench.journal import Entry
-from bench.runner import Workers, collect, open_workers, plan, run_task
+from bench.runner import Entry, Workers, collect, open_workers, plan, run_task
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules
 from skipclick.evaluation.results import Measurement, Problem
@@ -58,6 +58,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(davis: EvaluationSet) -> Non
     (task,) = plan([MODEL], [davis], RULES)
     written: list[Entry] = []
     whole = run_task(task, Workers(group=2), on_entry=written.append)
+    assert [Entry.from_dict(json.loads(json.dumps(asdict(entry)))) for entry in written] == written  # through a journal
     assert [entry.photos for entry in written] == [["0", "1"], ["2", "3"], ["4"]]
     foreign = replace(written[2], dataset="GrabCut")
     anew: list[Entry] = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.serving import latency
-from bench.serving.latency import STAGES, Spread, flops, main
+from bench.serving.latency import STAGES, flops, main
 from bench.serving.latency_baselines import authors_design, plain, sam_decoder, served
 from skipclick import Click, Predictor
 from skipclick.model import SkipClick
@@ -54,10 +54,6 @@ def test_flops_of_a_click_grow_with_the_photo_and_leave_out_the_backbone() -> No
     assert 0 < small[1] < large[1]
     fused = 2 * 16 * 4 * SMALL.mixer_width * SMALL.mixer_width  # tokens x inputs x outputs at 56 pixels
     assert small[0] > fused
-
-
-def test_a_spread_is_median_and_95th_percentile() -> None:
-    assert Spread.of(list(range(101))) == Spread(50.0, 95.0)
 
 
 def test_a_run_writes_every_stage_and_every_contender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
