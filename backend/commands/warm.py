@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import requests
 from tqdm import tqdm
 
@@ -68,7 +69,7 @@ class Server:
         body = {"tasks": [task], "label_config": label_config, "project": str(project)}
 
         def ask() -> requests.Response:
-            answer = requests.post(f"{self.url}/warm", json=body, auth=self.login or as_is, timeout=_TIMEOUT)
+            answer = requests.post(f"{self.url}/warm", orjson.dumps(body), auth=self.login or as_is, timeout=_TIMEOUT)
             answer.raise_for_status()
             return answer
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
-from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from backend.images.allowlist import ImageHosts, RefusedHostError
+from backend.images.data_uri import DataUriError, data_uri_content
 from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
 from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
 from backend.images.local_files import local_name, read_below
 from backend.images.pixel_budget import PixelBudget
-from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, as_called, origin
+from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, as_called, origin, redirect_trouble, under
+from backend.label_studio.names import ToldNames
+from backend.label_studio.references import cleaned
 from backend.prompts import ImageReference
 from backend.settings import Settings
 
@@ -59,10 +63,13 @@ class ImageLoader:
         hosts: ImageHosts,
         local_root: Path | None = None,
         enough: int | None = None,
+        names: Callable[[], Sequence[str]] = list,
     ) -> None:
         """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
-        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`."""
+        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `names`: what Label
+        Studio calls itself, see `names`."""
         self._auth = auth
+        self._names = names
         self._hosts = hosts
         self._local_root = local_root
         self._max_bytes = max_bytes
@@ -74,7 +81,7 @@ class ImageLoader:
     def key(self, reference: ImageReference) -> str:
         """Names the Label Studio and the reference; Label Studio does not change the file behind a
         reference."""
-        return sha256(f"{self._auth.url} {reference.url}".encode()).hexdigest()
+        return sha256(f"{self._auth.url} {cleaned(reference.url)}".encode()).hexdigest()
 
     def load(self, reference: ImageReference) -> Photo:
         """See `ImageSource.load`."""
@@ -86,10 +93,11 @@ class ImageLoader:
 
     @contextmanager
     def _opened(self, reference: ImageReference) -> Iterator[BinaryIO]:
+        reference = replace(reference, url=cleaned(reference.url))
         if reference.url.startswith("data:"):
             yield BytesIO(_data_uri(reference.url, self._max_bytes))
             return
-        address = _prepared(self._address(reference))
+        address = self._at_label_studio(_prepared(self._address(reference)))
         own = self._local_root is not None and self._auth.is_own(address)
         name = local_name(address, self._auth.url) if own else None
         if self._local_root is not None and name is not None:
@@ -109,7 +117,9 @@ class ImageLoader:
                 raise ImageError(f"{describe(url)} needs the task's id to be resolved by Label Studio, and it has none")
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{self._auth.url}/tasks/{reference.task_id}/resolve/?fileuri={encoded}"
-        if url.startswith("/") and not url.startswith("//"):
+        if url.startswith("//"):  # of the scheme of the page that shows it
+            return f"{urlsplit(self._auth.url).scheme}:{url}"
+        if url.startswith("/"):
             prefix = urlsplit(self._auth.url).path
             path = url.removeprefix(prefix) if url.startswith(f"{prefix}/") else url
             return self._auth.url + path
@@ -117,6 +127,15 @@ class ImageLoader:
             f"{describe(url)} is no image reference that this server knows: it takes paths of Label Studio "
             "such as /data/upload/..., http(s) addresses, s3://, gs:// and azure-blob:// URIs, and data: URIs"
         )
+
+    def _at_label_studio(self, address: str) -> str:
+        """The address at LABEL_STUDIO_URL of what an address under another name of Label Studio means; any other
+        address as it is."""
+        if self._auth.is_own(address) or self._hosts.lists(urlsplit(address).hostname or ""):
+            return address
+        paths = (under(name, address) for name in (self._auth.url, *self._names()))
+        path = next((path for path in paths if path is not None), None)
+        return address if path is None else _prepared(self._auth.url + path)
 
     @contextmanager
     def _download(self, address: str, reference: ImageReference) -> Iterator[BinaryIO]:
@@ -140,8 +159,20 @@ class ImageLoader:
                     if not answer.is_redirect:
                         yield incoming(self._chunks(answer, address))
                         return
-                    address = _redirected(address, answer.headers["Location"])
+                    target = _redirected(address, answer.headers["Location"])
+                    if own:
+                        self._check_redirect(address, target)
+                    address = self._at_label_studio(target)
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _check_redirect(self, address: str, target: str) -> None:
+        """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
+        host = urlsplit(target).hostname or ""
+        if host != urlsplit(address).hostname and self._hosts.lists(host):
+            return
+        trouble = redirect_trouble(self._auth.url, address, target)
+        if trouble is not None:
+            raise ImageError(f"tried GET {describe(address)}: {trouble}")
 
     def _header(self, refused: str | None = None) -> str | None:
         try:
@@ -159,7 +190,7 @@ class ImageLoader:
         try:
             return session.get(address, auth=authorize, timeout=wait, stream=True, allow_redirects=False)
         except RefusedHostError as error:
-            raise ImageError(f"did not try GET {describe(address)}: {error}") from None
+            raise ImageError(f"did not try GET {describe(address)}: {error}{_own_name_advice(address)}") from None
         except requests.Timeout:
             raise self._too_slow(address) from None
         except (requests.RequestException, ValueError) as error:  # ValueError: hosts that are no host names
@@ -257,22 +288,27 @@ def _basic_auth(reference: ImageReference) -> str | None:
 
 
 def _data_uri(uri: str, max_bytes: int) -> bytes:
-    head, comma, payload = uri.partition(",")
-    if not comma:
-        raise ImageError(f"{describe(uri)} is no data URI: it has no comma")
-    if len(payload) * 3 // 4 > max_bytes:
-        raise ImageError(f"{describe(uri)} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
-    raw = unquote_to_bytes(payload)
-    if not head.endswith(";base64"):
-        return raw
     try:
-        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
-    except binascii.Error:
-        raise ImageError(f"{describe(uri)} is not base64") from None
+        return data_uri_content(uri, max_bytes)
+    except DataUriError as error:
+        raise ImageError(f"{describe(uri)} {error}") from None
 
 
-def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`."""
+def _own_name_advice(address: str) -> str:
+    """What else may be wrong where a path is one of Label Studio's."""
+    if not re.search(r"/(data/(upload|local-files)|storage-data)/", urlsplit(address).path):
+        return ""
+    return (
+        "; if it is Label Studio's own name, set LABEL_STUDIO_URL to where this server reaches Label Studio, and open "
+        "Project > Settings > Model there once, so that it tells this server its name"
+    )
+
+
+def build_images(
+    settings: Settings, auth: LabelStudioAuth, enough: int | None = None, names: ToldNames | None = None
+) -> ImageLoader:
+    """Where the server gets images from; for `enough` see `decode_image`. `names`: by default what a server with these
+    settings was told."""
     return ImageLoader(
         auth,
         max_bytes=settings.image_max_bytes,
@@ -281,4 +317,5 @@ def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None =
         hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
         local_root=settings.local_files_root,
         enough=enough,
+        names=(names or ToldNames(settings.model_dir)).names,
     )

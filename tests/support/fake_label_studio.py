@@ -46,6 +46,8 @@ class FakeLabelStudio:
     not_ready: str = ""
     watch: Callable[[str], None] | None = None
     """Called with the path of a GET before it is answered."""
+    redirect: str = ""
+    """Where all GETs are sent instead, as by a proxy in front; the path is put behind it."""
     failures: list[int] = field(default_factory=list)
     """Statuses of the next GETs, instead of their answers."""
 
@@ -128,6 +130,12 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
+            if state.redirect:
+                self.send_response(301)
+                self.send_header("Location", state.redirect + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             status, body = state.answer(parts.path, parse_qs(parts.query), self.headers.get("Authorization", ""))
             self._send(status, body)
 
