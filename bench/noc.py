@@ -17,9 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script: the packages lie in the folder above, and this folder's files are no packages
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 from bench.baselines import BASELINES
 from bench.cli import named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
@@ -122,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            raise ValueError("--plots needs matplotlib: pip install -r requirements-bench.txt") from None
+            raise ValueError("--plots needs matplotlib: pip install -r requirements/bench.txt") from None
 
 
 def _run_all(tasks: Sequence[Task], workers: Workers, options: argparse.Namespace) -> list[Measurement]:

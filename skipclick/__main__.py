@@ -1,4 +1,4 @@
-"""`python -m skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
+"""`skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m skipclick", description=__doc__)
+    parser = argparse.ArgumentParser(prog="skipclick", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     segment = commands.add_parser(
         "segment",

@@ -16,6 +16,7 @@ import pytest
 from bench.noc import main
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
+from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,6 +131,26 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
     assert resumed.runs[0].measurements[0].objects[0].click_ms == first_photo[0]["click_ms"]
     assert main(slow) == 0
     assert without_times(read_results(output)) == without_times(resumed)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
+def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
+    output = davis / "noc.json"
+    slow = ["--model", "tests.support.bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
+    command = [sys.executable, "bench/noc.py", *slow, "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = davis / "noc.json.journal", time.monotonic() + 200
+    while not (journal.exists() and journal.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
