@@ -71,7 +71,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     _check(options)
     old = read_results(options.compare) if options.compare else None
     use_deterministic_kernels(options.device)
-    rules = make_rules(options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip)
+    rules = make_rules(
+        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+    )
     datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
     names = [dataset.name for dataset in datasets]
     if old:
@@ -215,6 +217,12 @@ def _parser() -> argparse.ArgumentParser:
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="average with the mirrored photo (default: if paper)",
+    )
+    how.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        help="from the second click on look at a crop around the object; models of this project only (default: as the "
+        "protocol does, serve yes, paper no)",
     )
     how.add_argument(
         "--resolution",
