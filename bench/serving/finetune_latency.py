@@ -33,8 +33,6 @@ import numpy as np
 import requests
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, positive, positive_float, write_results
 from bench.learning.finetune import webhook_body
@@ -50,6 +48,7 @@ from bench.serving.load import (
     measure,
     spawned_server,
 )
+from bench.serving.loopback import exit_on_signals
 from skipclick.evaluation.datasets import check_set
 from skipclick.evaluation.timing import percentiles
 
@@ -286,4 +285,5 @@ def large_body(size: int) -> bytes:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())
