@@ -221,8 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--zoom",
         action=argparse.BooleanOptionalAction,
-        help="from the second click on look at a crop around the object; models of this project only (default: as the "
-        "protocol does, serve yes, paper no)",
+        help="look closer from the second click on (default: if serve)",
     )
     how.add_argument(
         "--resolution",
