@@ -1,6 +1,6 @@
 """Did it get better or worse? Two result files, object by object.
 
-Every object's NoC in one file is held against its NoC in the other, so that what makes objects easy or hard cancels.
+Every object's NoC in one file is compared with its NoC in the other, so that the difficulty of the objects cancels.
 The interval is a percentile bootstrap over photos, not over objects: objects of one photo share its features and its
 difficulty, so photos are drawn with replacement, each with all its objects (and all seeds of jittered clicks).
 Neighbouring video frames, as in DAVIS, still count as independent photos: there the intervals are too narrow.
@@ -52,7 +52,7 @@ class ObjectChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     differences: list[PairedDifference]
     changes: list[ObjectChange]
@@ -72,8 +72,8 @@ def check_comparable(
 ) -> list[int]:
     """The IoU thresholds, in percent, of a comparison with a run of these rules, models and data sets.
 
-    Raises ValueError where there can be none: other rules, other data sets, no model in common. So a run of hours can
-    be refused before it starts.
+    Raises ValueError where there can be none: other rules, other data sets, no model in common. This is
+    checked before hours of measuring.
     """
     measured = [run.name for run in old.runs]
     if not (len(measured) == len(models) == 1 or set(measured) & set(models)):
@@ -95,7 +95,7 @@ def check_comparable(
 
 
 def compare(old: Results, new: Results) -> Comparison:
-    """Hold two result files against each other; models are paired by name, or are the only ones of their files.
+    """Compares two result files. Models are paired by name, or are the only ones of their files.
 
     Raises ValueError where the files cannot be compared (`check_comparable`) or have no object in common.
     """
@@ -124,7 +124,7 @@ def compare(old: Results, new: Results) -> Comparison:
 
 
 def side_by_side(results: Results) -> list[PairedDifference]:
-    """The first model of a run (`new`) held against each other one (`old`), over the objects that both measured."""
+    """The first model of a run (`new`) compared with each other one (`old`) on the objects that both measured."""
     thresholds, cap = results.rules["thresholds"], int(results.rules["num_clicks"])
     first, *others = results.runs
     mine = _by_dataset(first)
@@ -196,7 +196,7 @@ def _changes(
 
 
 def comparison_report(comparison: Comparison, tolerance: float) -> str:
-    """Markdown: the differences, the objects that changed most, the objects without a partner, and the verdict."""
+    """Markdown: the differences, the objects that changed most, the objects found in one file only, and the verdict."""
     regressions = comparison.regressions(tolerance)
     lines = [
         f"| data set | model | objects (photos) | NoC | old | new | change | {CONFIDENCE:.0%} interval | |",

@@ -54,7 +54,7 @@ def network_size(name: str, published: tuple[int, int] | None, asked: int | None
 
 @functools.lru_cache(maxsize=1)
 def load_model(spec: ModelSpec) -> ClickModel[Any]:
-    """The model; the last one is kept. Raises ValueError, in one sentence, where it cannot be had."""
+    """The model; the last one is cached. Raises ValueError, in one sentence, if it cannot be loaded."""
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):
@@ -87,7 +87,7 @@ def use_deterministic_kernels(device: str) -> None:
     if device.startswith("cuda"):
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False  # "float32" shall mean it
+        torch.backends.cudnn.allow_tf32 = False  # "float32" is to be float32
     else:
         torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -99,7 +99,7 @@ def save_plots(
 
 
 def miou_figure(results: Results) -> Figure:
-    """Mean IoU after each click; of several seeds the mean, and a band from the least to the most."""
+    """Mean IoU after each click; with several seeds the mean, and a band from the smallest to the largest."""
     figure, panels = _panels(tables.datasets(results), "mean IoU (%)")
     ticks = _click_ticks(results.rules["num_clicks"])
     for dataset, axes in panels.items():
@@ -179,7 +179,7 @@ def choose_objects(objects: Sequence[ObjectResult], cap: int) -> dict[str, list[
 def replay_objects(
     model: ClickModel[Any], dataset: EvaluationSet, objects: Sequence[ObjectResult], rules: Rules
 ) -> list[GalleryEntry]:
-    """The masks of recorded clicks, computed anew, after as many clicks as the object needed."""
+    """The masks of recorded clicks, computed again, after as many clicks as the object needed."""
     index_of = {photo.name: index for index, photo in enumerate(dataset.photos)}
     entries = []
     for result in objects:
@@ -216,7 +216,7 @@ def _draw_clicks(axes: Axes, entry: GalleryEntry) -> None:
 
 
 def _panels(datasets: Sequence[str], label: str) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel per data set, at most three in a row; the label stands left of each row."""
+    """A figure with a panel per data set, at most three in a row; the label is left of each row."""
     num_columns = min(3, len(datasets))
     num_rows = math.ceil(len(datasets) / num_columns)
     width = PAGE_WIDTH / 2 if num_columns == 1 else PAGE_WIDTH

@@ -67,19 +67,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who measures the photos of a data set."""
+    """What measures the photos of a data set."""
 
     pool: Executor | None = None
     """Processes on the CPU, threads on a GPU; None: this process does it all."""
     count: int = 1
-    """How many they are."""
+    """Their number."""
     group: int = 1
     """Photos whose objects are clicked in one batch."""
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What a worker hands back."""
+    """What a worker returns."""
 
     objects: list[ObjectResult]
     problems: list[SkippedPhoto]
@@ -139,9 +139,9 @@ def run_task(
 ) -> Measurement:
     """Measure all photos of a task but those of `done`, whose results are taken over; `on_entry` gets each new group.
 
-    Results come in the order of the photos. Raises ValueError where the model cannot be had.
+    Results come in the order of the photos. Raises ValueError if the model cannot be loaded.
     """
-    load_model(task.spec)  # what is wrong with it is said here, not in a worker
+    load_model(task.spec)  # so that its errors are reported here, not in a worker
     photos = task.dataset.photos
     groups = [photos[first : first + workers.group] for first in range(0, len(photos), workers.group)]
     entries = {tuple(entry.photos): entry for entry in done if _belongs(entry, task)}
@@ -228,7 +228,7 @@ def _measure_group(
             samples.append(photo.load())
         except ValueError as error:
             problems.append(SkippedPhoto(photo.name, str(error)))
-    objects = evaluate_together(load_model(spec), samples, rules, seed, device, defaultdict(float))
+    objects = evaluate_together(load_model(spec), samples, rules, seed, device)
     return GroupResult(objects, problems)
 
 

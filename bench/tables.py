@@ -230,7 +230,7 @@ def _number(metric: str, value: float) -> str:
 def _caveats(results: Results, names: Sequence[str]) -> str:
     """Where this run's figures cannot be set beside published ones, and why."""
     rules = results.rules
-    lines = [f"{NO_FIGURE} or no row: no published figure is at hand (sources in `bench/published.py`)."]
+    lines = [f"{NO_FIGURE} or no row: no published figure is known (sources in `bench/published.py`)."]
     for name in names:
         ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:

@@ -212,10 +212,10 @@ def in_order_of(seed: int, photos: Sequence[Photo]) -> list[Photo]:
     return [photos[place] for place in np.random.default_rng((seed, 1)).permutation(len(photos))]
 
 
-def annotatable(sample: Sample, most: int) -> Sample:
-    """The sample with its largest objects, at most so many."""
+def annotatable(sample: Sample, max_objects: int) -> Sample:
+    """The sample with at most `max_objects` objects, the largest."""
     areas = {number: int((target == 1).sum()) for number, target in sample.targets.items()}
-    chosen = sorted((n for n in areas if areas[n] >= MIN_AREA), key=lambda n: (-areas[n], n))[:most]
+    chosen = sorted((n for n in areas if areas[n] >= MIN_AREA), key=lambda n: (-areas[n], n))[:max_objects]
     return replace(sample, targets={number: sample.targets[number] for number in chosen})
 
 

@@ -12,7 +12,7 @@ from bench.scaling.fleet_simulation import Pace, Plan, Times, simulate
 from bench.scaling.report import WARM_UP, FleetFigures, Need, fleet_figures
 
 TIMES = {
-    "gpu": Times("GPU, assumed", 0.030, 0.005, "assumed, not measured: no GPU was at hand"),
+    "gpu": Times("GPU, assumed", 0.030, 0.005, "assumed, not measured"),
     "tiny-cpu": Times("skipclick-tiny, two cores", 0.0275, 0.0145, "docs/results/latency.md: 320 pixels, float32"),
     "vit-b-cpu": Times("ViT-B, two cores", 0.380, 0.165, "docs/results/latency.md: 448 pixels, bfloat16"),
 }

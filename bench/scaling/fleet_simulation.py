@@ -43,7 +43,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: who clicks on what for how many seconds, and when a replica dies and comes back knowing nothing."""
+    """A run: who clicks on what for how many seconds, and when a replica dies and returns with empty caches."""
 
     annotators: int
     replicas: int

@@ -25,7 +25,7 @@ Job = tuple[float, asyncio.Future[None]]
 
 
 class Device:
-    """Does one thing at a time, for as long as it is told."""
+    """Does one thing at a time, each for the given time."""
 
     def __init__(self) -> None:
         self._clicks: deque[Job] = deque()
@@ -57,7 +57,7 @@ class Device:
             seconds, ended = (self._clicks if is_click else self._encodes).popleft()
             free_at += seconds
             await asyncio.sleep(max(0.0, free_at - loop.time()))
-            if not ended.done():  # whoever asked may have gone
+            if not ended.done():  # the client may have disconnected
                 ended.set_result(None)
 
 

@@ -3,7 +3,7 @@
     python bench/serving/finetune_latency.py                                       8 annotators who think 3 s, 3 rounds
     python bench/serving/finetune_latency.py --rounds 5 --seconds 90 --output runs/finetune-latency.json
 
-Each round measures both in turn: first idle, then during a job that is started anew and cancelled afterwards; what is
+Each round measures both in turn: first idle, then during a new job that is cancelled afterwards; what is
 answered after the end of a job that was done sooner does not count. A server of its own is started with this process's
 settings; the job learns the pictures of the check set, with masks that a stand-in for Label Studio gives out. The
 annotators' photos were looked at before, so every click is one on known features. Meanwhile somebody submits a large
@@ -55,7 +55,7 @@ from skipclick.evaluation.timing import percentiles
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to
 NUM_PHOTOS = 12
 SIZE = (1080, 1920)
-KEY = "0123456789abcdef0123456789abcdef01234567"  # a legacy token; the stand-in looks at none
+KEY = "0123456789abcdef0123456789abcdef01234567"  # a legacy token; the stand-in ignores it
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def pass_through(
 def measure_stages(
     predictor: Predictor, setting: Setting, scene: ClickScene, rounds: int, rate: float, bar: tqdm[Any]
 ) -> list[Stages]:
-    """Warm and cold requests by turns."""
+    """Warm and cold requests in turns."""
     features = predictor.encode(scene.photo)
     state = predictor.answer([ClickRequest(features, scene.clicks[:1])])[0].state
     encode_flop, click_flop = flops(predictor)

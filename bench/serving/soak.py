@@ -1,4 +1,4 @@
-"""A long session of a team: every mask is held against the serial answer, and memory must stay flat.
+"""A long session of a team: every mask is compared with the serial answer, and memory must stay flat.
 
     python bench/serving/soak.py                                  8 annotators, 60 drawn photos, 10,000 clicks
     python bench/serving/soak.py --images DIR --clicks 2000       photos of a folder

@@ -164,7 +164,7 @@ def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
         (["--seeds", "3"], "--clicks jitter"),
         (["--resume"], "--output"),
         (["--output", "runs/noc.txt"], "ends in .json"),
-        (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--protocol", "serve", "--flip"], "mirrored photo"),
         (["--zoom"], "published figures are without zoom-in"),
         (["--compare", "nowhere.json"], "nowhere.json"),
     ],
