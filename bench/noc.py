@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baselines import BASELINES
-from bench.cli import named_folder, positive
+from bench.cli import CommandParser, named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
@@ -71,7 +71,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     _check(options)
     old = read_results(options.compare) if options.compare else None
     use_deterministic_kernels(options.device)
-    rules = make_rules(options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip)
+    rules = make_rules(
+        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+    )
     datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
     names = [dataset.name for dataset in datasets]
     if old:
@@ -172,7 +174,7 @@ def _baselines() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="noc.py",
         usage="%(prog)s --model MODEL [...] --dataset NAME=DIR [...] [options]",
         description="Measure how many clicks a model needs per object (NoC), with a simulated annotator.",
@@ -215,6 +217,11 @@ def _parser() -> argparse.ArgumentParser:
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="average with the mirrored photo (default: if paper)",
+    )
+    how.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        help="look closer from the second click on (default: if serve)",
     )
     how.add_argument(
         "--resolution",

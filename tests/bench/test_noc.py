@@ -61,6 +61,7 @@ def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
     assert [one.seed for one in results.runs[0].measurements] == [0, 1]
     assert results.rules["threshold"] == 0.5
     assert results.rules["flip"] is False
+    assert results.rules["zoom"] is True
 
 
 def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +165,7 @@ def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
         (["--resume"], "--output"),
         (["--output", "runs/noc.txt"], "ends in .json"),
         (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--zoom"], "published figures are without zoom-in"),
         (["--compare", "nowhere.json"], "nowhere.json"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.published import ABLATION, PUBLISHED
 from bench.tables import (
@@ -13,11 +14,12 @@ from bench.tables import (
     overview_table,
     published_table,
     report,
+    size_table,
 )
 from skipclick import Click
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.evaluate import Rules
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto
 
 RULES = Rules().to_dict()
 
@@ -54,6 +56,23 @@ def test_a_row_holds_noc_failures_and_iou() -> None:
     assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, "65.3", "80.7", "80.7", "80.7"]
 
 
+def test_objects_are_told_apart_by_the_size_of_their_crop() -> None:
+    """With a margin of 1.4: an extent of 0.2 takes a crop of 0.28, one of 0.3 of 0.42."""
+    measured = measurement("DAVIS", [2, 4, 5, 9])
+    extents = [0.2, 0.2, 0.3, 0.9]
+    objects = [replace(one, extent=part, crops=1) for one, part in zip(measured.objects, extents, strict=True)]
+    serve = RULES | {"protocol": "serve", "zoom": True}
+    found = results(run("a", replace(measured, objects=objects)), rules=serve)
+    assert [row[1:3] + row[-1:] for row in rows(size_table(found, "DAVIS"))] == [
+        ["below a third", "2", "1.00"],
+        ["below a half", "1", "1.00"],
+        ["the rest", "1", "1.00"],
+    ]
+    assert rows(size_table(found, "DAVIS"))[0][3] == "3.00"
+    assert "| below a third |" in report(found)
+    assert "| below a third |" not in report(results(run("a", measured)))
+
+
 def test_the_best_of_several_models_is_bold_and_equals_share_it() -> None:
     measured = results(run("a", measurement("DAVIS", [2, 2])), run("b", measurement("DAVIS", [1, 3])))
     assert [row[1] for row in rows(dataset_table(measured, "DAVIS"))] == ["**2.00**", "**2.00**"]
@@ -87,7 +106,9 @@ def test_several_models_and_data_sets_stand_side_by_side() -> None:
 
 
 def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
-    broken = Measurement("DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [Problem("007", "no mask")])
+    broken = Measurement(
+        "DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [SkippedPhoto("007", "no mask")]
+    )
     text = report(results(run("tiny", broken)))
     assert "- `tiny`: tiny-1, cpu, float32, SHA-256 abababababab" in text
     assert "protocol paper" in text

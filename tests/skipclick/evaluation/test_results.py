@@ -14,8 +14,8 @@ from skipclick.evaluation.results import (
     Measurement,
     ModelRun,
     ObjectResult,
-    Problem,
     Results,
+    SkippedPhoto,
     read_results,
     summarise,
     write_results,
@@ -29,7 +29,9 @@ THIRD = ObjectResult("b", 1, None, [0.95], [Click(9, 9)], 30.0, [8])
 
 
 def results() -> Results:
-    measurement = Measurement("GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [Problem("c", "broken")])
+    measurement = Measurement(
+        "GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [SkippedPhoto("c", "broken")]
+    )
     baseline = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
     runs = [
         ModelRun("bundled", "tiny", "ab" * 32, "cpu", "float32", [measurement]),
@@ -43,6 +45,17 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_results(path, results())
     assert read_results(path) == results()
     assert [entry.name for entry in path.parent.iterdir()] == ["noc.json"]
+
+
+def test_files_from_before_zoom_in_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "noc.json"
+    write_results(path, results())
+    content = json.loads(path.read_text())
+    for run in content["runs"]:
+        for one in run["measurements"][0]["objects"]:
+            del one["extent"], one["crops"]
+    path.write_text(json.dumps(content))
+    assert read_results(path) == results()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "skipclick-noc-1"}', '{"format": "other", "runs": []}'])
