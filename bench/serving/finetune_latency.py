@@ -137,6 +137,7 @@ def _measured(options: argparse.Namespace) -> Iterator[Phase]:
             "FINETUNE_SECONDS": os.environ.get("FINETUNE_SECONDS", "3600"),
         }
         url = stack.enter_context(spawned_server(studio, settings))
+        stack.callback(_cancel_training, url)  # a training outlives its server
 
         turns, target = count(), Target(url, paths, [SIZE] * NUM_PHOTOS)
 
@@ -181,9 +182,13 @@ def _start_training(url: str) -> None:
         time.sleep(0.1)
 
 
+def _cancel_training(url: str) -> None:
+    requests.delete(f"{url}/training", params={"project": LEARNT}, timeout=30)
+
+
 def _stop_training(url: str) -> float | None:
     """When the job ended by itself, Unix time; else it is cancelled. Raises `ValueError` if it failed."""
-    requests.delete(f"{url}/training", params={"project": LEARNT}, timeout=30)
+    _cancel_training(url)
     job = _job(url)
     if job["state"] == "failed":
         raise ValueError(f"the training failed: {job['reason']}")

@@ -40,12 +40,13 @@ def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Itera
     and is first, which on one machine is any of them.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"]
+    command += ["--log-dir", os.devnull]  # else torchrun leaves a folder for them
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     command += ["--rdzv-conf", f"{QUICKLY},is_host={is_host}", "--max-restarts", "100"]
     command += [str(ROOT / "tests" / "support" / "training_process.py"), str(data), str(output)]
     command += [json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
-    environment["TMPDIR"] = str(output.parent)  # torchrun leaves a folder, and so does whoever is killed
+    environment["TMPDIR"] = str(output.parent)  # multiprocessing's folder stays when its process is killed
     with (output.parent / "nodes.log").open("a") as log:
         process = subprocess.Popen(command, env=environment, stderr=log, text=True)
         try:
