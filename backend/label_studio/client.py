@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import requests
 
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth
+from backend.outgoing import connection_advice, new_session
 
 _TRIES = 4
 
@@ -39,8 +40,10 @@ class LabelStudioApi:
                 answer = self._get(path, self._auth.header(refused=header), query)
         except AuthorizationError as error:
             raise ApiError(str(error), 401) from None
-        except requests.RequestException as error:
-            raise ApiError(f"tried GET {self._auth.url}{path}: {type(error).__name__}") from None
+        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+            advice = connection_advice(error)
+            sentence = f"tried GET {self._auth.url}{path}: {type(error).__name__}"
+            raise ApiError(f"{sentence}; {advice}" if advice else sentence) from None
         if answer.status_code != 200:
             raise ApiError(f"tried GET {self._auth.url}{path}: status {answer.status_code}", answer.status_code)
         try:
@@ -54,9 +57,10 @@ class LabelStudioApi:
                 request.headers["Authorization"] = header
             return request
 
-        return requests.get(
-            self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
-        )
+        with new_session() as session:
+            return session.get(
+                self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
+            )
 
 
 def project_tasks(

@@ -400,11 +400,11 @@ def test_a_cloud_uri_needs_a_task() -> None:
         loader("http://127.0.0.1:1").load(ImageReference("gs://bucket/a.png"))
 
 
-def test_keys_differ_by_reference_and_by_label_studio() -> None:
+def test_places_differ_by_reference_and_by_label_studio() -> None:
     one, other = loader("http://one"), loader("http://other")
     a, b = ImageReference("/a.png", 1), ImageReference("/b.png", 1)
-    assert one.key(a) == one.key(ImageReference("/a.png", 2))
-    assert len({one.key(a), one.key(b), other.key(a)}) == 3
+    assert one.place(a) == one.place(ImageReference("/a.png", 2))
+    assert len({one.place(a), one.place(b), other.place(a)}) == 3
 
 
 def test_messages_hide_secrets() -> None:
