@@ -17,7 +17,7 @@ from backend.commands import doctor
 from backend.commands.doctor import Finding, examine
 from backend.factory import Service
 from backend.label_studio.labeling_config import EXAMPLE
-from backend.outgoing import USER_AGENT
+from backend.outgoing import CA_VARIABLES, USER_AGENT
 from tests.support.fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, fake_label_studio, jwt
 
 
@@ -82,6 +82,7 @@ def test_where_all_is_well_every_check_says_so(environment: dict[str, str]) -> N
     assert not any(finding.todo for finding in found)
     assert "160 x 120" in found[-2].says
     assert "http://localhost:9090" in found[0].says
+    assert "gave a mask of" in found[-1].says
 
 
 def test_it_says_who_asks(label_studio: FakeLabelStudio, environment: dict[str, str], drawing_model: None) -> None:
@@ -109,8 +110,8 @@ def test_certificates_and_proxies(
     todo: str,
 ) -> None:
     (tmp_path / "text").write_text("no certificate")
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in (*CA_VARIABLES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(folder=tmp_path))
     (fault,) = faults(environment)
@@ -126,7 +127,6 @@ def test_a_host_that_this_machine_does_not_have(environment: dict[str, str], dra
     (fault,) = faults(environment | {"HOST": "192.0.2.1"})
     assert "192.0.2.1" in fault.says
     assert "HOST=0.0.0.0" in fault.todo
-    assert "gave a mask of" in found[-1].says
 
 
 # Faults in this server's own environment: changes to it, the check that must fail, and what it must say.
