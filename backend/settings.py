@@ -197,7 +197,7 @@ class Settings(BaseSettings):
     finetune_immediate: Annotated[bool, Is("true or false")] = Field(
         default=False,
         description="adapt a project's head for some seconds after each accepted mask too, and serve it unmeasured: "
-        "fewer clicks in a narrow domain, perhaps more in all others (`bench/FINETUNE.md`)",
+        "fewer clicks in a narrow domain, perhaps more in all others (`docs/results/finetune.md`)",
     )
     finetune_after_objects: Annotated[int, Field(ge=1, le=1_000_000), Is("a whole number from 1 to 1000000")] = Field(
         default=20, description="so many new objects start a training"

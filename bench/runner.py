@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.journal import Entry
 from bench.models import (
     ModelSpec,
     checkpoint_sha256,
@@ -32,8 +30,8 @@ from bench.models import (
     use_deterministic_kernels,
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
-from skipclick.evaluation.evaluate import Rules, Seconds, evaluate_together, timed
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.evaluate import Rules, evaluate_together
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results, read_object
 from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
 
@@ -46,6 +44,24 @@ class Task:
     dataset: EvaluationSet
     rules: Rules
     seed: int | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one model found on a group of photos: a line of the journal."""
+
+    model: str
+    dataset: str
+    seed: int | None
+    photos: list[str]
+    objects: list[ObjectResult]
+    problems: list[Problem]
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> Entry:
+        """From its `asdict`."""
+        objects = [read_object(one) for one in content["objects"]]
+        return Entry(**content | {"objects": objects, "problems": [Problem(**one) for one in content["problems"]]})
 
 
 @dataclass(frozen=True)
@@ -66,18 +82,6 @@ class GroupResult:
 
     objects: list[ObjectResult]
     problems: list[Problem]
-    seconds: Seconds
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A measurement and where its time went."""
-
-    measurement: Measurement
-    seconds: Seconds
-    """Of each stage, summed over the workers."""
-    wall: float
-    """Seconds from start to end."""
 
 
 def plan(
@@ -122,7 +126,7 @@ def collect(
 
 
 def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
-    """Version, checkpoint's SHA-256, device, dtype; rivals choose the last two themselves, by default the plainest."""
+    """Version, SHA-256 of the checkpoint, device, dtype; baselines choose the last two themselves."""
     model = load_model(spec)
     if is_checkpoint(spec.name):
         return model.version, checkpoint_sha256(spec.name), spec.device, spec.dtype
@@ -131,7 +135,7 @@ def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
 
 def run_task(
     task: Task, workers: Workers, done: Sequence[Entry] = (), on_entry: Callable[[Entry], None] = lambda entry: None
-) -> Timed:
+) -> Measurement:
     """Measure all photos of a task but those of `done`, whose results are taken over; `on_entry` gets each new group.
 
     Results come in the order of the photos. Raises ValueError where the model cannot be had.
@@ -141,21 +145,16 @@ def run_task(
     groups = [photos[first : first + workers.group] for first in range(0, len(photos), workers.group)]
     entries = {tuple(entry.photos): entry for entry in done if _belongs(entry, task)}
     still_open = [group for group in groups if _names(group) not in entries]
-    seconds: Seconds = defaultdict(float)
     progress = _Progress(task, entries.values())
-    started = time.perf_counter()
     for group, result in zip(still_open, _results(task, still_open, workers.pool), strict=True):
         names = _names(group)
         entry = Entry(task.spec.name, task.dataset.name, task.seed, list(names), result.objects, result.problems)
         on_entry(entry)
         entries[names] = entry
-        for stage, value in result.seconds.items():
-            seconds[stage] += value
         progress.add(entry)
-    wall = time.perf_counter() - started
     progress.close()
     in_order = [entries[_names(group)] for group in groups]
-    measurement = Measurement(
+    return Measurement(
         task.dataset.name,
         task.dataset.folder,
         task.spec.resolution,
@@ -163,7 +162,6 @@ def run_task(
         [one for entry in in_order for one in entry.objects],
         [one for entry in in_order for one in entry.problems],
     )
-    return Timed(measurement, seconds, wall)
 
 
 def _belongs(entry: Entry, task: Task) -> bool:
@@ -221,17 +219,15 @@ def _measure_group(
     device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
 ) -> GroupResult:
     """Load, encode and click some photos; one that is broken becomes a `Problem`."""
-    seconds: Seconds = defaultdict(float)
     samples: list[Sample] = []
     problems: list[Problem] = []
     for photo in group:
         try:
-            with timed(seconds, "load"):
-                samples.append(photo.load())
+            samples.append(photo.load())
         except ValueError as error:
             problems.append(Problem(photo.name, str(error)))
-    objects = evaluate_together(load_model(spec), samples, rules, seed, device, seconds)
-    return GroupResult(objects, problems, seconds)
+    objects = evaluate_together(load_model(spec), samples, rules, seed, device, defaultdict(float))
+    return GroupResult(objects, problems)
 
 
 class _Progress:

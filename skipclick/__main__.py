@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skipclick.atomic_io import replaced_atomically
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
+from skipclick.image_file import ImageError, decode
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click
@@ -111,10 +112,11 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _read_photo(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # turned as its EXIF says
-    if image is None:
-        raise ValueError(f"{path} is not a picture that can be read")
-    return np.asarray(image, np.uint8)
+    with path.open("rb") as file:
+        try:
+            return decode(file).pixels
+        except ImageError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def _write_png(path: Path, image: NDArray[Any]) -> None:

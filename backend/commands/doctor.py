@@ -29,10 +29,9 @@ from backend.images.decode import ImageError
 from backend.images.loader import build_images
 from backend.label_studio.auth import as_is, build_auth
 from backend.label_studio.client import ApiError, LabelStudioApi
+from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import (
-    PROMPT_KINDS,
     ConfigError,
-    LabelingConfig,
     check_labeling_config,
     image_reference,
     labeling_config_doubts,
@@ -42,7 +41,7 @@ from backend.outgoing import connection_advice, new_session, trusted_certificate
 from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
 from backend.settings import Settings, listening_url, revealed
-from skipclick import brush_rle
+from skipclick import Click, brush_rle
 
 LAST_RESORT = """\
 If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
@@ -186,16 +185,19 @@ def _examine_click(
         return
     if not xml:
         return  # without a config nothing says which of the task's data are its image
-    task, config = tasks[0], parse_labeling_config(xml)
+    task = tasks[0]
     try:
-        tag, reference = _image(config, task)
+        tool = SmartTool.of(xml, project)
+        url = image_reference(parse_labeling_config(xml), tool.image_tag, task.get("data") or {}, None)
+        reference = ImageReference(url, int(task["id"]))
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
         yield Finding("image", f"the image of task {task['id']} cannot be had: {error}", "see there; then ask again")
         return
     yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
     if service is not None:
-        body = click_body(task, project, xml, (height, width), tag)
+        middle = Click((width - 1) / 2, (height - 1) / 2)
+        body = tool.predict_body(task, (height, width), [middle])
         yield _finding("click", lambda: _click(settings, service, body))
 
 
@@ -364,35 +366,6 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
 def _login(settings: Settings) -> tuple[str, str] | None:
     user, password = settings.basic_auth_user, revealed(settings.basic_auth_pass)
     return (user, password) if user is not None and password is not None else None
-
-
-def _image(config: LabelingConfig, task: Mapping[str, Any]) -> tuple[str, ImageReference]:
-    """The image tag that the smart tool is for, and the task's image."""
-    control = next(control for control in config.controls.values() if control.kind in PROMPT_KINDS and control.smart)
-    tag = next(name for name in control.to_names if name in config.images)
-    return tag, ImageReference(image_reference(config, tag, task.get("data") or {}, None), int(task["id"]))
-
-
-def click_body(task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str) -> dict[str, Any]:
-    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W)."""
-    config = parse_labeling_config(xml)
-    control = next(c for c in config.controls.values() if c.kind in PROMPT_KINDS and c.smart and tag in c.to_names)
-    where = {"x": 50, "y": 50, "width": 0.2}
-    if control.kind == "rectanglelabels":
-        where = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
-    item = {
-        "id": "doctor",
-        "type": control.kind,
-        "from_name": control.name,
-        "to_name": tag,
-        "original_width": size[1],
-        "original_height": size[0],
-        "image_rotation": 0,
-        "is_positive": True,
-        "value": {**where, control.kind: [control.labels[0] if control.labels else "Object"]},
-    }
-    params = {"login": None, "password": None, "context": {"result": [item]}}
-    return {"tasks": [dict(task)], "project": f"{project}.0", "label_config": xml, "params": params}
 
 
 def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """What fine-tuning brings: clicks on images nobody annotated, against the number of objects that the team annotated.
 
     python bench/learning/finetune.py --domain horses=folder:train_real@object cloth=folder:train_real@part \\
-        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl --report bench/FINETUNE.md --plot bench/finetune.png
+        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl \\
+        --report docs/results/finetune.md --plot docs/results/finetune.png
     python bench/learning/finetune.py ... --model base.safetensors      a base model that has seen none of the domains
     python bench/learning/finetune.py ... --objects 50 --seeds 1 --learning-rate 1e-4      to try a recipe
 
@@ -47,6 +48,7 @@ from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Photo, Sample, check_set, open_dataset
 from skipclick.evaluation.evaluate import evaluate, replay
+from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
 from train.finetune import Example, FinetuneConfig, TooFewError, finetune
@@ -55,6 +57,7 @@ from train.finetune.gate import RULES, Measured, measured
 MIN_AREA = 100  # pixels; nobody annotates less
 MAX_OF_PHOTO = 4  # objects of a test photo, so that crowded ones do not outweigh the others
 PROJECT = 1
+FORMAT = "skipclick-finetune-journal-1"
 TRIED = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds")
 """Of the recipe, what the command line can change."""
 
@@ -91,7 +94,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinetuneResult:
     """One fine-tuning, or, with 0 objects, the base model."""
 
     domain: str
@@ -106,6 +109,12 @@ class Outcome:
     peak_bytes: int = 0
     report: Mapping[str, Any] | None = None
     """`train.finetune.Report`; None where there was too little to learn from, so that the base stayed."""
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> FinetuneResult:
+        """From its `asdict`, read from JSON."""
+        nocs = tuple(map(tuple, content["nocs"]))
+        return FinetuneResult(**content | {"images": tuple(content["images"]), "nocs": nocs})
 
 
 def annotated(photos: Sequence[Photo], count: int, model: str, folder: Path) -> list[Example]:
@@ -173,7 +182,7 @@ def webhook_body(task: int, address: str, masks: Sequence[NDArray[np.bool_]]) ->
 
 def run_one(
     domain: Domain, num_objects: int, seed: int, model: str, num_test: int, config: FinetuneConfig, threads: int
-) -> Outcome:
+) -> FinetuneResult:
     """Annotate, fine-tune and measure; meant for a process of its own. Raises `ValueError`."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
@@ -212,8 +221,8 @@ def annotatable(sample: Sample, most: int) -> Sample:
     return replace(sample, targets={number: sample.targets[number] for number in chosen})
 
 
-def _outcome(domain: Domain, num_objects: int, seed: int, found: Measured) -> Outcome:
-    return Outcome(domain.name, num_objects, seed, tuple(one.image for one in found.results), whole_nocs(found))
+def _outcome(domain: Domain, num_objects: int, seed: int, found: Measured) -> FinetuneResult:
+    return FinetuneResult(domain.name, num_objects, seed, tuple(one.image for one in found.results), whole_nocs(found))
 
 
 def whole_nocs(found: Measured) -> tuple[tuple[int, int], ...]:
@@ -221,35 +230,15 @@ def whole_nocs(found: Measured) -> tuple[tuple[int, int], ...]:
     return tuple((int(at85), int(at90)) for at85, at90 in found.nocs)
 
 
-def resumed(path: Path, subject: dict[str, Any]) -> list[Outcome]:
-    """What an earlier run left in its file, which is begun if it is not there; an unfinished last line is cut off.
-
-    subject: JSON, all that must be the same; the software that begins it is noted beside it. Raises `ValueError` where
-    the file was begun for another subject.
-    """
-    subject = json.loads(json.dumps(subject))
+def resumed(path: Path, subject: dict[str, Any]) -> list[FinetuneResult]:
+    """What an earlier run left in its file, which is started if it is not there. subject: see `resume_journal`."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(subject | {"software": software_versions()}) + "\n", encoding="utf-8")
+        start_journal(path, FORMAT, subject, about={"software": software_versions()})
         return []
-    text = path.read_bytes()
-    finished = text[: text.rfind(b"\n") + 1]
-    try:
-        begun, *lines = map(json.loads, finished.splitlines())
-        outcomes = [
-            Outcome(**line | {"images": tuple(line["images"]), "nocs": tuple(map(tuple, line["nocs"]))})
-            for line in lines
-        ]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is no file of this benchmark: name another --output") from None
-    if differing := [key for key in subject if begun.get(key) != subject[key]]:
-        raise ValueError(f"{path} was begun with other {', '.join(differing)}: name another --output")
-    if len(finished) < len(text):
-        path.write_bytes(finished)
-    return outcomes
+    return resume_journal(path, FORMAT, subject, FinetuneResult.from_dict, "name another --output")
 
 
-def tables(outcomes: Sequence[Outcome]) -> str:
+def tables(outcomes: Sequence[FinetuneResult]) -> str:
     """Markdown: clicks by domain and number of objects, then what a fine-tuning took."""
     lines = [
         "| domain | objects | seeds | NoC@85 | NoC@90 | change of their mean | 95 % interval | canary | promoted |",
@@ -285,7 +274,7 @@ def tables(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, "", *cost, ""])
 
 
-def _by_count(outcomes: Sequence[Outcome], domain: str) -> Iterator[tuple[int, list[Outcome]]]:
+def _by_count(outcomes: Sequence[FinetuneResult], domain: str) -> Iterator[tuple[int, list[FinetuneResult]]]:
     of_domain = [one for one in outcomes if one.domain == domain and one.num_objects]
     for count in sorted({one.num_objects for one in of_domain}):
         yield count, [one for one in of_domain if one.num_objects == count]
@@ -302,7 +291,7 @@ def write_tables(path: Path, text: str) -> None:
         temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
-def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+def plot(outcomes: Sequence[FinetuneResult], path: Path) -> None:
     """NoC@85 and NoC@90 against the number of annotated objects: a panel per domain, means and the range of seeds."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -376,8 +365,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(
-    domains: Sequence[Domain], options: argparse.Namespace, config: FinetuneConfig, outcomes: list[Outcome]
-) -> list[Outcome]:
+    domains: Sequence[Domain], options: argparse.Namespace, config: FinetuneConfig, outcomes: list[FinetuneResult]
+) -> list[FinetuneResult]:
     """All that is still missing, each in a process of its own, so that its memory is its own."""
     done = {(one.domain, one.num_objects, one.seed) for one in outcomes}
     wanted = [(domain, 0, 0) for domain in domains]
@@ -388,8 +377,7 @@ def _measure(
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
             outcome = pool.submit(run_one, *arguments).result()
-        with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
+        append_entry(options.output, asdict(outcome))
         outcomes.append(outcome)
         means = " / ".join(f"{mean:.2f}" for mean in np.mean(outcome.nocs, axis=0))
         print(

@@ -20,7 +20,7 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 
-from bench.scaling.fleet_simulation import CLICKS_IN_A_ROW
+from backend.executor import MAX_OVERTAKING_CLICKS
 
 ENCODED = "X-Encoded"
 """Header of answers for which the photo had to be encoded."""
@@ -56,7 +56,7 @@ class Device:
                 self._work.clear()
                 await self._work.wait()
                 free_at = loop.time()
-            is_click = bool(self._clicks) and not (self._encodes and in_a_row >= CLICKS_IN_A_ROW)
+            is_click = bool(self._clicks) and not (self._encodes and in_a_row >= MAX_OVERTAKING_CLICKS)
             in_a_row = in_a_row + 1 if is_click else 0
             seconds, ended = (self._clicks if is_click else self._encodes).popleft()
             free_at += seconds

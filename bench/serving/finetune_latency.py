@@ -42,14 +42,16 @@ from bench.serving.load import (
     MAX_ANNOTATORS,
     MAX_CLICKS,
     MAX_SECONDS,
+    Target,
+    Workload,
     image_server,
     jpeg,
     measure,
-    percentiles,
     spawned_server,
 )
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import check_set
+from skipclick.evaluation.timing import percentiles
 from skipclick.evaluation.versions import software_versions
 
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to
@@ -142,12 +144,11 @@ def _measured(options: argparse.Namespace) -> Iterator[Phase]:
         }
         url = stack.enter_context(spawned_server(studio, settings))
 
-        turns = count()
+        turns, target = count(), Target(url, paths, [SIZE] * NUM_PHOTOS)
 
         def clicks(seconds: float, think: float) -> Any:
-            bounds = {"annotators": options.annotators, "clicks": MAX_CLICKS, "seconds": seconds, "think": think}
             seed = next(turns) * options.annotators  # the same clicks again would be answered from memory
-            return measure(url, paths, [SIZE] * NUM_PHOTOS, first_seed=seed, **bounds)
+            return measure(target, Workload(options.annotators, MAX_CLICKS, seconds, think, seed))
 
         clicks(min(20.0, options.seconds), 0.01)  # every photo is known from here on
         for number in range(options.rounds):

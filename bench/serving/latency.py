@@ -45,6 +45,7 @@ from skipclick import Click, Predictor, load_checkpoint
 from skipclick.atomic_io import replaced_atomically
 from skipclick.brush_rle import encode as encode_rle
 from skipclick.config import ModelConfig
+from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures
 from skipclick.masks import enlarge
@@ -57,21 +58,6 @@ RESOLUTIONS = {"vit-b": (448, 672, 896), "skipclick-tiny": (320, 448, 672, 896)}
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Milliseconds of repeated runs."""
-
-    median: float
-    p95: float
-
-    @staticmethod
-    def of(milliseconds: Sequence[float]) -> Spread:
-        return Spread(float(np.median(milliseconds)), float(np.percentile(milliseconds, 95)))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} / {self.p95:.2f}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +76,8 @@ class Stages:
 
     setting: Setting
     state: str  # "warm" or "cold"
-    stages: dict[str, Spread]
-    total: Spread
+    stages: dict[str, MedianP95]
+    total: MedianP95
     feature_bytes: int
     click_gflop: float
     encode_gflop: float
@@ -105,7 +91,7 @@ class Comparison:
 
     name: str
     setting: Setting
-    click: Spread
+    click: MedianP95
 
 
 @dataclass(frozen=True)
@@ -226,8 +212,8 @@ def measure_stages(
                 bar.update()
     results = []
     for name, all_laps in found.items():
-        stages = {stage: Spread.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
-        total = Spread.of([sum(laps.values()) for laps in all_laps])
+        stages = {stage: MedianP95.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
+        total = MedianP95.of([sum(laps.values()) for laps in all_laps])
         network = float(np.median([sum(laps[stage] for stage in MODEL_STAGES) for laps in all_laps]))
         achieved = click_flop / (network / 1000) / (rate * 1e9)
         results.append(
@@ -265,7 +251,7 @@ def matmul_rate(device: str, dtype: str) -> float:
 
 
 def contenders(
-    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: Scene, rivals: bool
+    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: Scene, baselines: bool
 ) -> list[tuple[str, Setting, ClickOnce]]:
     """Everything that is compared at one resolution on one device."""
     resolution, size = (setting.resolution,) * 2, (scene.photo.shape[0], scene.photo.shape[1])
@@ -283,7 +269,7 @@ def contenders(
         theirs = model.to(setting.device)
         design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
-    if rivals:
+    if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):
             own = Setting(name, SAM_SIDE, setting.device, "float32")
             found.append((name, own, sam_decoder(family, scene.clicks, size, setting.device)))
@@ -300,7 +286,9 @@ def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar
             if round_number:
                 mine.append((time.perf_counter() - begin) * 1000)
             bar.update()
-    return [Comparison(name, setting, Spread.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)]
+    return [
+        Comparison(name, setting, MedianP95.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)
+    ]
 
 
 def report(latency: Latency) -> str:
@@ -380,7 +368,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, help="folder whose first photo is used (default: a drawn one)")
     parser.add_argument("--no-stages", action="store_true", help="only the comparison")
     parser.add_argument("--no-comparison", action="store_true", help="only the stages")
-    parser.add_argument("--no-rivals", action="store_true", help="without SAM and SAM 2")
+    parser.add_argument("--no-baselines", action="store_true", help="without SAM and SAM 2")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/latency"), help="names of the results, without ending"
     )
@@ -420,8 +408,8 @@ def _measure(options: argparse.Namespace) -> Latency:
                     stages += measure_stages(predictor, here, scene, options.rounds, rate, bar)
             if not options.no_comparison:
                 # SAM sees one resolution only, so it takes turns with the first of ours.
-                rivals = not options.no_rivals and _has_transformers() and (name, side) == plan[0][1:]
-                parts = contenders(model, setting, options.dtypes, scene, rivals)
+                baselines = not options.no_baselines and _has_transformers() and (name, side) == plan[0][1:]
+                parts = contenders(model, setting, options.dtypes, scene, baselines)
                 comparisons += take_turns(parts, options.rounds, bar)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Latency(

@@ -7,15 +7,14 @@ comparisons and plots are made from this file alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skipclick import Click
 from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.timing import MedianP95
 from skipclick.metrics import mean_iou_at, mean_noc, num_failures
 
 FORMAT = "skipclick-noc-1"
@@ -90,14 +89,6 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and 95th percentile."""
-
-    median: float
-    p95: float
-
-
-@dataclass(frozen=True)
 class Summary:
     """The figures of some objects: a row of the table."""
 
@@ -108,9 +99,9 @@ class Summary:
     """Objects that needed all clicks (the tables' "≥20@k") by IoU threshold in percent."""
     miou: list[float]
     """Mean IoU in [0, 1] after click 1, 2, ..., as many as the rules allow."""
-    encode_ms: Spread
+    encode_ms: MedianP95
     """Over the photos."""
-    click_ms: Spread
+    click_ms: MedianP95
     """Over all clicks."""
 
 
@@ -125,14 +116,9 @@ def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> Summ
         noc={percent: mean_noc(ious, percent / 100, num_clicks) for percent in thresholds},
         failures={percent: num_failures(ious, percent / 100, num_clicks) for percent in thresholds},
         miou=[mean_iou_at(ious, click) for click in range(1, num_clicks + 1)],
-        encode_ms=_spread({result.image: result.encode_ms for result in objects}.values()),
-        click_ms=_spread(ms for result in objects for ms in result.click_ms),
+        encode_ms=MedianP95.of({result.image: result.encode_ms for result in objects}.values()),
+        click_ms=MedianP95.of(ms for result in objects for ms in result.click_ms),
     )
-
-
-def _spread(values: Iterable[float]) -> Spread:
-    median, p95 = np.percentile(list(values), (50, 95))
-    return Spread(float(median), float(p95))
 
 
 def write_results(path: Path, results: Results) -> None:

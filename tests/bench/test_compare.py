@@ -106,8 +106,8 @@ def test_where_neither_85_nor_90_was_measured_every_threshold_counts() -> None:
 
 
 def test_models_of_one_run_are_held_against_the_first() -> None:
-    ours, rival = measurement(photos(1, 5, 9)), measurement(photos(3, 7, 11, 20))
-    runs = [*results(ours).runs, *results(rival, model="grabcut").runs]
+    ours, baseline = measurement(photos(1, 5, 9)), measurement(photos(3, 7, 11, 20))
+    runs = [*results(ours).runs, *results(baseline, model="grabcut").runs]
     together = replace(results(ours), runs=runs)
     assert [(one.model, one.change, one.interval) for one in side_by_side(together)] == [("grabcut", -2, (-2, -2))] * 3
     assert "| GrabCut | `grabcut` | -2.00 (-2.00 to -2.00) |" in side_by_side_table(together)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench.baselines import load_rival
+from bench.baselines import load_baseline
 from bench.plots import (
     GalleryEntry,
     choose_objects,
@@ -143,7 +143,7 @@ def test_the_gallery_marks_each_click_on_its_pixel(checked: EvaluationSet) -> No
 
 def test_all_figures_are_written_as_pdf_and_png(checked: EvaluationSet, tmp_path: Path) -> None:
     rules = Rules(num_clicks=2)
-    model = load_rival("grabcut", "cpu")
+    model = load_baseline("grabcut", "cpu")
     measured = list(evaluate(model, [checked.load(0)], rules))
     run = [Measurement("folder", str(CHECK_SET), None, None, measured, [])]
     paths = save_plots(results(run, rules=rules), tmp_path / "new" / "plots", lambda *_: model, lambda _: checked)

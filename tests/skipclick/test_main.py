@@ -11,6 +11,7 @@ import pytest
 from skipclick.__main__ import main
 from skipclick.drawing import NEGATIVE_COLOUR, POSITIVE_COLOUR, draw_overlay
 from skipclick.prompts import Click
+from tests.support.picture_files import app1, exif, with_segments
 
 PHOTO = Path(__file__).parents[1] / "e2e" / "photos" / "coffee.jpg"  # 600 x 400; see SOURCE.md there
 ON_THE_COFFEE, ON_THE_TABLE = "290,150", "40,360"
@@ -48,6 +49,19 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert sentence in message
     assert message.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_photo_is_seen_as_a_browser_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = PHOTO.read_bytes()
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(with_segments(whole, app1(exif(6))))
+    mask_path = tmp_path / "mask.png"
+    assert main(["segment", str(turned), "--positive", "200,300", "-o", str(mask_path)]) == 0
+    assert cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED).shape == (600, 400)
+    turned.write_bytes(whole[:300])
+    assert main(["segment", str(turned), "--positive", "200,300", "-o", str(mask_path)]) == 2
+    assert "turned.jpg: " in (message := capsys.readouterr().err)
+    assert "cut off after 300 bytes" in message
 
 
 def test_a_click_that_cannot_be_read_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,7 +109,8 @@ def _read(matching: list[Path], address: PurePosixPath, regions: list[Region]) -
         found = ", ".join(str(path) for path in matching) or "none"
         raise ValueError(f"{address}: one photo of this name must lie below the folder of photos, found {found}")
     try:
-        return read_photo(matching[0]), region_targets(regions)
+        # As it was annotated: of a damaged file the editor shows the part that is there.
+        return read_photo(matching[0], complete=False), region_targets(regions)
     except KeyError as error:
         raise ValueError(f"{address}: a brush region lacks {error}") from None
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from skipclick.image_file import ImageError, decode
 
 Targets = dict[int, NDArray[np.int8]]
 """By object id: int8 (H, W), 1 object, 0 background, -1 ignored."""
@@ -54,21 +56,30 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} × {shape[0]}"
 
 
-def read_photo(path: Path, *, turned: bool = True) -> NDArray[np.uint8]:
-    """A picture's colours, uint8 RGB (H, W, 3); `turned` as its EXIF orientation says.
+def read_photo(path: Path, *, turned: bool = True, complete: bool = True) -> NDArray[np.uint8]:
+    """A photo as a browser shows it, uint8 RGB (H, W, 3); not `turned`, as it is stored.
 
-    Transparency is dropped, and of 16-bit values the upper byte counts. Equal to OpenCV's pixels, but a file that
-    ends too early is an error and not a grey area. Raises ValueError.
+    A file that ends too early is an error and not a grey area, unless `complete` is false: then the part that is there
+    counts. Raises ValueError.
     """
+    try:
+        with path.open("rb") as file:
+            return decode(file, turned=turned, complete=complete).pixels
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (ImageError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as a picture ({error})") from None
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """The colours of a picture that is a mask, uint8 RGB (H, W, 3), as they are stored: not turned, without
+    transparency; of 16-bit values the upper byte. Raises ValueError."""
     with _opened(path) as picture:
-        if turned:
-            ImageOps.exif_transpose(picture, in_place=True)
-        upright = picture
-        if upright.mode.startswith("I;16"):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode in ("I", "F"):
-            raise ValueError(f"{path}: the photo has neither 8 nor 16 bits per value")
-        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))  # each copy costs as decoding
+        if picture.mode.startswith("I;16"):
+            return np.array(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB"))
+        if picture.mode in ("I", "F"):
+            raise ValueError(f"{path}: the mask has neither 8 nor 16 bits per value")
+        return np.array(picture.convert("RGB"))
 
 
 def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:

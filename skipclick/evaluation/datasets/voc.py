@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick.evaluation.datasets.sample import Photo, Targets, instance_targets, read_photo
+from skipclick.evaluation.datasets.sample import Photo, Targets, instance_targets, read_colours, read_photo
 
 VOC_IGNORED_GREY = 220
 
@@ -62,5 +62,5 @@ def _read_voc(image: Path, mask: Path) -> tuple[NDArray[np.uint8], Targets]:
 
     So instances 1 and 16, or 3 and 18, of one photo are one object: the 3,417 objects that are published.
     """
-    grey = np.asarray(cv2.cvtColor(read_photo(mask, turned=False), cv2.COLOR_RGB2GRAY), np.uint8)
+    grey = np.asarray(cv2.cvtColor(read_colours(mask), cv2.COLOR_RGB2GRAY), np.uint8)
     return read_photo(image), instance_targets(grey, VOC_IGNORED_GREY)

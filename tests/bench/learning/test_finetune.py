@@ -14,7 +14,7 @@ from bench.learning.finetune import (
     BEGIN,
     END,
     Domain,
-    Outcome,
+    FinetuneResult,
     accepted_masks,
     annotatable,
     annotated,
@@ -33,11 +33,11 @@ CHECK = Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set"
 PICTURES = Domain("pictures", "folder", str(CHECK), None)
 
 
-def outcome(count: int, seed: int, *nocs: tuple[int, int], worth: bool = True) -> Outcome:
+def outcome(count: int, seed: int, *nocs: tuple[int, int], worth: bool = True) -> FinetuneResult:
     canary = [{"old": 4.0, "new": 4.25}]
     report = {"canary": canary, "worth_promoting": worth} if count else None
     images = tuple(f"photo {place}" for place in range(len(nocs)))
-    return Outcome("horses", count, seed, images, nocs, 100.0 + seed, 50.0, 1 << 30, report)
+    return FinetuneResult("horses", count, seed, images, nocs, 100.0 + seed, 50.0, 1 << 30, report)
 
 
 OUTCOMES = [outcome(0, 0, (8, 12), (4, 6)), outcome(20, 0, (4, 6), (2, 4)), outcome(20, 1, (6, 8), (2, 4), worth=False)]
@@ -90,10 +90,10 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
         file.write('{"domain": "hor')  # killed while it wrote
     assert resumed(path, subject) == OUTCOMES
     assert resumed(path, subject) == OUTCOMES  # the unfinished line is gone
-    with pytest.raises(ValueError, match="begun with other recipe"):
+    with pytest.raises(ValueError, match="started with different recipe"):
         resumed(path, subject | {"recipe": {"steps": 4}})
     path.write_text("nothing of ours\n")
-    with pytest.raises(ValueError, match="is no file of this benchmark"):
+    with pytest.raises(ValueError, match="not a journal of this command"):
         resumed(path, subject)
 
 

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.scaling.balancer import Names
+from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace, Plan, Ring, Times, simulate
-from bench.scaling.scale import TIMES, body_of, main, need, times_of
+from bench.scaling.scale import main
+from bench.scaling.stub_fleet import click_body
 from bench.scaling.stub_replica import ENCODED, build
 
 STAYING = Pace(think=3.0, photo=1e9)
@@ -75,7 +77,7 @@ def test_the_ring_s_shares_are_nearly_equal() -> None:
 
 
 def test_what_is_needed_is_enough_and_one_less_is_not() -> None:
-    found = need(FAST, 1000, 30.0, Pace(), later_ms=100, first_ms=500)
+    found = find_need(FAST, 1000, 30.0, Pace(), later_ms=100, first_ms=500)
     replicas = found.enough.replicas
     assert found.enough.later["p95"] <= 100
     assert found.enough.first["p95"] <= 500
@@ -84,7 +86,7 @@ def test_what_is_needed_is_enough_and_one_less_is_not() -> None:
     fewer = simulate(FAST, Plan(1000, replicas - 1, 30.0))
     assert np.percentile([one.seconds for one in fewer if one.begin >= 3 and not one.first], 95) > 0.1
     with pytest.raises(ValueError, match="alone takes longer"):
-        need(TIMES["vit-b-cpu"], 10, 30.0, Pace(), later_ms=100, first_ms=500)
+        find_need(TIMES["vit-b-cpu"], 10, 30.0, Pace(), later_ms=100, first_ms=500)
 
 
 def test_times_come_from_a_result_of_the_latency_benchmark(tmp_path: Path) -> None:
@@ -100,9 +102,30 @@ def test_times_come_from_a_result_of_the_latency_benchmark(tmp_path: Path) -> No
             times_of(wrong)
 
 
-def test_bad_options_end_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "--annotators", "0"]) == 2
-    assert capsys.readouterr().err == "scale: there are 1 to 1,000,000 annotators and 1 to 3600 seconds\n"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "--annotators", "0"], "'0' is not a positive number"),
+        (["simulate", "--annotators", "1000001"], "at most 1,000,000"),
+        (["measure", "--replicas", "0"], "'0' is not a positive number"),
+        (["failure", "--seconds", "nan"], "'nan' is not a number of seconds from 1 to 3600"),
+        (["failure", "--times", "fast"], "none of gpu"),
+        (["overhead", "--rounds", "-1"], "'-1' is not a positive number"),
+    ],
+)
+def test_malformed_options_are_refused_with_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_need_that_cannot_be_met_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--times", "vit-b-cpu"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("scale: ViT-B, two cores alone takes longer")
 
 
 def test_a_simulation_leaves_its_table_picture_and_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,10 +147,10 @@ def test_the_stub_encodes_a_photo_once_and_replays_what_it_has_not_seen() -> Non
 
             async def click(task: int, clicks: int) -> tuple[str, float]:
                 begin = loop.time()
-                async with client.post("/predict", data=body_of(task, clicks)) as answer:
+                async with client.post("/predict", data=click_body(task, clicks)) as answer:
                     return answer.headers[ENCODED], loop.time() - begin
 
-            async with client.post("/warm", data=body_of(7, 1)) as answer:
+            async with client.post("/warm", data=click_body(7, 1)) as answer:
                 assert (await answer.json())["kept"] == 1
             assert (await click(7, 3))[0] == "0"
             new, seconds = await click(8, 3)

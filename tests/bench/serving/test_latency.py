@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.serving import latency
-from bench.serving.latency import STAGES, Spread, flops, main
+from bench.serving.latency import STAGES, flops, main
 from bench.serving.latency_baselines import authors_design, plain, sam_decoder, served
 from skipclick import Click, Predictor
 from skipclick.model import SkipClick
@@ -56,15 +56,11 @@ def test_flops_of_a_click_grow_with_the_photo_and_leave_out_the_backbone() -> No
     assert small[0] > fused
 
 
-def test_a_spread_is_median_and_95th_percentile() -> None:
-    assert Spread.of(list(range(101))) == Spread(50.0, 95.0)
-
-
 def test_a_run_writes_every_stage_and_every_contender(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)  # takes seconds
     output = tmp_path / "new" / "latency"
     options = ["--models", "skipclick-tiny", "--resolutions", "64", "--devices", "cpu", "--dtypes", "float32"]
-    more = ["--rounds", "2", "--size", "320x240", "--no-rivals", "--output", str(output)]
+    more = ["--rounds", "2", "--size", "320x240", "--no-baselines", "--output", str(output)]
     assert main(options + more) == 0
     found = json.loads(output.with_suffix(".json").read_text())
     warm, cold = found["stages"]

@@ -215,7 +215,9 @@ def test_an_output_of_other_files_is_not_mixed_with_these(official: Path, capsys
     assert build(official) == 0
     before = content_of(official / "out")
     write_official(official, DRAWINGS[:2])
-    assert_refused(build(official), capsys, "was begun from other annotation files: give another --out, or delete it")
+    assert_refused(
+        build(official), capsys, "was started with different sources: give another --out, or delete the file"
+    )
     assert content_of(official / "out") == before
 
 
@@ -354,9 +356,11 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(official: Path, caps
 def test_a_damaged_journal_is_said(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(official) == 0
     records = official / "out" / "train" / "records.jsonl"
-    for content in ('{"format": "other"}\n', "no JSON\n", "", '{"format": "skipclick-cocolvis-1"}\n', "[]\n"):
+    for content in ('{"format": "other"}\n', "no JSON\n", "", "[]\n"):
         records.write_text(content)
-        assert_refused(build(official), capsys, "records.jsonl is damaged: delete it")
+        assert_refused(
+            build(official), capsys, "records.jsonl is damaged, or not a journal of this command: give another --out"
+        )
 
 
 def test_what_is_built_is_what_training_reads(official: Path) -> None:
