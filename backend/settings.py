@@ -34,7 +34,7 @@ BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "FINETUNE_")
+_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "IMAGE_REVALIDATE", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
 
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
     ] = Field(
         default=60.0,
         description="so long an image that was seen counts as unchanged; then its source is asked again, at the next "
-        "click. 0 asks at every click",
+        "click. 0 asks at every click, as is always done for files under `LOCAL_FILES_ROOT`",
     )
     image_hosts: Annotated[
         tuple[str, ...],

@@ -27,7 +27,15 @@ from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
 from backend.images.local_files import local_name, opened_below
 from backend.images.pixel_budget import PixelBudget
-from backend.images.sightings import Sighting, answer_etag, answer_stamp, content_name, digest_name, file_stamp
+from backend.images.sightings import (
+    SETTLED_SECONDS,
+    Sighting,
+    answer_etag,
+    answer_stamp,
+    content_name,
+    digest_name,
+    file_stamp,
+)
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, NoAnswerError, as_called, origin
 from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
@@ -72,7 +80,7 @@ class Look(Generic[T]):
     kept: T | None = None
     photo: Photo | None = None
     asked: bool = True
-    """Whether its source was asked for this."""
+    """Whether that took a request or a photo."""
 
 
 class ImageSource(Protocol):
@@ -99,6 +107,7 @@ class _Opened:
     file: BinaryIO
     stamp: str | None = None
     etag: str | None = None
+    is_local: bool = False
 
 
 class ImageLoader:
@@ -135,6 +144,8 @@ class ImageLoader:
     def place(self, reference: ImageReference) -> str:
         """See `ImageSource.place`. Label Studio resolves a cloud URI by the storage that the task came from, so that
         one URI may mean several photos."""
+        if _is_data(reference.url):
+            return _data_name(reference.url)
         url = _canonical(reference.url)
         facts = [self._auth.url, url, _is_cloud(url) and reference.task_id, reference.login, reference.password]
         return sha256(json.dumps(facts).encode()).hexdigest()
@@ -195,7 +206,7 @@ class ImageLoader:
             photo = self._decoded(opened.file, reference) if kept is None else None
             if name is None:
                 name = _name_of_decoded(opened.file)
-        return self._seen(place, begin, opened.etag, Look(name, kept, photo))
+        return self._seen(place, begin, opened, Look(name, kept, photo))
 
     def _look_again(
         self,
@@ -213,7 +224,8 @@ class ImageLoader:
             headers["If-None-Match"] = known.etag  # no If-Modified-Since: many hosts only compare which is later
         with self._opened(reference, headers) as opened:
             if opened is None:  # not modified
-                return self._seen(place, begin, known.etag, Look(known.name, kept))
+                self._sightings.put(place, replace(known, due=begin + self._revalidate, confirmed=begin))
+                return Look(known.name, kept)
             name = None if opened.stamp is None else content_name(opened.stamp)
             is_trusted = known.is_trusted and not (doubt and name == known.name)
             if name is None or not is_trusted:
@@ -223,10 +235,15 @@ class ImageLoader:
             if found is None:
                 opened.file.seek(0)
                 photo = self._decoded(opened.file, reference)
-        return self._seen(place, begin, opened.etag, Look(name, found, photo), is_trusted)
+        look = Look(name, found, photo, asked=photo is not None or not opened.is_local)
+        return self._seen(place, begin, opened, look, is_trusted)
 
-    def _seen(self, place: str, begin: float, etag: str | None, look: Look[T], is_trusted: bool = True) -> Look[T]:
-        self._sightings.put(place, Sighting(look.name, etag, begin + self._revalidate, begin, is_trusted))
+    def _seen(self, place: str, begin: float, opened: _Opened, look: Look[T], is_trusted: bool = True) -> Look[T]:
+        """Note what was seen. The state of a local file costs nothing to ask for, so it is, at every click."""
+        lasts = self._revalidate
+        if opened.is_local:
+            lasts = 0.0 if opened.stamp is not None else min(lasts, SETTLED_SECONDS)
+        self._sightings.put(place, Sighting(look.name, opened.etag, begin + lasts, begin, is_trusted))
         return look
 
     def _decoded(self, file: BinaryIO, reference: ImageReference) -> Photo:
@@ -246,7 +263,7 @@ class ImageLoader:
         name = local_name(address, self._auth.url) if own else None
         if self._local_root is not None and name is not None:
             with opened_below(self._local_root, name, self._max_bytes) as (file, path, status):
-                yield _Opened(file, file_stamp(str(path), status))
+                yield _Opened(file, file_stamp(str(path), status), is_local=True)
             return
         with self._download(address, reference, headers or {}) as opened:
             yield opened

@@ -20,7 +20,7 @@ import PIL
 
 from backend import __version__
 
-_SETTLED = 2.0
+SETTLED_SECONDS = 2.0
 """Seconds after which a date of change says more than "just now". Dates count whole seconds, on some disks two: a file
 that changes twice in that time may have the same date and length."""
 
@@ -64,12 +64,13 @@ def digest_name(file: BinaryIO) -> str:
 def answer_stamp(headers: Mapping[str, str]) -> str | None:
     """What an HTTP answer says about the state of its file, or None if that does not tell it from another one.
 
-    A date counts with the length, and only once it is `_SETTLED`; an ETag beside a younger one may be made of it.
+    A date counts with the length, and only once it is `SETTLED_SECONDS` old; an ETag beside a younger date may be
+    made of that.
     """
     etag, modified = answer_etag(headers), headers.get("Last-Modified")
     if modified is not None:
         changed, now = _date(modified), _date(headers.get("Date", ""))
-        if changed is None or now is None or (now - changed).total_seconds() < _SETTLED:
+        if changed is None or now is None or (now - changed).total_seconds() < SETTLED_SECONDS:
             return None
     if etag is not None:
         return f"etag {etag}"
@@ -84,7 +85,7 @@ def answer_etag(headers: Mapping[str, str]) -> str | None:
 
 def file_stamp(path: str, status: os.stat_result) -> str | None:
     """The same for a file of this machine."""
-    if time.time() - max(status.st_mtime, status.st_ctime) < _SETTLED:
+    if time.time() - max(status.st_mtime, status.st_ctime) < SETTLED_SECONDS:
         return None
     return f"file {path} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
 

@@ -128,6 +128,7 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
         ("LABEL_STUDIO_APIKEY", "LABEL_STUDIO_API_KEY"),
         ("BASIC_AUTH_PASSWORD", "BASIC_AUTH_PASS"),  # believed to protect, and would not
         ("LOGLEVEL", "LOG_LEVEL"),
+        ("IMAGE_REVALIDATE", "IMAGE_REVALIDATE_SECONDS"),
     ],
 )
 def test_a_mistyped_name_is_refused(name: str, meant: str) -> None:
