@@ -11,18 +11,18 @@ WORKDIR /build
 
 # torch with NVIDIA's libraries: most of the image, and seldom new, so a layer of its own
 ARG TORCH_INDEX=
-COPY requirements-torch.lock .
+COPY requirements/torch.txt .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     if [ -z "$TORCH_INDEX" ]; then \
-        python3 -m pip install --target /packages/torch --require-hashes -r requirements-torch.lock; \
+        python3 -m pip install --target /packages/torch --require-hashes -r torch.txt; \
     else \
         python3 -m pip install --target /packages/torch --index-url "$TORCH_INDEX" \
-            $(grep -oE '^torch(vision)?==[^ ]+' requirements-torch.lock); \
+            $(grep -oE '^torch(vision)?==[^ ]+' torch.txt); \
     fi
 
-COPY requirements.lock .
+COPY requirements/server.txt .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 -m pip install --target /packages/other --require-hashes -r requirements.lock \
+    python3 -m pip install --target /packages/other --require-hashes -r server.txt \
     && PYTHONPATH=/packages/torch:/packages/other python3 -m pip check
 
 COPY skipclick /app/skipclick

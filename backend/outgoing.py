@@ -8,7 +8,7 @@ from pathlib import Path
 
 import requests
 
-from backend import __version__
+from skipclick import __version__
 
 USER_AGENT = f"skipclick-backend/{__version__}"
 """Some hosts refuse the names of libraries, and an administrator wants to know who asks."""

@@ -22,6 +22,9 @@ from skipclick.metrics import noc
 GATED_THRESHOLDS = (85, 90)
 """IoU thresholds in percent that decide the exit status. At 95 many objects need all clicks whatever the model does."""
 
+MAY_DIFFER = ("thresholds", "zoom")
+"""Rules in which compared runs may differ: whether zoom-in helps is a question like which model is better."""
+
 NUM_CHANGES_SHOWN = 10
 NUM_UNPAIRED_SHOWN = 20
 
@@ -82,7 +85,7 @@ def check_comparable(
             "give the same data sets to both"
         )
     differing = [rule for rule in sorted(old.rules.keys() | rules.keys()) if old.rules.get(rule) != rules.get(rule)]
-    if others := [rule for rule in differing if rule != "thresholds"]:
+    if others := [rule for rule in differing if rule not in MAY_DIFFER]:
         sides = "; ".join(f"{rule} was {old.rules.get(rule)} and is {rules.get(rule)}" for rule in others)
         raise ValueError(f"the old file was measured by other rules ({sides}): give the same options to both")
     common = [percent for percent in rules["thresholds"] if percent in old.rules["thresholds"]]

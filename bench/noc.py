@@ -17,9 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script: the packages lie in the folder above, and this folder's files are no packages
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
 from bench.baselines import BASELINES
 from bench.cli import named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
@@ -74,7 +71,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     _check(options)
     old = read_results(options.compare) if options.compare else None
     use_deterministic_kernels(options.device)
-    rules = make_rules(options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip)
+    rules = make_rules(
+        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+    )
     datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
     names = [dataset.name for dataset in datasets]
     if old:
@@ -120,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
         try:
             import matplotlib  # noqa: F401
         except ImportError:
-            raise ValueError("--plots needs matplotlib: pip install -r requirements-bench.txt") from None
+            raise ValueError("--plots needs matplotlib: pip install -r requirements/bench.txt") from None
 
 
 def _run_all(tasks: Sequence[Task], workers: Workers, options: argparse.Namespace) -> list[Measurement]:
@@ -218,6 +217,12 @@ def _parser() -> argparse.ArgumentParser:
         "--flip",
         action=argparse.BooleanOptionalAction,
         help="average with the mirrored photo (default: if paper)",
+    )
+    how.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        help="from the second click on look at a crop around the object; models of this project only (default: as the "
+        "protocol does, serve yes, paper no)",
     )
     how.add_argument(
         "--resolution",

@@ -34,6 +34,7 @@ from skipclick.evaluation.evaluate import Rules, evaluate_together
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results, read_object
 from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
+from train.cocolvis.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,7 @@ def open_workers(device: str, count: int | None = None, group: int | None = None
 
 def _start_process(device: str, all_started: Barrier) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it at once and without a traceback
+    end_with_parent()
     use_deterministic_kernels(device)
     all_started.wait()
 

@@ -14,6 +14,7 @@ from typing import Any
 from bench.published import PUBLISHED
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, summarise
+from skipclick.zoom import DEFAULT_RULE
 
 MIOU_CLICKS = (1, 3, 5, 10)
 NO_FIGURE = "–"
@@ -30,6 +31,8 @@ def report(results: Results) -> str:
         sections.append(f"{head}\n\n{dataset_table(results, dataset)}")
         if classes(results, dataset):
             sections.append(class_table(results, dataset, f"NoC@{results.rules['thresholds'][0]}"))
+        if results.rules.get("protocol") == "serve":
+            sections.append(size_table(results, dataset))
     sections.append("### Times\n\n" + times_table(results))
     problems = problem_list(results)
     return "\n\n".join(sections + ([problems] if problems else []))
@@ -59,6 +62,36 @@ def class_table(results: Results, dataset: str, metric: str) -> str:
     names = classes(results, dataset)
     columns = [*((dataset, metric, name) for name in names), (dataset, metric, None)]
     return f"{metric} by class:\n\n" + _models_table(results, columns, [*names, "average"])
+
+
+def size_table(results: Results, dataset: str) -> str:
+    """One data set by the size of its objects: a row per model and size, NoC at each threshold, crops per object."""
+    percents = results.rules["thresholds"]
+    lines = [
+        "By the part of the photo's sides that a crop around the object takes:",
+        "",
+        "| model | crop | objects | " + " | ".join(f"NoC@{percent}" for percent in percents) + " | crops encoded |",
+        "|---|---|---:|" + "---:|" * (len(percents) + 1),
+    ]
+    for run in results.runs:
+        objects = [one for measured in run.measurements if measured.dataset == dataset for one in measured.objects]
+        for name, part in by_crop(objects).items():
+            if part:
+                noc = summarise(part, results.rules).noc
+                crops = statistics.fmean(one.crops for one in part)
+                figures = [str(len(part)), *(f"{noc[percent]:.2f}" for percent in percents), f"{crops:.2f}"]
+                lines.append(f"| `{run.name}` | {name} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def by_crop(objects: Sequence[ObjectResult]) -> dict[str, list[ObjectResult]]:
+    """Objects by the size of the crop that zoom-in would make around them; those of older files have none."""
+    parts: dict[str, list[ObjectResult]] = {"below a third": [], "below a half": [], "the rest": []}
+    for one in objects:
+        if one.extent is not None:
+            crop = DEFAULT_RULE.margin * one.extent
+            parts["below a third" if crop < 1 / 3 else "below a half" if crop < 1 / 2 else "the rest"].append(one)
+    return parts
 
 
 def times_table(results: Results) -> str:

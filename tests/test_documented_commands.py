@@ -30,7 +30,7 @@ PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
 CHECKPOINT = ROOT / "tests" / "parity" / "nano_skip_checkpoint.pth"
 BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-tiny.safetensors"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`((?:make|pip|python|torchrun|docker) [^`]+)`")
+INLINE = re.compile(r"`((?:make|pip|python|torchrun|docker|skipclick) [^`]+)`")
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -72,11 +72,11 @@ def _check_make(words: list[str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def _check_skipclick(words: list[str], folder: Path) -> None:
+def _check_skipclick(arguments: list[str], folder: Path) -> None:
     shutil.copy(PHOTO, folder / "photo.jpg")
     shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
     shutil.copy(BUNDLED, folder / "skipclick.safetensors")
-    run = _run([sys.executable, *words[1:]], folder)
+    run = _run([sys.executable, "-m", "skipclick", *arguments], folder)
     assert run.returncode == 0, run.stderr
 
 
@@ -138,8 +138,8 @@ def test_a_documented_command_works(
         case ["pip", "install", what]:
             assert re.fullmatch(r"\.(\[[a-z,]+\])?", what), "only this project is installed by hand"
             assert set(re.findall(r"[a-z]+", what)) <= PROJECT.get("optional-dependencies", {}).keys()
-        case ["python", "-m", "skipclick", *_]:
-            _check_skipclick(words, tmp_path)
+        case ["skipclick", *arguments]:
+            _check_skipclick(arguments, tmp_path)
         case ["python", "bench/noc.py", *_]:
             _check_noc(words)
         case ["python", "-m", "train", name, *options] | ["torchrun", _, _, "-m", "train", name, *options]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from requests.utils import get_environ_proxies, select_proxy
@@ -27,7 +27,7 @@ from backend.device import choose_device
 from backend.factory import Service, build_service
 from backend.images.decode import ImageError
 from backend.images.loader import build_images
-from backend.label_studio.auth import as_is, build_auth
+from backend.label_studio.auth import as_is, build_auth, redirect_trouble
 from backend.label_studio.client import ApiError, LabelStudioApi
 from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import (
@@ -187,8 +187,9 @@ def _examine_click(
         return  # without a config nothing says which of the task's data are its image
     task = tasks[0]
     try:
-        tool = SmartTool.of(xml, project)
-        url = image_reference(parse_labeling_config(xml), tool.image_tag, task.get("data") or {}, None)
+        data = task.get("data") or {}
+        tool = SmartTool.of(xml, project, data)
+        url = image_reference(parse_labeling_config(xml).for_task(data), tool.image_tag, data, None)
         reference = ImageReference(url, int(task["id"]))
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
@@ -259,9 +260,15 @@ def _address(settings: Settings) -> str:
     here = " Inside a container localhost is the container itself: name the host or the service." * (
         in_container() and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     )
+    asked = f"{url}/api/version/"
     try:
         with new_session() as session:
-            answer = session.get(f"{url}/api/version/", auth=as_is, timeout=settings.image_timeout)
+            answer = session.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
+        if answer.is_redirect:
+            trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
+            if trouble is not None:
+                says, _, todo = trouble.rpartition("; ")
+                raise Trouble(says, todo)
         release = answer.json()["release"]
     except requests.ConnectionError as error:
         raise Trouble(

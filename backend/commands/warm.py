@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import requests
 from tqdm import tqdm
 
@@ -73,7 +74,9 @@ class Server:
         def ask() -> requests.Response:
             with new_session() as session:
                 session.trust_env = not self.is_here
-                answer = session.post(f"{self.url}/warm", json=body, auth=self.login or as_is, timeout=_TIMEOUT)
+                answer = session.post(
+                    f"{self.url}/warm", orjson.dumps(body), auth=self.login or as_is, timeout=_TIMEOUT
+                )
             answer.raise_for_status()
             return answer
 

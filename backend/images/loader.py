@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import math
+import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -16,12 +16,13 @@ from http import HTTPStatus
 from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
-from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from backend.images.allowlist import ImageHosts, RefusedHostError
+from backend.images.data_uri import DataUriError, data_uri_content
 from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
 from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
@@ -36,7 +37,17 @@ from backend.images.sightings import (
     digest_name,
     file_stamp,
 )
-from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, NoAnswerError, as_called, origin
+from backend.label_studio.auth import (
+    AuthorizationError,
+    LabelStudioAuth,
+    NoAnswerError,
+    as_called,
+    origin,
+    redirect_trouble,
+    under,
+)
+from backend.label_studio.names import ToldNames
+from backend.label_studio.references import cleaned
 from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
 from backend.settings import Settings
@@ -124,12 +135,15 @@ class ImageLoader:
         local_root: Path | None = None,
         enough: int | None = None,
         revalidate: float = 60.0,
+        names: Callable[[], Sequence[str]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
         server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: after
-        so many seconds a source is asked whether its image is still the same."""
+        so many seconds a source is asked whether its image is still the same. `names`: what Label Studio calls itself,
+        see `names`."""
         self._auth = auth
+        self._names = names
         self._hosts = hosts
         self._local_root = local_root
         self._max_bytes = max_bytes
@@ -144,14 +158,16 @@ class ImageLoader:
     def place(self, reference: ImageReference) -> str:
         """See `ImageSource.place`. Label Studio resolves a cloud URI by the storage that the task came from, so that
         one URI may mean several photos."""
+        reference = _canonical(reference)
         if _is_data(reference.url):
             return _data_name(reference.url)
-        url = _canonical(reference.url)
-        facts = [self._auth.url, url, _is_cloud(url) and reference.task_id, reference.login, reference.password]
+        task = reference.task_id if _is_cloud(reference.url) else None
+        facts = [self._auth.url, reference.url, task, reference.login, reference.password]
         return sha256(json.dumps(facts).encode()).hexdigest()
 
     def recent(self, reference: ImageReference) -> str | None:
         """See `ImageSource.recent`."""
+        reference = _canonical(reference)
         if _is_data(reference.url):
             return _data_name(reference.url)
         known = self._sightings.peek(self.place(reference))
@@ -162,6 +178,7 @@ class ImageLoader:
 
         Where a source does not answer, what was seen before counts for a while. One that refuses is believed at once.
         """
+        reference = _canonical(reference)
         if _is_data(reference.url):
             name = _data_name(reference.url)
             kept = find(name)
@@ -255,10 +272,11 @@ class ImageLoader:
     @contextmanager
     def _opened(self, reference: ImageReference, headers: Mapping[str, str] | None = None) -> Iterator[_Opened | None]:
         """The file behind a reference; None if its source answers `headers` with "not modified"."""
+        reference = _canonical(reference)
         if _is_data(reference.url):
             yield _Opened(BytesIO(_data_uri(reference.url, self._max_bytes)))
             return
-        address = _prepared(self._address(reference))
+        address = self._at_label_studio(_prepared(self._address(reference)))
         own = self._local_root is not None and self._auth.is_own(address)
         name = local_name(address, self._auth.url) if own else None
         if self._local_root is not None and name is not None:
@@ -270,7 +288,7 @@ class ImageLoader:
 
     def _address(self, reference: ImageReference) -> str:
         """The http address behind a reference."""
-        url = _canonical(reference.url)
+        url = reference.url
         if _split(url).scheme.lower() in ("http", "https"):
             return url
         if _is_cloud(url):
@@ -278,7 +296,9 @@ class ImageLoader:
                 raise ImageError(f"{describe(url)} needs the task's id to be resolved by Label Studio, and it has none")
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{self._auth.url}/tasks/{reference.task_id}/resolve/?fileuri={encoded}"
-        if url.startswith("/") and not url.startswith("//"):
+        if url.startswith("//"):  # of the scheme of the page that shows it
+            return f"{urlsplit(self._auth.url).scheme}:{url}"
+        if url.startswith("/"):
             prefix = urlsplit(self._auth.url).path
             path = url.removeprefix(prefix) if url.startswith(f"{prefix}/") else url
             return self._auth.url + path
@@ -286,6 +306,15 @@ class ImageLoader:
             f"{describe(url)} is no image reference that this server knows: it takes paths of Label Studio "
             "such as /data/upload/..., http(s) addresses, s3://, gs:// and azure-blob:// URIs, and data: URIs"
         )
+
+    def _at_label_studio(self, address: str) -> str:
+        """The address at LABEL_STUDIO_URL of what an address under another name of Label Studio means; any other
+        address as it is."""
+        if self._auth.is_own(address) or self._hosts.lists(urlsplit(address).hostname or ""):
+            return address
+        paths = (under(name, address) for name in (self._auth.url, *self._names()))
+        path = next((path for path in paths if path is not None), None)
+        return address if path is None else _prepared(self._auth.url + path)
 
     @contextmanager
     def _download(
@@ -315,15 +344,27 @@ class ImageLoader:
                         self._check_status(answer.status_code, address)
                         stamp = answer_stamp(answer.headers)
                         # without the query, which is another one whenever a cloud storage signs
-                        where = f"{_canonical(reference.url)} {address.partition('?')[0]}"
+                        where = f"{reference.url} {address.partition('?')[0]}"
                         yield _Opened(
                             incoming(self._chunks(answer, address)),
                             None if stamp is None else f"{where} {stamp}",
                             answer_etag(answer.headers) if stamp is not None else None,
                         )
                         return
-                    address = _redirected(address, answer.headers["Location"])
+                    target = _redirected(address, answer.headers["Location"])
+                    if own:
+                        self._check_redirect(address, target)
+                    address = self._at_label_studio(target)
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _check_redirect(self, address: str, target: str) -> None:
+        """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
+        host = urlsplit(target).hostname or ""
+        if host != urlsplit(address).hostname and self._hosts.lists(host):
+            return
+        trouble = redirect_trouble(self._auth.url, address, target)
+        if trouble is not None:
+            raise ImageError(f"tried GET {describe(address)}: {trouble}")
 
     def _header(self, refused: str | None = None) -> str | None:
         try:
@@ -352,7 +393,7 @@ class ImageLoader:
                 address, headers=headers, auth=authorize, timeout=wait, stream=True, allow_redirects=False
             )
         except RefusedHostError as error:
-            raise ImageError(f"did not try GET {describe(address)}: {error}") from None
+            raise ImageError(f"did not try GET {describe(address)}: {error}{_own_name_advice(address)}") from None
         except requests.Timeout:
             raise self._too_slow(address) from None
         except (OSError, ValueError) as error:  # all of requests' errors, files that are not there, no host names
@@ -423,13 +464,14 @@ def _data_name(uri: str) -> str:
 
 
 def _is_cloud(url: str) -> bool:
-    return url.partition(":")[0].lower() in _CLOUD_SCHEMES
+    return url.partition(":")[0] in _CLOUD_SCHEMES
 
 
-def _canonical(url: str) -> str:
-    """A reference whose cloud scheme, if it has one, is written as Label Studio resolves it."""
+def _canonical(reference: ImageReference) -> ImageReference:
+    """A reference as browsers read it; a cloud scheme as Label Studio resolves it."""
+    url = cleaned(reference.url)
     scheme, _, rest = url.partition(":")
-    return f"{_CLOUD_SCHEMES[scheme.lower()]}:{rest}" if _is_cloud(url) else url
+    return replace(reference, url=f"{_CLOUD_SCHEMES[scheme]}:{rest}" if _is_cloud(url) else url)
 
 
 def _name_of_decoded(file: BinaryIO) -> str:
@@ -480,22 +522,27 @@ def _basic_auth(reference: ImageReference) -> str | None:
 
 
 def _data_uri(uri: str, max_bytes: int) -> bytes:
-    head, comma, payload = uri.partition(",")
-    if not comma:
-        raise ImageError(f"{describe(uri)} is no data URI: it has no comma")
-    if len(payload) * 3 // 4 > max_bytes:
-        raise ImageError(f"{describe(uri)} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
-    raw = unquote_to_bytes(payload)
-    if not head.endswith(";base64"):
-        return raw
     try:
-        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
-    except binascii.Error:
-        raise ImageError(f"{describe(uri)} is not base64") from None
+        return data_uri_content(uri, max_bytes)
+    except DataUriError as error:
+        raise ImageError(f"{describe(uri)} {error}") from None
 
 
-def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`."""
+def _own_name_advice(address: str) -> str:
+    """What else may be wrong where a path is one of Label Studio's."""
+    if not re.search(r"/(data/(upload|local-files)|storage-data)/", urlsplit(address).path):
+        return ""
+    return (
+        "; if it is Label Studio's own name, set LABEL_STUDIO_URL to where this server reaches Label Studio, and open "
+        "Project > Settings > Model there once, so that it tells this server its name"
+    )
+
+
+def build_images(
+    settings: Settings, auth: LabelStudioAuth, enough: int | None = None, names: ToldNames | None = None
+) -> ImageLoader:
+    """Where the server gets images from; for `enough` see `decode_image`. `names`: by default what a server with these
+    settings was told."""
     return ImageLoader(
         auth,
         max_bytes=settings.image_max_bytes,
@@ -505,4 +552,5 @@ def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None =
         local_root=settings.local_files_root,
         enough=enough,
         revalidate=settings.image_revalidate_seconds,
+        names=(names or ToldNames(settings.model_dir)).names,
     )

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import PIL
 
-from backend import __version__
+from skipclick import __version__
 
 SETTLED_SECONDS = 2.0
 """Seconds after which a date of change says more than "just now". Dates count whole seconds, on some disks two: a file

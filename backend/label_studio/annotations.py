@@ -188,6 +188,11 @@ def _annotated_objects(
     pieces: dict[str, list[Json]] = {}
     for region_id, region in regions.items():
         pieces.setdefault(_first_piece(region_id, regions), []).append(region)
+    try:
+        config = config.for_task(data)
+    except ConfigError:
+        skipped[Reason.NO_IMAGE] += len(pieces)
+        return
     for region_id, members in pieces.items():
         first = regions[region_id]
         try:
@@ -212,14 +217,17 @@ def _first_piece(region_id: str, regions: Mapping[str, Json]) -> str:
         path.append(parent_id)
 
 
-def _belonging(region: Json) -> tuple[str | None, Any, Any]:
-    return _label(region), region.get("to_name"), region.get("item_index")
+def _belonging(region: Json) -> tuple[list[str], Any, Any]:
+    return _labels(region), region.get("to_name"), region.get("item_index")
 
 
 def _label(region: Json) -> str | None:
+    return next(iter(_labels(region)), None)
+
+
+def _labels(region: Json) -> list[str]:
     labels = _mapping(region.get("value")).get("brushlabels")
-    label = labels[0] if isinstance(labels, list) and labels else None
-    return label if isinstance(label, str) else None
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
 
 
 def _piece(region: Json, raw: bytes) -> Piece:

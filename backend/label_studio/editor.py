@@ -20,9 +20,11 @@ class SmartTool:
     project: int
 
     @staticmethod
-    def of(xml: str, project: int = 1) -> SmartTool:
-        """The first smart tool of a labeling config. Raises `ConfigError` if there is none."""
+    def of(xml: str, project: int = 1, data: Mapping[str, Any] | None = None) -> SmartTool:
+        """The first smart tool of a labeling config for a task with these `data`, which matter where the config has
+        Repeater tags or takes labels from them. Raises `ConfigError` if there is none."""
         config = parse_labeling_config(xml)
+        config = config if data is None else config.for_task(data)
         for control in config.controls.values():
             tags = [name for name in control.to_names if name in config.images]
             if control.kind in PROMPT_KINDS and control.smart and tags:

@@ -1,6 +1,6 @@
 """Other ways to cut out an object by clicks, behind the same two calls as `skipclick.Predictor`.
 
-What a baseline needs beyond requirements.txt is imported when the baseline is asked for.
+What a baseline needs beyond the server's requirements is imported when the baseline is asked for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_baseline(name: str, device: str = "cpu") -> ClickModel[Any]:
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise ValueError(
-            f"{name} needs the Python package {package}, which is missing: pip install -r requirements-bench.txt"
+            f"{name} needs the Python package {package}, which is missing: pip install -r requirements/bench.txt"
         ) from error
     if kind and rest:
         return load_external(name)

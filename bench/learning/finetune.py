@@ -38,8 +38,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.models import checkpoint_sha256
@@ -51,6 +49,7 @@ from skipclick.evaluation.evaluate import evaluate, replay
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
+from train.cocolvis.workers import end_with_parent
 from train.finetune import Example, FinetuneConfig, TooFewError, finetune
 from train.finetune.gate import RULES, Measured, measured
 
@@ -374,7 +373,7 @@ def _measure(
     for domain, count, seed in wanted:
         if (domain.name, count, seed) in done:
             continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
             outcome = pool.submit(run_one, *arguments).result()
         append_entry(options.output, asdict(outcome))

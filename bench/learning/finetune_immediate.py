@@ -32,8 +32,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from bench.learning.finetune import MAX_OF_PHOTO, Domain, accepted_mask, annotatable, in_order_of, whole_nocs
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, load_checkpoint

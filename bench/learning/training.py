@@ -18,14 +18,11 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean, median
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 
 from bench.serving.latency import matmul_rate
 from skipclick.config import PRESETS, preset

@@ -20,9 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # run as a script
-
 from bench.cli import positive, write_results
 from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace
@@ -36,6 +33,7 @@ from bench.scaling.report import (
     overhead_table,
 )
 from bench.scaling.stub_fleet import measure, measure_failure, measure_overhead
+from bench.serving.loopback import exit_on_signals
 
 MAX_ANNOTATORS, MAX_SECONDS = 1_000_000, 3600.0
 PACE = Pace()
@@ -152,4 +150,5 @@ def _times(text: str) -> Any:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

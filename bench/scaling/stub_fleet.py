@@ -27,7 +27,7 @@ from bench.serving.loopback import free_port, local_session
 from skipclick import Click
 from skipclick.evaluation.timing import percentiles
 
-START_TIMEOUT = 60.0  # seconds
+START_TIMEOUT = 300.0  # seconds
 BODY_BYTES = 20_000  # of a click: those of tasks with a few masks
 
 

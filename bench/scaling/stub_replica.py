@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import orjson
 from aiohttp import web
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 
 from backend.executor import MAX_OVERTAKING_CLICKS
 

@@ -33,8 +33,6 @@ import numpy as np
 import requests
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.learning.finetune import webhook_body
 from bench.serving.annotators import drawn_photo, photos
@@ -49,6 +47,7 @@ from bench.serving.load import (
     measure,
     spawned_server,
 )
+from bench.serving.loopback import exit_on_signals
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import check_set
 from skipclick.evaluation.timing import percentiles
@@ -291,4 +290,5 @@ def large_body(size: int) -> bytes:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

@@ -33,8 +33,6 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.factory import enough_pixels
 from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, mask_response, read_json, read_predict

@@ -19,6 +19,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -40,14 +41,12 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import image_size, positive, positive_float, write_results
 from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
-from bench.serving.loopback import free_port
+from bench.serving.loopback import exit_on_signals, free_port
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.timing import percentiles
 
@@ -246,25 +245,26 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
 def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """A backend of its own on loopback, with the settings of this process's environment and these; its address.
 
-    Raises `ValueError` if it does not become ready.
+    What it learns, it forgets, unless `settings` names a MODEL_DIR. Raises `ValueError` if it does not become ready.
     """
     port = free_port()
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
-    environment |= settings or {}
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "backend"]
-    server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(server, url)
-        yield url
-    finally:
-        server.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        environment |= {"MODEL_DIR": folder} | dict(settings or {})
+        server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
         try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            _wait_until_ready(server, url)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
@@ -357,4 +357,5 @@ def _measure(options: argparse.Namespace, files: Sequence[bytes]) -> Load:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

@@ -25,8 +25,6 @@ from label_studio_sdk.converter import brush
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from skipclick.atomic_io import replaced_atomically
 from skipclick.brush_rle import decode, encode
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset

@@ -34,8 +34,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads

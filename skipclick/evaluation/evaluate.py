@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
+from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import jittered_click, next_click
+from skipclick.zoom import Box, ZoomRequest, answer_zoomed, crop_encoder, zoom_request
 
 F = TypeVar("F")
 
@@ -85,6 +87,9 @@ class Rules:
     """A pixel belongs to the mask above this probability."""
     flip: bool = True
     """Average the logits with the mirrored photo's (models of this project only)."""
+    zoom: bool = False
+    """From the second click on, look at a crop around the object: `skipclick.zoom` ("serve" and models of this project
+    only)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in result files."""
@@ -103,8 +108,9 @@ def make_rules(
     num_seeds: int,
     thresholds: Sequence[int],
     flip: bool | None,
+    zoom: bool | None = None,
 ) -> Rules:
-    """The rules of a protocol; `flip` None stands for what the protocol does.
+    """The rules of a protocol; `flip` and `zoom` None stand for what the protocol does.
 
     Raises ValueError for combinations that make no sense. An object is clicked until it reaches the highest threshold,
     or 95 % where all are lower, so that the thresholds asked for do not change the clicks.
@@ -112,6 +118,8 @@ def make_rules(
     serve = protocol == "serve"
     if serve and flip:
         raise ValueError("the backend serves without mirrored photos: leave --flip away, or use --protocol paper")
+    if zoom and not serve:
+        raise ValueError("published figures are without zoom-in: leave --zoom away, or use --protocol serve")
     return Rules(
         protocol=protocol,
         clicks=clicks,
@@ -120,6 +128,7 @@ def make_rules(
         target_iou=max(95, *thresholds) / 100,
         threshold=MASK_THRESHOLD if serve else Rules.threshold,
         flip=not serve if flip is None else flip,
+        zoom=serve if zoom is None else zoom,
     )
 
 
@@ -133,6 +142,8 @@ class _Session(Generic[F]):
     target: NDArray[np.int8]
     features: F
     encode_ms: float
+    encode_crop: Callable[[Box], ImageFeatures] | None = None
+    """Of a session with zoom-in."""
     mask: NDArray[np.bool_] = field(init=False)
     """After the last click, bool (H, W)."""
     state: Any = None
@@ -140,6 +151,8 @@ class _Session(Generic[F]):
     clicks: list[Click] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
     click_ms: list[float] = field(default_factory=list)
+    crops: set[Box] = field(default_factory=set)
+    """Views of the photo that were encoded besides the whole."""
 
     def __post_init__(self) -> None:
         self.mask = np.zeros(self.target.shape, np.bool_)
@@ -158,8 +171,24 @@ class _Session(Generic[F]):
 
     def result(self) -> ObjectResult:
         return ObjectResult(
-            self.image, self.object_id, self.category, self.ious, self.clicks, self.encode_ms, self.click_ms
+            self.image,
+            self.object_id,
+            self.category,
+            self.ious,
+            self.clicks,
+            self.encode_ms,
+            self.click_ms,
+            extent_of(self.target),
+            len(self.crops),
         )
+
+
+def extent_of(target: NDArray[np.int8]) -> float:
+    """How much of the photo's height or width an object takes, whichever is more; 0 if it has no pixels."""
+    is_object = target == 1
+    sides = [np.flatnonzero(is_object.any(axis=axis)) for axis in (1, 0)]
+    parts = zip(sides, target.shape, strict=True)
+    return max((int(side[-1] - side[0]) + 1) / length if side.size else 0.0 for side, length in parts)
 
 
 def simulate(
@@ -206,7 +235,8 @@ def evaluate_together(
                 torch.cuda.synchronize()
         encode_ms = 1e3 * (seconds["encode"] - encoded_before)
         for object_id, target in sample.targets.items():
-            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms))
+            encode_crop = crop_encoder(model, sample.image) if _zooms(model, rules) else None
+            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms, encode_crop))
     for first in range(0, len(sessions), MAX_BATCH):
         _click_until_good(model, sessions[first : first + MAX_BATCH], rules, seed, device, seconds)
     return [session.result() for session in sessions]
@@ -214,10 +244,11 @@ def evaluate_together(
 
 def replay(model: ClickModel[F], image: NDArray[np.uint8], clicks: Sequence[Click], rules: Rules) -> NDArray[np.bool_]:
     """The mask, bool (H, W), after recorded clicks, given one after the other as they once were."""
-    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0)
+    encode_crop = crop_encoder(model, image) if _zooms(model, rules) else None
+    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0, encode_crop)
     for click in clicks:
         session.clicks.append(click)
-        [(session.mask, session.state)] = _answers(model, [session], rules)
+        [(session.mask, session.state)] = _answers(model, [session], rules, nullcontext(), defaultdict(float))
     return session.mask
 
 
@@ -245,8 +276,7 @@ def _click_until_good(
             for session in still_open:
                 session.clicks.append(session.next_click(seed))
         clicked_before = seconds["click"]
-        with device, timed(seconds, "click"):
-            answers = _answers(model, still_open, rules)
+        answers = _answers(model, still_open, rules, device, seconds)
         click_ms = 1e3 * (seconds["click"] - clicked_before) / len(still_open)
         with timed(seconds, "score"):
             for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
@@ -254,16 +284,39 @@ def _click_until_good(
                 session.click_ms.append(click_ms)
 
 
+def _zooms(model: Any, rules: Rules) -> TypeGuard[Predictor]:
+    return rules.protocol == "serve" and rules.zoom and isinstance(model, Predictor)
+
+
 def _answers(
-    model: ClickModel[F], sessions: Sequence[_Session[F]], rules: Rules
+    model: ClickModel[F],
+    sessions: Sequence[_Session[F]],
+    rules: Rules,
+    device: AbstractContextManager[Any],
+    seconds: Seconds,
 ) -> list[tuple[NDArray[np.bool_], Any]]:
     """For each object the mask after its last click, bool (H, W), and what the model wants back at the next."""
-    if rules.protocol == "serve" and isinstance(model, Predictor):
-        served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
-        return [(answer.mask.full(), answer.state) for answer in served]
-    features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
-    if isinstance(model, BatchModel):
-        probabilities = model.click_batch(features, clicks, states)
-    else:
-        probabilities = list(map(model.click, features, clicks, states))
+    if _zooms(model, rules):
+        with device, timed(seconds, "encode"):
+            requests = [_zoom_request(session) for session in sessions]
+        with device, timed(seconds, "click"):
+            return [(answer.mask.full(), answer.state) for answer in answer_zoomed(model, requests)]
+    with device, timed(seconds, "click"):
+        if rules.protocol == "serve" and isinstance(model, Predictor):
+            served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
+            return [(answer.mask.full(), answer.state) for answer in served]
+        features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
+        if isinstance(model, BatchModel):
+            probabilities = model.click_batch(features, clicks, states)
+        else:
+            probabilities = list(map(model.click, features, clicks, states))
     return [(probability > rules.threshold, probability) for probability in probabilities]
+
+
+def _zoom_request(session: _Session[Any]) -> ZoomRequest:
+    if session.encode_crop is None:
+        raise ValueError("zoom-in needs the photo: use `evaluate`, or rules without zoom")
+    request = zoom_request(session.features, session.clicks, session.state, session.encode_crop)
+    if request.features is not session.features:
+        session.crops.add(request.view)
+    return request

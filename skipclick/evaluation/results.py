@@ -35,6 +35,10 @@ class ObjectResult:
     """Milliseconds of the photo's encoding, which its objects share."""
     click_ms: list[float]
     """Milliseconds of each click; where the objects of a photo are clicked in one batch, a click's share of it."""
+    extent: float | None = None
+    """Part of the photo's height or width that the object takes, whichever is more; None in older files."""
+    crops: int = 0
+    """How many crops of the photo were encoded besides it."""
 
 
 @dataclass(frozen=True)

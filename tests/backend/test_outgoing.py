@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from backend import __version__
 from backend.commands.warm import Server, ServerError
 from backend.outgoing import USER_AGENT, connection_advice, new_session, trusted_certificates
+from skipclick import __version__
 from tests.support.fake_label_studio import LEGACY, PERSONAL, fake_label_studio
 
 ROOT = Path(__file__).parents[2]

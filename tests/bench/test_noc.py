@@ -16,6 +16,7 @@ import pytest
 from bench.noc import main
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
+from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,7 @@ def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
     assert [one.seed for one in results.runs[0].measurements] == [0, 1]
     assert results.rules["threshold"] == 0.5
     assert results.rules["flip"] is False
+    assert results.rules["zoom"] is True
 
 
 def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,6 +133,26 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
     assert without_times(read_results(output)) == without_times(resumed)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
+def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
+    output = davis / "noc.json"
+    slow = ["--model", "tests.support.bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
+    command = [sys.executable, "bench/noc.py", *slow, "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = davis / "noc.json.journal", time.monotonic() + 200
+    while not (journal.exists() and journal.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -143,6 +165,7 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
         (["--resume"], "--output"),
         (["--output", "runs/noc.txt"], "ends in .json"),
         (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--zoom"], "published figures are without zoom-in"),
         (["--compare", "nowhere.json"], "nowhere.json"),
     ],
 )

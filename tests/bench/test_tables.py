@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bench.published import ABLATION, PUBLISHED
 from bench.tables import (
@@ -13,6 +14,7 @@ from bench.tables import (
     overview_table,
     published_table,
     report,
+    size_table,
 )
 from skipclick import Click
 from skipclick.evaluation.datasets import LAYOUTS
@@ -52,6 +54,23 @@ def rows(table: str) -> list[list[str]]:
 def test_a_row_holds_noc_failures_and_iou() -> None:
     [row] = rows(dataset_table(results(run("tiny", measurement("GrabCut", [1, 2, 20]))), "GrabCut"))
     assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, "65.3", "80.7", "80.7", "80.7"]
+
+
+def test_objects_are_told_apart_by_the_size_of_their_crop() -> None:
+    """With a margin of 1.4: an extent of 0.2 takes a crop of 0.28, one of 0.3 of 0.42."""
+    measured = measurement("DAVIS", [2, 4, 5, 9])
+    extents = [0.2, 0.2, 0.3, 0.9]
+    objects = [replace(one, extent=part, crops=1) for one, part in zip(measured.objects, extents, strict=True)]
+    serve = RULES | {"protocol": "serve", "zoom": True}
+    found = results(run("a", replace(measured, objects=objects)), rules=serve)
+    assert [row[1:3] + row[-1:] for row in rows(size_table(found, "DAVIS"))] == [
+        ["below a third", "2", "1.00"],
+        ["below a half", "1", "1.00"],
+        ["the rest", "1", "1.00"],
+    ]
+    assert rows(size_table(found, "DAVIS"))[0][3] == "3.00"
+    assert "| below a third |" in report(found)
+    assert "| below a third |" not in report(results(run("a", measured)))
 
 
 def test_the_best_of_several_models_is_bold_and_equals_share_it() -> None:

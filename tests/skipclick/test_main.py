@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from skipclick import Predictor, load_checkpoint
 from skipclick.__main__ import main
 from skipclick.drawing import NEGATIVE_COLOUR, POSITIVE_COLOUR, draw_overlay
 from skipclick.prompts import Click
@@ -29,6 +30,29 @@ def test_segment_writes_a_mask_and_an_overlay(tmp_path: Path, capsys: pytest.Cap
     assert mask[360, 40] == 0
     assert cv2.imread(str(overlay_path)).shape == (400, 600, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.png", "overlay.png"]
+
+
+def test_segment_looks_closer_unless_told_not_to(tmp_path: Path) -> None:
+    """Without zoom-in the mask is the released protocol's, which the first click always gives."""
+    image = cv2.imread(str(PHOTO), cv2.IMREAD_COLOR_RGB)
+    small = np.full((1200, 1800, 3), 120, np.uint8)
+    small[700:820, 1000:1180] = cv2.resize(image, (180, 120), interpolation=cv2.INTER_AREA)
+    photo = tmp_path / "small.png"
+    cv2.imwrite(str(photo), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+    predictor = Predictor(load_checkpoint("bundled"))
+    features = predictor.encode(small)
+    clicks, probability = [Click(1087, 745), Click(1080, 752)], None
+    for count in (1, 2):
+        probability = predictor.click(features, clicks[:count], probability)
+    assert probability is not None
+    masks = {}
+    for name, options in {"zoom": [], "whole": ["--no-zoom"]}.items():
+        path = tmp_path / f"{name}.png"
+        points = [option for click in clicks for option in ("--positive", f"{click.x},{click.y}")]
+        assert main(["segment", str(photo), *points, *options, "-o", str(path)]) == 0
+        masks[name] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0
+    np.testing.assert_array_equal(masks["whole"], probability > 0.5)
+    assert (masks["zoom"] != masks["whole"]).any()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class FakeLabelStudio:
     """Called with the path of a GET before it is answered."""
     agents: list[str] = field(default_factory=list)
     """Who asked: the User-Agent of each request."""
+    redirect: str = ""
+    """Where all GETs are sent instead, as by a proxy in front; the path is put behind it."""
     failures: list[int] = field(default_factory=list)
     """Statuses of the next GETs, instead of their answers."""
 
@@ -131,6 +133,12 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
         def do_GET(self) -> None:
             state.agents.append(self.headers.get("User-Agent", ""))
             parts = urlsplit(self.path)
+            if state.redirect:
+                self.send_response(301)
+                self.send_header("Location", state.redirect + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             status, body = state.answer(parts.path, parse_qs(parts.query), self.headers.get("Authorization", ""))
             self._send(status, body)
 

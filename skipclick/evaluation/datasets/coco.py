@@ -25,7 +25,7 @@ def list_coco(given: Path) -> list[Photo]:
     try:
         import pycocotools.mask  # noqa: F401
     except ModuleNotFoundError:
-        raise ValueError("its masks need pycocotools: pip install -r requirements-bench.txt") from None
+        raise ValueError("its masks need pycocotools: pip install 'skipclick[eval]'") from None
     file, images = find_annotations(given)
     content = read_json(file)
     by_image: dict[int, list[Annotation]] = defaultdict(list)

@@ -19,7 +19,7 @@ def list_sbd(folder: Path) -> list[Photo]:
     try:
         import scipy.io  # noqa: F401
     except ModuleNotFoundError:
-        raise ValueError("its .mat files need scipy: pip install -r requirements-bench.txt") from None
+        raise ValueError("its .mat files need scipy: pip install 'skipclick[eval]'") from None
     names = _names(folder / "val.txt", folder / "img", folder / "inst")
     return [Photo(name, partial(_read_sbd, folder / f"img/{name}.jpg", folder / f"inst/{name}.mat")) for name in names]
 

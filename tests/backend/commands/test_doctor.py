@@ -17,6 +17,7 @@ from backend.commands import doctor
 from backend.commands.doctor import Finding, examine
 from backend.factory import Service
 from backend.label_studio.labeling_config import EXAMPLE
+from backend.label_studio.names import ToldNames
 from backend.outgoing import CA_VARIABLES, USER_AGENT
 from tests.support.fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, fake_label_studio, jwt
 
@@ -309,3 +310,35 @@ def test_the_command_tells_by_its_status(
     assert "FAULT connection" in shown
     assert "1 fault found" in shown
     assert PERSONAL not in shown
+
+
+@pytest.mark.usefixtures("drawing_model")
+@pytest.mark.parametrize(
+    ("target", "says", "todo"),
+    [
+        ("https://127.0.0.1", "redirects to https://127.0.0.1", "set LABEL_STUDIO_URL=https://127.0.0.1"),
+        ("https://sso.example/login?next=", "redirects to a login page", "an address without such a login"),
+    ],
+)
+def test_a_label_studio_that_redirects(
+    environment: dict[str, str], label_studio: FakeLabelStudio, target: str, says: str, todo: str
+) -> None:
+    label_studio.redirect = target
+    (fault,) = faults(environment)
+    assert fault.check == "address"
+    assert says in fault.says
+    assert todo in fault.todo
+
+
+@pytest.mark.usefixtures("drawing_model")
+def test_images_are_found_as_the_editor_and_the_server_find_them(
+    environment: dict[str, str], label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    """An expression inside a Repeater, for a file under the name that Label Studio told the server."""
+    inner = EXAMPLE.replace("<View>", '<View><Repeater on="$pages">').replace("</View>", "</Repeater></View>")
+    for name in ("image", "mask", "click"):
+        inner = inner.replace(f'="{name}"', f'="{name}_{{{{idx}}}}"')
+    label_studio.label_config = inner.replace('"$image"', '"$host/data/$pages[{{idx}}].path"')
+    label_studio.tasks[0]["data"] = {"host": "http://localhost:8080", "pages": [{"path": "upload/1/a.png"}]}
+    ToldNames(tmp_path).tell("http://localhost:8080/")
+    assert faults(environment) == []

@@ -211,7 +211,7 @@ def test_an_absent_package_is_one_line_that_says_how_to_install(
     monkeypatch.delitem(sys.modules, f"bench.baselines.{module}", raising=False)
     with pytest.raises(ValueError, match=f"needs the Python package {package.partition('.')[0]}, ") as error:
         load_baseline(name)
-    assert "pip install -r requirements-bench.txt" in str(error.value)
+    assert "pip install -r requirements/bench.txt" in str(error.value)
     assert load_baseline("grabcut").version.startswith("OpenCV ")
 
 
@@ -223,5 +223,5 @@ def test_the_list_names_every_baseline(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_the_line_says_to_install_is_what_is_missing() -> None:
-    lines = (Path(__file__).parents[3] / "requirements-bench.txt").read_text().splitlines()
+    lines = (Path(__file__).parents[3] / "requirements" / "bench.txt").read_text().splitlines()
     assert {"scikit-image", "transformers"} <= {line.partition("==")[0] for line in lines}

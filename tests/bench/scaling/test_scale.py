@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +25,9 @@ from bench.scaling.fleet_simulation import Pace, Plan, Ring, Times, simulate
 from bench.scaling.scale import main
 from bench.scaling.stub_fleet import click_body
 from bench.scaling.stub_replica import ENCODED, build
+from tests.support.processes import descendants, is_running
+
+ROOT = Path(__file__).parents[3]
 
 STAYING = Pace(think=3.0, photo=1e9)
 FAST = Times("a device", encode=0.030, click=0.005, source="a test")
@@ -170,3 +178,35 @@ def test_names_are_answered_as_the_dns_does() -> None:
     assert answer[12:].startswith(question)
     assert answer.endswith(b"\x00\x04\x7f\x00\x01\x02")
     assert names.answer(b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x05other\x00\x00\x01\x00\x01")[6:8] == b"\x00\x00"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the started processes in Linux's /proc")
+def test_a_measurement_that_is_ended_ends_what_it_started(tmp_path: Path) -> None:
+    """HAProxy's place is taken by a program that does nothing, so that the measurement waits for it."""
+    folder, balancer = tmp_path / "temporary", tmp_path / "haproxy"
+    folder.mkdir()
+    balancer.write_text("#!/bin/sh\nexec sleep 600\n")
+    balancer.chmod(0o755)
+    command = [
+        sys.executable,
+        "bench/scaling/scale.py",
+        "measure",
+        "--replicas",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"HAPROXY": str(balancer), "TMPDIR": str(folder)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while len(started := descendants(process.pid)) < 3:  # two replicas, and HAProxy when they are ready
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not any(map(is_running, started))
+    assert list(folder.iterdir()) == []

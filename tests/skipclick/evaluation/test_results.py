@@ -45,6 +45,17 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["noc.json"]
 
 
+def test_files_from_before_zoom_in_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "noc.json"
+    write_results(path, results())
+    content = json.loads(path.read_text())
+    for run in content["runs"]:
+        for one in run["measurements"][0]["objects"]:
+            del one["extent"], one["crops"]
+    path.write_text(json.dumps(content))
+    assert read_results(path) == results()
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "skipclick-noc-1"}', '{"format": "other", "runs": []}'])
 def test_other_files_are_refused_in_one_sentence(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"

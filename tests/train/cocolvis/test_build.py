@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from skipclick.evaluation.datasets.sample import read_photo
 from skipclick.safe_unpickle import read_plain_pickle
 from tests.support.drawn_cocolvis import SKY, THING, Drawing, draw, write_official
+from tests.support.processes import descendants, is_running
 from train.__main__ import main
 from train.cocolvis.combine import combine
 from train.sources import open_sources
@@ -150,7 +151,8 @@ def test_a_killed_build_goes_on_and_ends_byte_for_byte_the_same(tmp_path: Path) 
     write_official(tmp_path, [draw(f"{number:012d}", (240, 320), number) for number in range(150)])
     command = [sys.executable, "-m", "train", "build-cocolvis", "--jobs", "2", "--coco", str(tmp_path / "coco")]
     command += ["--lvis", str(tmp_path / "lvis"), "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what multiprocessing leaves when it is killed
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = tmp_path / "killed" / "train" / "records.jsonl"
     wait_until(lambda: records.exists() and records.read_bytes().count(b"\n") > 20)
     children = descendants(process.pid)
@@ -172,18 +174,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
-
-
-def descendants(parent: int) -> list[int]:
-    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [one for child in map(int, found) for one in (child, *descendants(child))]
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_what_a_kill_can_leave_is_put_right(official: Path) -> None:
