@@ -7,10 +7,20 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.versions import software_versions
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Shows the module's documentation as it is written, and refuses wrong options in one line with exit status 2."""
+
+    def __init__(self, *, formatter_class: Any = argparse.RawDescriptionHelpFormatter, **options: Any) -> None:
+        super().__init__(formatter_class=formatter_class, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
 
 
 def named_folder(text: str) -> tuple[str, Path]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baselines import BASELINES
-from bench.cli import named_folder, positive
+from bench.cli import CommandParser, named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
@@ -174,7 +174,7 @@ def _baselines() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="noc.py",
         usage="%(prog)s --model MODEL [...] --dataset NAME=DIR [...] [options]",
         description="Measure how many clicks a model needs per object (NoC), with a simulated annotator.",
@@ -221,8 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--zoom",
         action=argparse.BooleanOptionalAction,
-        help="from the second click on look at a crop around the object; models of this project only (default: as the "
-        "protocol does, serve yes, paper no)",
+        help="look closer from the second click on (default: if serve)",
     )
     how.add_argument(
         "--resolution",

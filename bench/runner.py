@@ -31,7 +31,7 @@ from bench.models import (
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
 from skipclick.evaluation.evaluate import Rules, evaluate_together
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results, read_object
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto, read_object
 from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
 from train.cocolvis.workers import end_with_parent
@@ -56,13 +56,13 @@ class Entry:
     seed: int | None
     photos: list[str]
     objects: list[ObjectResult]
-    problems: list[Problem]
+    problems: list[SkippedPhoto]
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Entry:
         """From its `asdict`."""
         objects = [read_object(one) for one in content["objects"]]
-        return Entry(**content | {"objects": objects, "problems": [Problem(**one) for one in content["problems"]]})
+        return Entry(**content | {"objects": objects, "problems": [SkippedPhoto(**one) for one in content["problems"]]})
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class GroupResult:
     """What a worker hands back."""
 
     objects: list[ObjectResult]
-    problems: list[Problem]
+    problems: list[SkippedPhoto]
 
 
 def plan(
@@ -220,14 +220,14 @@ def _measure_group(
     group: Sequence[Photo],
     device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
 ) -> GroupResult:
-    """Load, encode and click some photos; one that is broken becomes a `Problem`."""
+    """Load, encode and click some photos; one that is broken becomes a `SkippedPhoto`."""
     samples: list[Sample] = []
-    problems: list[Problem] = []
+    problems: list[SkippedPhoto] = []
     for photo in group:
         try:
             samples.append(photo.load())
         except ValueError as error:
-            problems.append(Problem(photo.name, str(error)))
+            problems.append(SkippedPhoto(photo.name, str(error)))
     objects = evaluate_together(load_model(spec), samples, rules, seed, device, defaultdict(float))
     return GroupResult(objects, problems)
 

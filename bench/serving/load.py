@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import EXAMPLE
-from bench.cli import image_size, positive, positive_float, write_results
+from bench.cli import CommandParser, image_size, positive, positive_float, write_results
 from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
 from bench.serving.loopback import exit_on_signals, free_port
@@ -305,7 +305,7 @@ def draw(load: Load, path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--spawn", action="store_true", help="start a server for the measurement")
     where.add_argument("--url", help="address of a server on this machine")

@@ -42,7 +42,7 @@ class ObjectResult:
 
 
 @dataclass(frozen=True)
-class Problem:
+class SkippedPhoto:
     """A photo or mask that could not be used, and why."""
 
     name: str
@@ -60,7 +60,7 @@ class Measurement:
     seed: int | None
     """Of jittered clicks; None for centre clicks, which draw nothing."""
     objects: list[ObjectResult]
-    problems: list[Problem]
+    problems: list[SkippedPhoto]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ClickSummary:
     """The figures of some objects: a row of the table."""
 
     num_objects: int
@@ -109,13 +109,13 @@ class Summary:
     """Over all clicks."""
 
 
-def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> Summary:
+def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> ClickSummary:
     """The figures of one data set under the rules of its `Results`; raises ValueError if there are no objects."""
     if not objects:
         raise ValueError("the data set has no objects: nothing to summarise")
     ious = [result.ious for result in objects]
     num_clicks, thresholds = rules["num_clicks"], rules["thresholds"]
-    return Summary(
+    return ClickSummary(
         num_objects=len(objects),
         noc={percent: mean_noc(ious, percent / 100, num_clicks) for percent in thresholds},
         failures={percent: num_failures(ious, percent / 100, num_clicks) for percent in thresholds},
@@ -154,7 +154,7 @@ def _read_measurement(content: dict[str, Any]) -> Measurement:
         | {
             "resolution": tuple(resolution) if resolution else None,
             "objects": [read_object(one) for one in content["objects"]],
-            "problems": [Problem(**one) for one in content["problems"]],
+            "problems": [SkippedPhoto(**one) for one in content["problems"]],
         }
     )
 

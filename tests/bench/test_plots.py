@@ -16,7 +16,6 @@ from bench.plots import (
     gallery_figure,
     miou_figure,
     noc_figure,
-    radar_figure,
     replay_objects,
     save_plots,
 )
@@ -86,20 +85,6 @@ def test_the_histogram_counts_every_object_once_and_failures_last() -> None:
     assert heights[-1] == 25.0
     assert sum(heights) == pytest.approx(100)
     assert figure.axes[0].get_xticklabels()[-1].get_text() == "≥20"
-
-
-def test_the_radar_shows_classes_and_else_data_sets() -> None:
-    classes = ["skis", "goggles", "helmets"]
-    by_class = radar_figure(results([measurement("WSESeg", [2, 4, 6], classes)]), 85)
-    assert by_class is not None
-    assert [label.get_text() for label in by_class.axes[0].get_xticklabels()] == classes
-    assert np.asarray(by_class.axes[0].get_lines()[0].get_ydata()).tolist() == [2, 4, 6, 2]
-
-    sets = [measurement(name, [count]) for name, count in (("GrabCut", 3), ("DAVIS", 7), ("SBD", 5))]
-    by_set = radar_figure(results(sets), 85)
-    assert by_set is not None
-    assert np.asarray(by_set.axes[0].get_lines()[0].get_ydata()).tolist() == [3, 7, 5, 3]
-    assert radar_figure(results(sets[:2]), 85) is None
 
 
 def test_the_gallery_shows_the_worst_and_the_median() -> None:

@@ -11,7 +11,7 @@ import pytest
 from bench.runner import Entry, Workers, collect, open_workers, plan, run_task
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules
-from skipclick.evaluation.results import Measurement, Problem
+from skipclick.evaluation.results import Measurement, SkippedPhoto
 from tests.support.bench_models import write_davis
 
 MODEL = "tests.support.bench_models:small_discs"
@@ -49,7 +49,7 @@ def test_a_broken_mask_is_a_problem_and_the_others_are_measured(davis: Evaluatio
     measurement = run_task(task, Workers())
     assert [one.image for one in measurement.objects] == ["0", "1", "2", "4"]
     (problem,) = measurement.problems
-    assert isinstance(problem, Problem)
+    assert isinstance(problem, SkippedPhoto)
     assert problem.name == "3"
     assert "3.png" in problem.reason
 

@@ -19,7 +19,7 @@ from bench.tables import (
 from skipclick import Click
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.evaluate import Rules
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto
 
 RULES = Rules().to_dict()
 
@@ -106,7 +106,9 @@ def test_several_models_and_data_sets_stand_side_by_side() -> None:
 
 
 def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
-    broken = Measurement("DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [Problem("007", "no mask")])
+    broken = Measurement(
+        "DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [SkippedPhoto("007", "no mask")]
+    )
     text = report(results(run("tiny", broken)))
     assert "- `tiny`: tiny-1, cpu, float32, SHA-256 abababababab" in text
     assert "protocol paper" in text

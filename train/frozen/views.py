@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from skipclick import Click, Predictor
 from skipclick.prompts import scale_clicks
 from skipclick.simulation import TRAINING_THRESHOLD, jittered_click, next_click
+from skipclick.zoom import DEFAULT_RULE, NOTHING, Box, ZoomRule, around, new_view
 from train.augment import AugmentConfig, Frame, labels_in, pixels_in, random_colours, random_window
 from train.sampler import SamplerConfig, sample_object
 from train.scene import Scene
@@ -26,11 +27,7 @@ ViewKind = Literal["whole", "window", "zoom"]
 SHARES: dict[ViewKind, float] = {"whole": 0.35, "window": 0.25, "zoom": 0.4}
 MIN_AREA = 1e-3  # of a photo; a smaller object is not zoomed in on
 
-# As serving takes its crops: around the previous mask and all clicks, in a margin, as the photo's shape, snapped.
-MARGIN = 1.4
-MARGINS = (1.2, 2.0)  # around the object itself, in the other half of the crops
-SIDE_STEPS, CORNER_STEPS = 16, 32  # of the photo's sides
-LARGEST = 0.9  # of the sides; a larger crop is not taken: the view is the whole photo
+MARGINS = (1.2, 2.0)  # around the object itself, in half of the crops; the others are as serving takes them
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,45 +113,30 @@ def zoom_frame(
     rng: np.random.Generator,
 ) -> Frame:
     """The crop that serving would take, or one around the object itself in a margin and a place drawn at random."""
-    points = [(click.y, click.x) for click in clicks]
     if rng.random() < 0.5:
-        return snapped_frame(_box(probability > TRAINING_THRESHOLD, points), MARGIN, (0.0, 0.0), target.shape, crop)
+        return framed(_box(probability > TRAINING_THRESHOLD), clicks, target, DEFAULT_RULE, (0, 0), crop)
     margin = math.exp(rng.uniform(*np.log(MARGINS)))
-    shift = (margin - 1) / 2 * rng.uniform(-1, 1, size=2)
-    return snapped_frame(_box(target, []), margin, (shift[0], shift[1]), target.shape, crop)
+    top, left, bottom, right = box = _box(target)
+    rows, columns = (margin - 1) / 2 * rng.uniform(-1, 1, size=2)
+    shift = round(rows * (bottom - top)), round(columns * (right - left))
+    return framed(box, [], target, replace(DEFAULT_RULE, margin=margin), shift, crop)
 
 
-def snapped_frame(
-    box: tuple[float, float, float, float],
-    margin: float,
-    shift: tuple[float, float],
-    photo: tuple[int, ...],
-    crop: int,
+def framed(
+    box: Box, clicks: Sequence[Click], target: NDArray[np.bool_], rule: ZoomRule, shift: tuple[int, int], crop: int
 ) -> Frame:
-    """A box (top, left, bottom, right) in a margin as a frame of a photo (H, W); shift: of its sides."""
-    first, start, last, end = box
-    height, width = photo[0], photo[1]
-    # One share for both axes: the crop has the photo's shape.
-    share = min(1.0, max((last - first) / height, (end - start) / width) * margin)
-    share = math.ceil(share * SIDE_STEPS) / SIDE_STEPS
-    if share >= LARGEST:
-        return Frame(0, 0, height, width, (crop, crop))
-    row = (first + last) / 2 / height - share / 2 + shift[0] * (last - first) / height
-    column = (start + end) / 2 / width - share / 2 + shift[1] * (end - start) / width
-    rows, columns = max(1, round(share * height)), max(1, round(share * width))
-    top, left = (
-        min(max(round(round(place * CORNER_STEPS) / CORNER_STEPS * side), 0), side - taken)
-        for place, side, taken in ((row, height, rows), (column, width, columns))
-    )
-    return Frame(top, left, rows, columns, (crop, crop))
+    """Serving's view of a box and clicks, moved by `shift` as far as the photo, the target's (H, W), allows."""
+    size = (target.shape[0], target.shape[1])
+    top, left, bottom, right = new_view(around(clicks, size, box), size, (crop, crop), rule)
+    height, width = bottom - top, right - left
+    top, left = min(max(top + shift[0], 0), size[0] - height), min(max(left + shift[1], 0), size[1] - width)
+    return Frame(top, left, height, width, (crop, crop))
 
 
-def _box(mask: NDArray[np.bool_], points: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
-    """(top, left, bottom, right) around a mask and points; at least one of them there is."""
+def _box(mask: NDArray[np.bool_]) -> Box:
+    """Around a mask; `NOTHING` where it is empty."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
-    rows = [row for row, _ in points] + ([top, top + height] if width else [])
-    columns = [column for _, column in points] + ([left, left + width] if width else [])
-    return min(rows), min(columns), max(rows), max(columns)
+    return (top, left, top + height, left + width) if width else NOTHING
 
 
 def _start_in(

@@ -127,7 +127,8 @@ def test_malformed_options_are_refused_with_exit_code_2(
     with pytest.raises(SystemExit) as error:
         main(arguments)
     assert error.value.code == 2
-    assert message in capsys.readouterr().err.splitlines()[-1]
+    (error_line,) = capsys.readouterr().err.splitlines()
+    assert message in error_line
 
 
 def test_a_need_that_cannot_be_met_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,8 @@ def test_malformed_options_are_refused_with_exit_code_2(
     with pytest.raises(SystemExit) as error:
         main(["--spawn", *arguments])
     assert error.value.code == 2
-    assert complaint in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
 
 
 def test_the_stand_in_for_label_studio_gives_files(make_annotator: MakeAnnotator) -> None:

@@ -14,8 +14,8 @@ from skipclick.evaluation.results import (
     Measurement,
     ModelRun,
     ObjectResult,
-    Problem,
     Results,
+    SkippedPhoto,
     read_results,
     summarise,
     write_results,
@@ -29,7 +29,9 @@ THIRD = ObjectResult("b", 1, None, [0.95], [Click(9, 9)], 30.0, [8])
 
 
 def results() -> Results:
-    measurement = Measurement("GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [Problem("c", "broken")])
+    measurement = Measurement(
+        "GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [SkippedPhoto("c", "broken")]
+    )
     baseline = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
     runs = [
         ModelRun("bundled", "tiny", "ab" * 32, "cpu", "float32", [measurement]),

@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 
 from skipclick import Click
+from skipclick.zoom import DEFAULT_RULE, around, new_view
 from train.frozen import views
-from train.frozen.views import draw_view, snapped_frame
+from train.frozen.views import draw_view, framed
 from train.sources.folder import scene_of_ids
 
 
@@ -28,22 +29,20 @@ class Oracle:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_crop_holds_its_box_has_the_photos_shape_and_lies_in_it(seed: int) -> None:
+def test_a_crop_is_servings_view_or_one_moved_within_the_photo(seed: int) -> None:
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(30, 700, 2))
-    rows, columns = np.sort(rng.uniform(0, height, 2)), np.sort(rng.uniform(0, width, 2))
-    frame = snapped_frame((rows[0], columns[0], rows[1], columns[1]), 1.4, (0.0, 0.0), (height, width), 64)
-    assert 0 <= frame.top <= frame.top + frame.height <= height
-    assert 0 <= frame.left <= frame.left + frame.width <= width
-    assert abs(frame.height / height - frame.width / width) < 1 / min(height, width)
-    whole = (frame.height, frame.width) == (height, width)
-    assert whole or frame.height <= 0.9 * height + 1
-    # Snapping moves the corner by up to a sixty-fourth of the side, which the margin has room for if it is not tiny.
-    slack_rows, slack_columns = height / 64 + 1, width / 64 + 1
-    assert frame.top <= rows[0] + slack_rows
-    assert frame.left <= columns[0] + slack_columns
-    assert frame.top + frame.height >= rows[1] - slack_rows
-    assert frame.left + frame.width >= columns[1] - slack_columns
+    rows, columns = np.sort(rng.integers(0, height, 2)), np.sort(rng.integers(0, width, 2))
+    box = int(rows[0]), int(columns[0]), int(rows[1]) + 1, int(columns[1]) + 1
+    target = np.zeros((height, width), np.bool_)
+    clicks = [Click(float(rng.integers(width)), float(rng.integers(height)))]
+    served = new_view(around(clicks, (height, width), box), (height, width), (64, 64))
+    frame = framed(box, clicks, target, DEFAULT_RULE, (0, 0), 64)
+    assert (frame.top, frame.left, frame.top + frame.height, frame.left + frame.width) == served
+    moved = framed(box, clicks, target, DEFAULT_RULE, (int(rng.integers(-99, 99)), int(rng.integers(-99, 99))), 64)
+    assert (moved.height, moved.width) == (frame.height, frame.width)
+    assert 0 <= moved.top <= height - moved.height
+    assert 0 <= moved.left <= width - moved.width
 
 
 @pytest.mark.parametrize("seed", range(12))
