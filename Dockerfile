@@ -50,6 +50,6 @@ USER 1000:1000
 VOLUME /data
 EXPOSE 9090
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
 # `docker run skipclick` serves; further words are commands of `python -m backend`, such as `doctor`.
 ENTRYPOINT ["python3", "-m", "backend"]

@@ -9,17 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.utils import get_environ_proxies, select_proxy
 
 from backend.app import create_app
-from backend.commands.serve import in_container
+from backend.commands.serve import in_container, listening_trouble
 from backend.device import choose_device
 from backend.factory import Service, build_service
 from backend.images.decode import ImageError
@@ -34,9 +37,10 @@ from backend.label_studio.labeling_config import (
     labeling_config_doubts,
     parse_labeling_config,
 )
+from backend.outgoing import connection_advice, new_session, trusted_certificates
 from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
-from backend.settings import Settings, revealed
+from backend.settings import Settings, listening_url, revealed
 from skipclick import Click, brush_rle
 
 LAST_RESORT = """\
@@ -88,7 +92,7 @@ def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Fin
         for complaint in str(error).splitlines():
             yield Finding("settings", complaint, "correct it; `python -m backend settings` lists all settings")
         return
-    yield Finding("settings", "every setting has a possible value")
+    yield _finding("settings", lambda: _settings(settings))
     service = yield from _examine_model(settings)
     try:
         yield from _examine_label_studio(settings, service, project)
@@ -122,6 +126,7 @@ def _examine_model(settings: Settings) -> Generator[Finding, None, Service | Non
 def _examine_label_studio(settings: Settings, service: Service | None, project: int | None) -> Iterator[Finding]:
     auth = build_auth(settings)
     api = LabelStudioApi(auth, settings.image_timeout)
+    yield _finding("network", lambda: _network(settings))
     address = _finding("address", lambda: _address(settings))
     yield address
     if address.todo:
@@ -153,7 +158,8 @@ def _examine_connection(settings: Settings, api: LabelStudioApi, project: int) -
         yield Finding(
             "connection",
             "no backend is connected to this project",
-            f"{_MODEL_PAGE} > Connect Model: the address of this server, as Label Studio reaches it",
+            f"{_MODEL_PAGE} > Connect Model: the address of this server, as Label Studio reaches it; here it "
+            f"is {listening_url(settings)}",
         )
         return
     # The editor asks the first interactive one.
@@ -206,6 +212,38 @@ def _finding(check: str, work: Callable[[], str]) -> Finding:
         return Finding(check, says or todo, todo)
 
 
+def _settings(settings: Settings) -> str:
+    trouble = listening_trouble(settings)
+    if trouble is not None:
+        raise ValueError(trouble)
+    return f"every setting has a possible value; the server listens at {listening_url(settings)}"
+
+
+def _network(settings: Settings) -> str:
+    """How requests leave this machine: the certificates that they trust, and the proxy on the way to Label Studio."""
+    trusted = trusted_certificates(os.environ)
+    certificates = "the usual certificate authorities"
+    if trusted is not None:
+        name, path = trusted
+        certificates = f"the certificates in {name}={path}"
+        todo = f"name the file with your authority's certificate in PEM format, or unset {name}"
+        if not path.exists():
+            raise Trouble(f"{name}={path} does not exist", f"{todo}; in a container it must be mounted")
+        if path.is_file() and not _holds_certificates(path):
+            raise Trouble(f"{name}={path} holds no certificates", todo)
+    proxy = select_proxy(settings.label_studio_url, get_environ_proxies(settings.label_studio_url))
+    way = f"the proxy {proxy.rpartition('@')[2]}" if proxy else "no proxy"
+    return f"requests trust {certificates} and take {way} to Label Studio"
+
+
+def _holds_certificates(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
+
+
 def _disk(settings: Settings) -> str:
     folders = {"MODEL_DIR": settings.model_dir}
     if settings.feature_cache_dir is not None:
@@ -224,7 +262,8 @@ def _address(settings: Settings) -> str:
     )
     asked = f"{url}/api/version/"
     try:
-        answer = requests.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
+        with new_session() as session:
+            answer = session.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
         if answer.is_redirect:
             trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
             if trouble is not None:
@@ -234,14 +273,17 @@ def _address(settings: Settings) -> str:
     except requests.ConnectionError as error:
         raise Trouble(
             f"nothing answers at LABEL_STUDIO_URL={url} ({type(error).__name__})",
-            f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
+            connection_advice(error)
+            or f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
         ) from None
     except requests.Timeout:
         raise Trouble(
             f"LABEL_STUDIO_URL={url} did not answer within IMAGE_TIMEOUT={settings.image_timeout:g} seconds",
             "look whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
         ) from None
-    except (requests.RequestException, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if advice := connection_advice(error):
+            raise Trouble(f"LABEL_STUDIO_URL={url} cannot be asked ({type(error).__name__})", advice) from None
         raise Trouble(
             f"LABEL_STUDIO_URL={url} answers, but is not Label Studio",
             "set LABEL_STUDIO_URL to the address that the browser shows, up to the host and port (or path prefix)",
@@ -312,9 +354,10 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
             "reaches (in a container localhost is the container itself), and user and password if this server asks",
         )
     try:
-        health = requests.get(f"{url}/health", auth=as_is, timeout=5).json()
-        ready = requests.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
-    except (requests.RequestException, ValueError):
+        with new_session() as session:
+            health = session.get(f"{url}/health", auth=as_is, timeout=5).json()
+            ready = session.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
+    except (OSError, ValueError):
         return f"Label Studio gets through to {url} (this machine does not, which may be as it should)"
     kind = health.get("model_class") if isinstance(health, dict) else None
     if kind != "SkipClick":

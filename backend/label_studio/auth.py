@@ -14,12 +14,14 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Lock
 from typing import Any, Literal
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
+from backend.outgoing import connection_advice, new_session
 from backend.settings import Settings, revealed
 
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
@@ -34,6 +36,10 @@ KeyKind = Literal["personal access token", "legacy token", "access token"]
 
 class AuthorizationError(ValueError):
     """Label Studio did not accept the key; the message says which setting to change."""
+
+
+class NoAnswerError(AuthorizationError):
+    """Label Studio could not be asked whether it accepts the key."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +100,19 @@ class LabelStudioAuth:
     def _renew(self, refresh_token: str) -> _AccessToken:
         url = f"{self.url}/api/token/refresh/"
         try:
-            answer = requests.post(
-                url,
-                json={"refresh": refresh_token},
-                timeout=self._timeout,
-                allow_redirects=False,
-                auth=as_is,
-            )
-        except requests.RequestException as error:
-            raise AuthorizationError(f"tried POST {url}: {type(error).__name__}; check LABEL_STUDIO_URL") from None
+            with new_session() as session:
+                answer = session.post(
+                    url,
+                    json={"refresh": refresh_token},
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    auth=as_is,
+                )
+        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+            advice = connection_advice(error) or "check LABEL_STUDIO_URL"
+            raise NoAnswerError(f"tried POST {url}: {type(error).__name__}; {advice}") from None
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise NoAnswerError(f"tried POST {url}: status {answer.status_code}; see Label Studio's log")
         if answer.is_redirect:
             target = urljoin(url, answer.headers["Location"])
             raise AuthorizationError(

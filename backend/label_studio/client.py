@@ -11,6 +11,7 @@ import requests
 
 from backend.label_studio import json_bodies
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, redirect_trouble
+from backend.outgoing import connection_advice, new_session
 
 _TRIES = 4
 
@@ -41,8 +42,10 @@ class LabelStudioApi:
                 answer = self._get(path, self._auth.header(refused=header), query)
         except AuthorizationError as error:
             raise ApiError(str(error), 401) from None
-        except requests.RequestException as error:
-            raise ApiError(f"tried GET {self._auth.url}{path}: {type(error).__name__}") from None
+        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+            advice = connection_advice(error)
+            sentence = f"tried GET {self._auth.url}{path}: {type(error).__name__}"
+            raise ApiError(f"{sentence}; {advice}" if advice else sentence) from None
         if answer.is_redirect:
             target = urljoin(answer.url, answer.headers["Location"])
             trouble = redirect_trouble(self._auth.url, answer.url, target) or f"it redirects to {target[:200]}"
@@ -60,9 +63,10 @@ class LabelStudioApi:
                 request.headers["Authorization"] = header
             return request
 
-        return requests.get(
-            self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
-        )
+        with new_session() as session:
+            return session.get(
+                self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
+            )
 
 
 def project_tasks(

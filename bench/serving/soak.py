@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.images.decode import Photo
+from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
 from bench.cli import CommandParser, positive, write_results
 from bench.serving.annotators import Request, photos, session
@@ -50,6 +51,8 @@ WARM_UP = 0.25  # part of the session in which memory may grow
 ALLOWED_GROWTH = 32 << 20  # bytes between the first and the last fifth after the warm-up
 ALLOWED_DIFFERENCE = 0.001  # of the pixels of a mask, and of a score, in batches
 _FORGET_EVERY = 500  # clicks
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,18 @@ class Given:
 
     pictures: Sequence[NDArray[np.uint8]]
 
-    def key(self, reference: ImageReference) -> str:
+    def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def load(self, reference: ImageReference) -> Photo:
+    def recent(self, reference: ImageReference) -> str | None:
+        return reference.url
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        kept = find(reference.url)
+        if kept is not None:
+            return Look(reference.url, kept, asked=False)
         pixels = self.pictures[int(reference.url)]
-        return Photo(pixels, (pixels.shape[0], pixels.shape[1]))
+        return Look(reference.url, photo=Photo(pixels, (pixels.shape[0], pixels.shape[1])))
 
 
 def soak(

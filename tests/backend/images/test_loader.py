@@ -400,11 +400,11 @@ def test_a_cloud_uri_needs_a_task() -> None:
         loader("http://127.0.0.1:1").load(ImageReference("gs://bucket/a.png"))
 
 
-def test_keys_differ_by_reference_and_by_label_studio() -> None:
+def test_places_differ_by_reference_and_by_label_studio() -> None:
     one, other = loader("http://one"), loader("http://other")
     a, b = ImageReference("/a.png", 1), ImageReference("/b.png", 1)
-    assert one.key(a) == one.key(ImageReference("/a.png", 2))
-    assert len({one.key(a), one.key(b), other.key(a)}) == 3
+    assert one.place(a) == one.place(ImageReference("/a.png", 2))
+    assert len({one.place(a), one.place(b), other.place(a)}) == 3
 
 
 def test_messages_hide_secrets() -> None:
@@ -552,6 +552,6 @@ def test_data_uris_as_browsers_read_them(uri: str) -> None:
     assert shape(loader("http://127.0.0.1:1"), uri) == (4, 6, 3)
 
 
-def test_equal_places_have_one_key() -> None:
+def test_equal_references_have_one_place() -> None:
     one = loader("http://127.0.0.1:1")
-    assert one.key(ImageReference(" /a\n.png")) == one.key(ImageReference("/a.png"))
+    assert one.place(ImageReference(" /a\n.png")) == one.place(ImageReference("/a.png"))
