@@ -11,18 +11,18 @@ WORKDIR /build
 
 # torch with NVIDIA's libraries: most of the image, and seldom new, so a layer of its own
 ARG TORCH_INDEX=
-COPY requirements-torch.lock .
+COPY requirements/torch.txt .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     if [ -z "$TORCH_INDEX" ]; then \
-        python3 -m pip install --target /packages/torch --require-hashes -r requirements-torch.lock; \
+        python3 -m pip install --target /packages/torch --require-hashes -r torch.txt; \
     else \
         python3 -m pip install --target /packages/torch --index-url "$TORCH_INDEX" \
-            $(grep -oE '^torch(vision)?==[^ ]+' requirements-torch.lock); \
+            $(grep -oE '^torch(vision)?==[^ ]+' torch.txt); \
     fi
 
-COPY requirements.lock .
+COPY requirements/server.txt .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
-    python3 -m pip install --target /packages/other --require-hashes -r requirements.lock \
+    python3 -m pip install --target /packages/other --require-hashes -r server.txt \
     && PYTHONPATH=/packages/torch:/packages/other python3 -m pip check
 
 COPY skipclick /app/skipclick
@@ -50,6 +50,6 @@ USER 1000:1000
 VOLUME /data
 EXPOSE 9090
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s \
-    CMD ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
+    CMD ["python3", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
 # `docker run skipclick` serves; further words are commands of `python -m backend`, such as `doctor`.
 ENTRYPOINT ["python3", "-m", "backend"]

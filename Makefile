@@ -12,14 +12,21 @@ DATA ?=
 BIN := $(VENV)/bin
 E2E_BIN := $(E2E_VENV)/bin
 
-# One stamp per requirements file: installing again happens when that file changes, and only then.
+# One stamp per lock file: installing again happens when that file changes, and only then.
 RUNTIME := $(VENV)/.requirements
+PACKAGE := $(VENV)/.package
 BENCHMARK := $(VENV)/.requirements-bench
 DEVELOPMENT := $(VENV)/.requirements-dev
 LABEL_STUDIO := $(E2E_VENV)/.requirements-e2e
 
+# The lock files are complete, and what has no wheel is built by the locked setuptools: pip looks for nothing else.
+INSTALL = $(@D)/bin/python -m pip install --no-deps --no-build-isolation
+
+# Scripts import this checkout's packages, also where it shares an environment with another one.
+SCRIPT := PYTHONPATH="$(CURDIR)" $(BIN)/python
+
 # What annotators get from MODEL, on the small set that lies in the repository.
-CHECK = $(BIN)/python bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
+CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
 
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
@@ -30,7 +37,7 @@ REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(
 help:  ## say what there is (default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-serve: $(RUNTIME)  ## start the backend for Label Studio
+serve: $(PACKAGE)  ## start the backend for Label Studio
 	@$(BIN)/python -m backend
 
 test: lint  ## run the checks and all tests but those of e2e, image-test and scale-test
@@ -42,10 +49,10 @@ lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/mypy
 
 bench: data-given $(BENCHMARK)  ## measure clicks per object: make bench DATA="GrabCut=DIR Berkeley=DIR"
-	$(BIN)/python bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
+	$(SCRIPT) bench/noc.py --model $(MODEL) --dataset $(DATA) --output runs/noc.json
 
 latency: $(BENCHMARK)  ## measure where a click's time goes: OMP_NUM_THREADS=2 make latency
-	$(BIN)/python bench/serving/latency.py
+	$(SCRIPT) bench/serving/latency.py
 
 bench-check: $(BENCHMARK)  ## fail where MODEL needs more clicks on bench/check than the committed baseline
 	$(CHECK) --compare bench/check/baseline.json --tolerance 0.5
@@ -54,15 +61,15 @@ bench-baseline: $(BENCHMARK)  ## measure the baseline of bench-check anew
 	$(CHECK) --output bench/check/baseline.json
 
 load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throughput and latencies
-	$(BIN)/python bench/serving/load.py --spawn
+	$(SCRIPT) bench/serving/load.py --spawn
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
-	$(BIN)/python bench/serving/soak.py --output runs/soak.json
+	$(SCRIPT) bench/serving/soak.py --output runs/soak.json
 
 crash: $(DEVELOPMENT)  ## kill -9 server and training 50 times while annotators work, and look what is left
 	CRASH_KILLS=50 $(BIN)/python -m pytest -s tests/backend/finetune/test_crash.py
 
-e2e: chromium-installed $(RUNTIME) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
+e2e: chromium-installed $(PACKAGE) $(LABEL_STUDIO)  ## click in the real Label Studio and read the mask back
 	CHROMIUM="$(CHROMIUM)" BACKEND_PYTHON="$(abspath $(BIN)/python)" \
 	$(E2E_BIN)/python -m pytest tests/e2e -m e2e --confcutdir=tests/e2e --timeout=600 -rP
 
@@ -72,29 +79,35 @@ image-test: image-tools $(DEVELOPMENT)  ## build the container image, start it, 
 scale-test: haproxy-installed $(DEVELOPMENT)  ## click on three servers behind HAProxy, kill and restart them
 	HAPROXY="$(HAPROXY)" $(BIN)/python -m pytest tests/scale -m scale --timeout=1800 -rP
 
-lock: $(DEVELOPMENT)  ## pin what the image installs anew, after a change of requirements.txt
+lock: $(DEVELOPMENT)  ## pin what all environments and the image install anew, from pyproject.toml
 	$(BIN)/python -m deploy.lock
 
 audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what the image installs
 	$(BIN)/python -m uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes \
-	    -r requirements.lock -r requirements-torch.lock
+	    -r requirements/torch.txt -r requirements/server.txt
 
 clean:  ## remove caches and test output
-	rm -rf e2e-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build e2e-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the virtual environments too
 	rm -rf $(VENV) $(E2E_VENV)
 
-$(RUNTIME): requirements.txt
-$(BENCHMARK): requirements-bench.txt $(RUNTIME)
-$(DEVELOPMENT): requirements-dev.txt requirements-train.txt $(BENCHMARK)
-$(LABEL_STUDIO): requirements-e2e.txt
+$(RUNTIME): requirements.txt requirements/torch.txt requirements/server.txt requirements/install.txt
+$(BENCHMARK): requirements/bench.txt requirements/train.txt $(PACKAGE)
+$(DEVELOPMENT): requirements/dev.txt $(BENCHMARK)
+$(LABEL_STUDIO): requirements/e2e.txt requirements/install.txt
 
 $(RUNTIME) $(BENCHMARK) $(DEVELOPMENT) $(LABEL_STUDIO):
 	@test -x $(@D)/bin/pip || $(PYTHON) -c '$(REQUIRE_PYTHON)'
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -r $<
+	$(INSTALL) --require-hashes -r requirements/install.txt
+	$(INSTALL) --require-hashes -r $<
+	@touch $@
+
+# The command `skipclick`, and this checkout's packages for scripts outside its root.
+$(PACKAGE): pyproject.toml $(RUNTIME)
+	$(INSTALL) --no-index --editable .
 	@touch $@
 
 data-given:

@@ -1,3 +1,1 @@
 """The Label Studio ML backend: HTTP, Label Studio's protocol, images, caches; the network is `skipclick`'s."""
-
-__version__ = "0.1.0"

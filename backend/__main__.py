@@ -56,10 +56,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def serve() -> int:
     """Check the settings and become gunicorn; returns only if they are wrong."""
+    from backend.commands.serve import listening_trouble
+
     try:
-        Settings.from_environment(os.environ)
+        trouble = listening_trouble(Settings.from_environment(os.environ))
     except ValueError as error:
-        for complaint in str(error).splitlines():
+        trouble = str(error)
+    if trouble is not None:
+        for complaint in trouble.splitlines():
             print(f"cannot start: {complaint}", file=sys.stderr)
         return BAD_USE
     config = Path(__file__).with_name("gunicorn.conf.py")

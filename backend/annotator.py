@@ -71,6 +71,21 @@ class Annotation:
 
 
 @dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is known of a photo as it is now."""
+
+    name: str
+    """Of its content: a photo that takes another's place has another name."""
+    features: ImageFeatures
+    is_fetched: bool
+    """Whether the photo itself was fetched for this, and not only what was kept of it."""
+
+    @property
+    def nbytes(self) -> int:
+        return max(1, self.features.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
 class _Memo:
     """An answer that knows its size."""
 
@@ -98,7 +113,8 @@ class Annotator:
         self._executor = executor
         self._features = features
         self._memo: SharedCache[_Memo] = SharedCache("memo", ByteLru(memo_bytes))
-        self._waiting: defaultdict[str, list[GivenUp]] = defaultdict(list)  # requests that wait for an image, by key
+        self._looks: SharedCache[_Seen] = SharedCache("looks", ByteLru(0))  # keeps nothing: one look for all who ask
+        self._waiting: defaultdict[str, list[GivenUp]] = defaultdict(list)  # requests that wait for an image, by place
         self._warming: set[str] = set()
         self._lock = Lock()
         self._warmers = ThreadPoolExecutor(1, thread_name_prefix="warm")
@@ -120,20 +136,23 @@ class Annotator:
         `OverloadedError` if the device has no memory for it or the request was given up.
         """
         stages: dict[str, float] = {}
-        key = self._images.key(image)
+        place = self._images.place(image)
         points = tuple(([_centre(box, size)] if box else []) + [Click(c.x, c.y, c.positive) for c in clicks])
         if not points:
             raise ValueError("a mask needs at least one click or a box")
-        with _overloaded_if_cancelled(), self._wanted(key, given_up):
+        with _overloaded_if_cancelled(), self._wanted(place, given_up):
             head = self._heads.of(project)
-            features = self._features_for(head, key, image, stages)
+            seen = self._look(head, place, image, stages)
+            if seen.features.image_size != size and not seen.is_fetched:
+                seen = self._look(head, place, image, stages, doubt=True)
+            features = self._prepared(head, place, seen, stages)
         if features.image_size != size:
             raise SizeMismatchError(
                 f"the image has {features.image_size[1]} x {features.image_size[0]} pixels, but the "
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
         with _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(head, key, features, points, box, given_up)
+            answer = self._answer(head, seen.name, features, points, box, given_up)
         return Annotation(answer.mask, answer.score, head.version, stages)
 
     @property
@@ -152,25 +171,29 @@ class Annotator:
     def prepare(self, image: ImageReference, project: int | None = None) -> None:
         """Encode an image unless it is known, after everything that somebody waits for. Raises `ImageError` or
         `OverloadedError`."""
-        key = self._images.key(image)
+        place = self._images.place(image)
         with _overloaded_if_cancelled():
-            self._features_for(self._heads.of(project), key, image, {})
+            head = self._heads.of(project)
+            self._prepared(head, place, self._look(head, place, image, {}), {})
 
     def warm(self, image: ImageReference, project: int | None = None) -> None:
-        """Begin to `prepare` an image in the background, unless it is known, under way, or too many are
-        waiting."""
-        key = self._images.key(image)
+        """Begin to `prepare` an image in the background, unless it was seen a short time ago, is under way, or too
+        many are waiting."""
+        place, name = self._images.place(image), self._images.recent(image)
+        is_known = name is not None and name in self._features
         with self._lock:
-            if key in self._features or key in self._warming or len(self._warming) >= _MAX_WARMING:
+            is_under_way = place in self._warming or (place, False) in self._looks
+            if is_known or is_under_way or len(self._warming) >= _MAX_WARMING:
                 return
-            self._warming.add(key)
-        self._warmers.submit(self._warm, key, image, project)
+            self._warming.add(place)
+        self._warmers.submit(self._warm, place, image, project)
 
     def close(self) -> None:
         """Stop the background work; requests still running may fail."""
         self._warmers.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
         self._features.close()
+        self._looks.close()
         self._memo.close()
         self._heads.close()
 
@@ -191,54 +214,65 @@ class Annotator:
         """How much waits for the device, by priority's name."""
         return self._executor.waiting()
 
-    def _warm(self, key: str, image: ImageReference, project: int | None) -> None:
+    def _warm(self, place: str, image: ImageReference, project: int | None) -> None:
         try:
             self.prepare(image, project)
         except Exception as error:  # whoever clicks on this image will be told; here only the log can be
             logger.warning("could not warm up the image of task %s: %s", image.task_id, error)
         finally:
             with self._lock:
-                self._warming.discard(key)
+                self._warming.discard(place)
 
-    def _features_for(self, head: Head, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
-        """The image's features, prepared for a head. They take the place of those for another one: its requests under
-        way hold theirs."""
-        features = self._features.get_or_make(key, lambda: self._encode(head, key, image, stages))
-        if features.head == head.predictor.head:
-            return features
-        with _timed(stages, "prepare"):
-            features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.prepare(features))
-        self._features.replace(key, features)
-        return features
+    def _look(
+        self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool = False
+    ) -> _Seen:
+        """What is known of the image as it is now; encoded if that is new, with what a head needs of it."""
+        return self._looks.get_or_make((place, doubt), lambda: self._see(head, place, image, stages, doubt))
 
-    def _encode(self, head: Head, key: str, image: ImageReference, stages: dict[str, float]) -> ImageFeatures:
-        """Fetch and decode in this thread, encode in the device's."""
-        with _timed(stages, "fetch"):
-            photo = self._load(image)
+    def _see(self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool) -> _Seen:
+        begin = time.perf_counter()
         try:
-            with _timed(stages, "encode"):
-                features = self._on_device(lambda: self._urgency(key), lambda: head.predictor.encode(photo.pixels))
-        finally:
-            photo.release()
-        return dataclasses.replace(features, image_size=photo.size)
-
-    def _load(self, image: ImageReference) -> Photo:
-        try:
-            return self._images.load(image)
+            look = self._images.look(image, self._features.find, doubt)
         except MemoryError:
             raise OverloadedError(
                 "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
             ) from None
+        if look.asked:
+            stages["fetch"] = (time.perf_counter() - begin) * 1000
+        photo = look.photo
+        if photo is None:
+            assert look.kept is not None
+            return _Seen(look.name, look.kept, is_fetched=False)
+        try:
+            make = partial(self._encode, head, place, photo, stages)
+            return _Seen(look.name, self._features.get_or_make(look.name, make), is_fetched=True)
+        finally:
+            photo.release()
 
-    def _urgency(self, key: str) -> Priority:
+    def _encode(self, head: Head, place: str, photo: Photo, stages: dict[str, float]) -> ImageFeatures:
+        with _timed(stages, "encode"):
+            features = self._on_device(lambda: self._urgency(place), lambda: head.predictor.encode(photo.pixels))
+        return dataclasses.replace(features, image_size=photo.size)
+
+    def _prepared(self, head: Head, place: str, seen: _Seen, stages: dict[str, float]) -> ImageFeatures:
+        """An image's features, prepared for a head. They take the place of those for another one: its requests under
+        way hold theirs."""
+        if seen.features.head == head.predictor.head:
+            return seen.features
+        with _timed(stages, "prepare"):
+            features = self._on_device(lambda: self._urgency(place), lambda: head.predictor.prepare(seen.features))
+        self._features.replace(seen.name, features)
+        return features
+
+    def _urgency(self, place: str) -> Priority:
         """Of the first look at an image: whether somebody waits for it now."""
-        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(key, ())))
+        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(place, ())))
         return Priority.ENCODE if is_wanted else Priority.PREFETCH
 
     def _answer(
         self,
         head: Head,
-        key: str,
+        name: str,
         features: ImageFeatures,
         clicks: tuple[Click, ...],
         box: Box | None,
@@ -254,7 +288,7 @@ class Annotator:
             return _Memo(self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result())
 
         def memo_key(num_clicks: int) -> tuple[object, ...]:
-            return key, head.version, box, clicks[:num_clicks]
+            return name, head.version, box, clicks[:num_clicks]
 
         begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
         num_known, known = next((found for found in begun if found[1] is not None), (0, None))
@@ -296,18 +330,18 @@ class Annotator:
             ) from None
 
     @contextmanager
-    def _wanted(self, key: str, given_up: GivenUp) -> Iterator[None]:
+    def _wanted(self, place: str, given_up: GivenUp) -> Iterator[None]:
         """While this holds, encoding the image is more urgent than a prefetch, even if a prefetch began
         it."""
         with self._lock:
-            self._waiting[key].append(given_up)
+            self._waiting[place].append(given_up)
         try:
             yield
         finally:
             with self._lock:
-                self._waiting[key].remove(given_up)
-                if not self._waiting[key]:
-                    del self._waiting[key]
+                self._waiting[place].remove(given_up)
+                if not self._waiting[place]:
+                    del self._waiting[place]
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,9 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         doubts = labeling_config_doubts(config)
         if doubts:
             g.facts["warning"] = "; ".join(doubts)
-        annotator = readiness.service(SETUP_PATIENCE).annotator
-        return jsonify(model_version=annotator.version_of(project_number(body.project)), warnings=doubts)
+        service = readiness.service(SETUP_PATIENCE)
+        service.names.tell(body.hostname)
+        return jsonify(model_version=service.annotator.version_of(project_number(body.project)), warnings=doubts)
 
     @app.post("/predict")
     def predict() -> Response:

@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
 from threading import Condition, Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -55,6 +56,8 @@ ONE_LANE = (Lane("device", frozenset(Priority), lambda: nullcontext(lambda: None
 
 def cuda_lanes(device: torch.device) -> tuple[Lane, Lane]:
     """For a GPU: clicks have a stream of high priority, beside a running encode."""
+
+    import torch  # here, so that the simulations of fleets need not wait for it
 
     @contextmanager
     def stream(priority: int) -> Iterator[Callable[[], None]]:

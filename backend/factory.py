@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from backend import __version__
 from backend.annotator import Annotator
 from backend.device import choose_device
 from backend.executor import ONE_LANE, DeviceExecutor, Priority, cuda_lanes
@@ -20,8 +19,9 @@ from backend.heads import Head, Heads
 from backend.images.decode import decode_image
 from backend.images.loader import build_images
 from backend.label_studio.auth import build_auth
+from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
-from skipclick import Click, Predictor, load_checkpoint
+from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_name, head_state
@@ -37,6 +37,7 @@ class Service:
     device: str = "cpu"
     dtype: str = "float32"
     resolution: tuple[int, int] = (448, 448)
+    names: ToldNames = field(default_factory=ToldNames)
 
     def check_device(self) -> None:
         """Raise whatever the driver raises if the device cannot be used any more; takes microseconds."""
@@ -77,14 +78,15 @@ def build_service(settings: Settings) -> Service:
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
     )
     executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
+    names = ToldNames(settings.model_dir)
     annotator = Annotator(
         build_heads(settings, model, predictor, executor),
-        build_images(settings, build_auth(settings), enough_pixels(predictor)),
+        build_images(settings, build_auth(settings), enough_pixels(predictor), names),
         executor,
         features=feature_cache(settings, predictor, executor),
         memo_bytes=settings.memo_cache_bytes,
     )
-    return Service(annotator, device, dtype, predictor.resolution)
+    return Service(annotator, device, dtype, predictor.resolution, names)
 
 
 def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, executor: DeviceExecutor) -> Heads:

@@ -6,11 +6,11 @@ One process with many threads: the model and the caches exist once, and a thread
 import os
 from typing import Any
 
-from backend.settings import Settings
+from backend.settings import Settings, host_and_port
 
 _settings = Settings.from_environment(os.environ)
 
-bind = f"{_settings.host}:{_settings.port}"
+bind = host_and_port(_settings.host, _settings.port)
 workers = _settings.workers
 worker_class = "backend.worker.Worker"
 threads = _settings.threads

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 from flask import Blueprint, Response, jsonify, send_from_directory
 
-from backend import __version__
 from backend.finetune.scheduler import Training
 from backend.readiness import Readiness
+from skipclick import __version__
 
 _UI = Path(__file__).with_name("ui")
 _OPENAPI = Path(__file__).with_name("openapi.json")

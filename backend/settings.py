@@ -11,6 +11,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -33,9 +34,11 @@ BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "FINETUNE_")
+_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "IMAGE_REVALIDATE", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
+
+_SERVICE_VARIABLE = re.compile(r"\w+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,24 @@ def _hosts(value: object) -> object:
     if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#]+", pattern) for pattern in patterns):
         raise ValueError
     return patterns
+
+
+def _listening_host(value: object) -> object:
+    """A host as sockets take it: brackets belong to addresses of pages."""
+    if not isinstance(value, str):
+        return value
+    bracketed = re.fullmatch(r"\[([^]]*:[^]]*)\]", value)
+    bare = bracketed[1] if bracketed else value
+    if ":" in bare:
+        address = IPv6Address(bare)
+        if address.scope_id is not None:
+            raise ValueError
+        return str(address)
+    if re.fullmatch(r"[\d.]+", bare):
+        IPv4Address(bare)
+    elif not re.fullmatch(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
+        raise ValueError
+    return bare
 
 
 def _upper(value: object) -> object:
@@ -143,6 +164,13 @@ class Settings(BaseSettings):
         default=80_000_000, description="largest image, width x height"
     )
     image_timeout: Seconds = Field(default=20.0, description="time to fetch one image")
+    image_revalidate_seconds: Annotated[
+        float, Field(ge=0, allow_inf_nan=False), Is("a number of seconds such as 60, or 0")
+    ] = Field(
+        default=60.0,
+        description="so long an image that was seen counts as unchanged; then its source is asked again, at the next "
+        "click. 0 asks at every click, as is always done for files under `LOCAL_FILES_ROOT`",
+    )
     image_hosts: Annotated[
         tuple[str, ...],
         BeforeValidator(_hosts),
@@ -169,7 +197,7 @@ class Settings(BaseSettings):
     finetune_immediate: Annotated[bool, Is("true or false")] = Field(
         default=False,
         description="adapt a project's head for some seconds after each accepted mask too, and serve it unmeasured: "
-        "fewer clicks in a narrow domain, perhaps more in all others (`bench/FINETUNE.md`)",
+        "fewer clicks in a narrow domain, perhaps more in all others (`docs/results/finetune.md`)",
     )
     finetune_after_objects: Annotated[int, Field(ge=1, le=1_000_000), Is("a whole number from 1 to 1000000")] = Field(
         default=20, description="so many new objects start a training"
@@ -214,7 +242,13 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=2, le=1024), Is("a whole number from 2 to 1024")] = Field(
         default=32, description="requests in progress per process"
     )
-    host: Text = Field(default="0.0.0.0", description="address to listen on")
+    host: Annotated[
+        str,
+        BeforeValidator(_listening_host),
+        Is(
+            "an address of this machine such as 0.0.0.0 (all), 127.0.0.1, :: or ::1, without http:// and port; see PORT"
+        ),
+    ] = Field(default="0.0.0.0", description="address to listen on; `::` is all addresses, IPv6 and IPv4")
     port: Annotated[int, Field(ge=0, le=65535), Is("a whole number from 0 to 65535")] = Field(
         default=9090, description="port to listen on"
     )
@@ -276,6 +310,17 @@ def revealed(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret is not None else None
 
 
+def host_and_port(host: str, port: int) -> str:
+    """As addresses of pages have it, and gunicorn: IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listening_url(settings: Settings) -> str:
+    """The server's own address, for somebody on the same machine."""
+    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host
+    return f"http://{host_and_port(host, settings.port)}"
+
+
 def variable_names(field_name: str) -> tuple[str, ...]:
     """The variables that set a field, the preferred one first."""
     alias = Settings.model_fields[field_name].validation_alias
@@ -298,11 +343,26 @@ def _unknown_names(given: Mapping[str, str]) -> Iterator[str]:
     unknown name alone proves nothing."""
     known = {name for field in Settings.model_fields for name in variable_names(field)}
     known |= {f"{name}_FILE" for name in secret_names()}
-    for name in sorted(given.keys() - known):
+    for name in sorted(given.keys() - known - _service_variables(given)):
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
         if near or name.startswith(_FAMILIES):
             near = near or difflib.get_close_matches(name, known, n=1, cutoff=0)
             yield f"{name} is no setting of this server; did you mean {near[0]}?"
+
+
+def _service_variables(given: Mapping[str, str]) -> set[str]:
+    """The variables that Kubernetes sets for each service of the namespace, and Docker for links: a service called
+    `finetune` gives FINETUNE_PORT=tcp://10.0.0.7:80, FINETUNE_SERVICE_HOST and more."""
+    services = {name.removesuffix("_PORT") for name, value in given.items() if _is_service_port(name, value)}
+    links = tuple(f"{service}_{what}" for service in services for what in ("NAME", "ENV_"))
+    found = {
+        name for name, value in given.items() if _SERVICE_VARIABLE.fullmatch(name) or _is_service_port(name, value)
+    }
+    return found | {name for name in given if name.startswith(links)}
+
+
+def _is_service_port(name: str, value: str) -> bool:
+    return name.endswith("_PORT") and value.startswith(("tcp://", "udp://", "sctp://"))
 
 
 def _complaints(error: ValidationError, given: Mapping[str, str]) -> Iterator[str]:

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from backend import __version__
 from backend.factory import Service
 from backend.finetune.job_store import State
 from backend.finetune.scheduler import Training
 from backend.readiness import Readiness
+from skipclick import __version__
 
 logger = logging.getLogger("backend.requests")
 

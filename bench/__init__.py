@@ -1,1 +1,1 @@
-"""Benchmarks: data sets on disk, rival methods, and the number of clicks that a method needs."""
+"""Benchmarks: data sets on disk, baseline methods, and the number of clicks that a method needs."""

@@ -1,6 +1,6 @@
 """Did it get better or worse? Two result files, object by object.
 
-Every object's NoC in one file is held against its NoC in the other, so that what makes objects easy or hard cancels.
+Every object's NoC in one file is compared with its NoC in the other, so that the difficulty of the objects cancels.
 The interval is a percentile bootstrap over photos, not over objects: objects of one photo share its features and its
 difficulty, so photos are drawn with replacement, each with all its objects (and all seeds of jittered clicks).
 Neighbouring video frames, as in DAVIS, still count as independent photos: there the intervals are too narrow.
@@ -21,6 +21,9 @@ from skipclick.metrics import noc
 
 GATED_THRESHOLDS = (85, 90)
 """IoU thresholds in percent that decide the exit status. At 95 many objects need all clicks whatever the model does."""
+
+MAY_DIFFER = ("thresholds", "zoom")
+"""Rules in which compared runs may differ: whether zoom-in helps is a question like which model is better."""
 
 NUM_CHANGES_SHOWN = 10
 NUM_UNPAIRED_SHOWN = 20
@@ -49,7 +52,7 @@ class ObjectChange:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found."""
+    """The result of `compare`."""
 
     differences: list[PairedDifference]
     changes: list[ObjectChange]
@@ -69,8 +72,8 @@ def check_comparable(
 ) -> list[int]:
     """The IoU thresholds, in percent, of a comparison with a run of these rules, models and data sets.
 
-    Raises ValueError where there can be none: other rules, other data sets, no model in common. So a run of hours can
-    be refused before it starts.
+    Raises ValueError where there can be none: other rules, other data sets, no model in common. This is
+    checked before hours of measuring.
     """
     measured = [run.name for run in old.runs]
     if not (len(measured) == len(models) == 1 or set(measured) & set(models)):
@@ -82,7 +85,7 @@ def check_comparable(
             "give the same data sets to both"
         )
     differing = [rule for rule in sorted(old.rules.keys() | rules.keys()) if old.rules.get(rule) != rules.get(rule)]
-    if others := [rule for rule in differing if rule != "thresholds"]:
+    if others := [rule for rule in differing if rule not in MAY_DIFFER]:
         sides = "; ".join(f"{rule} was {old.rules.get(rule)} and is {rules.get(rule)}" for rule in others)
         raise ValueError(f"the old file was measured by other rules ({sides}): give the same options to both")
     common = [percent for percent in rules["thresholds"] if percent in old.rules["thresholds"]]
@@ -92,7 +95,7 @@ def check_comparable(
 
 
 def compare(old: Results, new: Results) -> Comparison:
-    """Hold two result files against each other; models are paired by name, or are the only ones of their files.
+    """Compares two result files. Models are paired by name, or are the only ones of their files.
 
     Raises ValueError where the files cannot be compared (`check_comparable`) or have no object in common.
     """
@@ -121,7 +124,7 @@ def compare(old: Results, new: Results) -> Comparison:
 
 
 def side_by_side(results: Results) -> list[PairedDifference]:
-    """The first model of a run (`new`) held against each other one (`old`), over the objects that both measured."""
+    """The first model of a run (`new`) compared with each other one (`old`) on the objects that both measured."""
     thresholds, cap = results.rules["thresholds"], int(results.rules["num_clicks"])
     first, *others = results.runs
     mine = _by_dataset(first)
@@ -193,7 +196,7 @@ def _changes(
 
 
 def comparison_report(comparison: Comparison, tolerance: float) -> str:
-    """Markdown: the differences, the objects that changed most, the objects without a partner, and the verdict."""
+    """Markdown: the differences, the objects that changed most, the objects found in one file only, and the verdict."""
     regressions = comparison.regressions(tolerance)
     lines = [
         f"| data set | model | objects (photos) | NoC | old | new | change | {CONFIDENCE:.0%} interval | |",

@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import torch
 
-from bench.baselines import load_rival
+from bench.baselines import load_baseline
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import BUNDLED
 from skipclick.config import ConvNetConfig
@@ -25,16 +25,16 @@ class ModelSpec:
     """What to measure and how, small enough to send to a worker process."""
 
     name: str
-    """"bundled", a checkpoint file or a rival of `bench.baselines`."""
+    """"bundled", a checkpoint file or a baseline of `bench.baselines`."""
     resolution: tuple[int, int] | None
-    """(H, W) that the network works at; None: the model's own. Rivals have theirs."""
+    """(H, W) that the network works at; None: the model's own. Baselines have theirs."""
     device: str
     dtype: str
     flip: bool
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a model's name stands for weights of this project, or of the paper's authors, and not for a rival."""
+    """Whether a model's name stands for weights of this project, or of the paper's authors, and not for a baseline."""
     looks_like_weights = Path(name).suffix in (".safetensors", ".pth") and ":" not in name  # sam:FILE.pth does not
     return name == "bundled" or looks_like_weights or Path(name).is_file()
 
@@ -54,11 +54,11 @@ def network_size(name: str, published: tuple[int, int] | None, asked: int | None
 
 @functools.lru_cache(maxsize=1)
 def load_model(spec: ModelSpec) -> ClickModel[Any]:
-    """The model; the last one is kept. Raises ValueError, in one sentence, where it cannot be had."""
+    """The model; the last one is cached. Raises ValueError, in one sentence, if it cannot be loaded."""
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):
-        return load_rival(spec.name, spec.device)
+        return load_baseline(spec.name, spec.device)
     return Predictor(_checkpoint(spec.name), spec.resolution, spec.device, spec.dtype, flip=spec.flip)
 
 
@@ -68,7 +68,7 @@ def _checkpoint(name: str) -> SkipClick:
 
 
 def checkpoint_sha256(name: str) -> str | None:
-    """Of the checkpoint's file, hexadecimal; None for rivals."""
+    """Of the checkpoint's file, hexadecimal; None for baselines."""
     if not is_checkpoint(name):
         return None
     if name == "bundled":
@@ -87,7 +87,7 @@ def use_deterministic_kernels(device: str) -> None:
     if device.startswith("cuda"):
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.allow_tf32 = False  # "float32" shall mean it
+        torch.backends.cudnn.allow_tf32 = False  # "float32" is to be float32
     else:
         torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -2,7 +2,6 @@
 
     miou.*        mean IoU against clicks, a panel per data set, a line per model
     noc.*         how many objects needed how many clicks
-    radar.*       NoC over the classes of a data set, or over the data sets where there are three or more (Fig. 1)
     gallery-*.*   the objects that needed most clicks and the median ones, with clicks, mask and ground truth (Fig. 3-4)
 
 A result file holds no masks: the gallery replays the recorded clicks through the model.
@@ -86,8 +85,6 @@ def save_plots(
     rules = Rules.from_dict(results.rules)
     with mpl.rc_context(STYLE):
         figures = {"miou": miou_figure(results), "noc": noc_figure(results, _main_threshold(rules.thresholds))}
-        if radar := radar_figure(results, rules.thresholds[0]):
-            figures["radar"] = radar
         paths = [path for name, figure in figures.items() for path in _save(figure, folder / name)]
         for run in results.runs:
             for measurement in run.measurements:
@@ -102,7 +99,7 @@ def save_plots(
 
 
 def miou_figure(results: Results) -> Figure:
-    """Mean IoU after each click; of several seeds the mean, and a band from the least to the most."""
+    """Mean IoU after each click; with several seeds the mean, and a band from the smallest to the largest."""
     figure, panels = _panels(tables.datasets(results), "mean IoU (%)")
     ticks = _click_ticks(results.rules["num_clicks"])
     for dataset, axes in panels.items():
@@ -146,46 +143,6 @@ def noc_figure(results: Results, percent: int) -> Figure:
     return figure
 
 
-def radar_figure(results: Results, percent: int) -> Figure | None:
-    """NoC in every direction of a star, smaller is better; None where there are fewer than three directions."""
-    stars: list[tuple[str, list[str], list[tuple[str, str | None]]]] = [
-        (dataset, names, [(dataset, name) for name in names])
-        for dataset in tables.datasets(results)
-        if len(names := tables.classes(results, dataset)) >= 3
-    ]
-    if not stars and len(names := tables.datasets(results)) >= 3:
-        stars = [("", names, [(name, None) for name in names])]
-    if not stars:
-        return None
-    figure = Figure(figsize=(min(PAGE_WIDTH, 4.4 * len(stars)), 3.8), layout="constrained")
-    metric = f"NoC@{percent}"
-    for column, (title, labels, places) in enumerate(stars):
-        axes = figure.add_subplot(1, len(stars), column + 1, projection="polar")
-        angles = np.linspace(0, 2 * np.pi, len(labels), endpoint=False)
-        highest = 0.0
-        for index, run in enumerate(results.runs):
-            values = [tables.metric_values(run, results.rules, name, metric, part) for name, part in places]
-            nocs = np.array([np.mean(value) if value else np.nan for value in values])
-            highest = max(highest, float(np.nanmax(nocs)))
-            closed = np.append(nocs, nocs[0])
-            axes.plot(np.append(angles, angles[0]), closed, label=run.name, **_style(index))
-            axes.fill(np.append(angles, angles[0]), closed, color=_colour(index), alpha=0.08)
-        axes.set_theta_offset(np.pi / 2)  # type: ignore[attr-defined]
-        axes.set_theta_direction(-1)  # type: ignore[attr-defined]
-        axes.set_xticks(angles, labels)
-        axes.tick_params(axis="x", pad=2)
-        for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
-            side = round(math.sin(angle), 3)
-            label.set_horizontalalignment("center" if side == 0 else "left" if side > 0 else "right")
-        axes.set_rlabel_position(180 / len(labels))  # type: ignore[attr-defined]
-        axes.set_ylim(0, math.ceil(highest))
-        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.set_title(f"{title} {metric} (smaller is better)".strip(), pad=10)
-    if len(results.runs) > 1:
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
 def gallery_figure(entries: Sequence[GalleryEntry]) -> Figure:
     """A row per object: the photo with its clicks, the mask after them, the ground truth (ignored pixels are pale)."""
     gap, title_height = 0.06, 0.2  # inches
@@ -222,7 +179,7 @@ def choose_objects(objects: Sequence[ObjectResult], cap: int) -> dict[str, list[
 def replay_objects(
     model: ClickModel[Any], dataset: EvaluationSet, objects: Sequence[ObjectResult], rules: Rules
 ) -> list[GalleryEntry]:
-    """The masks of recorded clicks, computed anew, after as many clicks as the object needed."""
+    """The masks of recorded clicks, computed again, after as many clicks as the object needed."""
     index_of = {photo.name: index for index, photo in enumerate(dataset.photos)}
     entries = []
     for result in objects:
@@ -259,7 +216,7 @@ def _draw_clicks(axes: Axes, entry: GalleryEntry) -> None:
 
 
 def _panels(datasets: Sequence[str], label: str) -> tuple[Figure, dict[str, Axes]]:
-    """A figure with a panel per data set, at most three in a row; the label stands left of each row."""
+    """A figure with a panel per data set, at most three in a row; the label is left of each row."""
     num_columns = min(3, len(datasets))
     num_rows = math.ceil(len(datasets) / num_columns)
     width = PAGE_WIDTH / 2 if num_columns == 1 else PAGE_WIDTH

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import signal
-import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -22,7 +21,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.journal import Entry
 from bench.models import (
     ModelSpec,
     checkpoint_sha256,
@@ -33,10 +31,11 @@ from bench.models import (
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
 from skipclick.evaluation.datasets.left_out import LeftOut, count_by_reason, left_out_for
-from skipclick.evaluation.evaluate import Rules, Seconds, evaluate_together, timed
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.evaluate import Rules, evaluate_together
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto, read_object
 from skipclick.evaluation.versions import software_versions
 from skipclick.metrics import noc
+from train.cocolvis.workers import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -50,36 +49,45 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What one model found on a group of photos: a line of the journal."""
+
+    model: str
+    dataset: str
+    seed: int | None
+    photos: list[str]
+    objects: list[ObjectResult]
+    problems: list[SkippedPhoto]
+    left_out: list[LeftOut]
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> Entry:
+        """From its `asdict`."""
+        objects = [read_object(one) for one in content["objects"]]
+        problems = [SkippedPhoto(**one) for one in content["problems"]]
+        left_out = [LeftOut(**one) for one in content["left_out"]]
+        return Entry(**content | {"objects": objects, "problems": problems, "left_out": left_out})
+
+
+@dataclass(frozen=True)
 class Workers:
-    """Who measures the photos of a data set."""
+    """What measures the photos of a data set."""
 
     pool: Executor | None = None
     """Processes on the CPU, threads on a GPU; None: this process does it all."""
     count: int = 1
-    """How many they are."""
+    """Their number."""
     group: int = 1
     """Photos whose objects are clicked in one batch."""
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """What a worker hands back."""
+    """What a worker returns."""
 
     objects: list[ObjectResult]
-    problems: list[Problem]
+    problems: list[SkippedPhoto]
     left_out: list[LeftOut]
-    seconds: Seconds
-
-
-@dataclass(frozen=True)
-class Timed:
-    """A measurement and where its time went."""
-
-    measurement: Measurement
-    seconds: Seconds
-    """Of each stage, summed over the workers."""
-    wall: float
-    """Seconds from start to end."""
 
 
 def plan(
@@ -124,7 +132,7 @@ def collect(
 
 
 def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
-    """Version, checkpoint's SHA-256, device, dtype; rivals choose the last two themselves, by default the plainest."""
+    """Version, SHA-256 of the checkpoint, device, dtype; baselines choose the last two themselves."""
     model = load_model(spec)
     if is_checkpoint(spec.name):
         return model.version, checkpoint_sha256(spec.name), spec.device, spec.dtype
@@ -133,19 +141,17 @@ def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
 
 def run_task(
     task: Task, workers: Workers, done: Sequence[Entry] = (), on_entry: Callable[[Entry], None] = lambda entry: None
-) -> Timed:
+) -> Measurement:
     """Measure all photos of a task but those of `done`, whose results are taken over; `on_entry` gets each new group.
 
-    Results come in the order of the photos. Raises ValueError where the model cannot be had.
+    Results come in the order of the photos. Raises ValueError if the model cannot be loaded.
     """
-    load_model(task.spec)  # what is wrong with it is said here, not in a worker
+    load_model(task.spec)  # so that its errors are reported here, not in a worker
     photos = task.dataset.photos
     groups = [photos[first : first + workers.group] for first in range(0, len(photos), workers.group)]
     entries = {tuple(entry.photos): entry for entry in done if _belongs(entry, task)}
     still_open = [group for group in groups if _names(group) not in entries]
-    seconds: Seconds = defaultdict(float)
     progress = _Progress(task, entries.values())
-    started = time.perf_counter()
     for group, result in zip(still_open, _results(task, still_open, workers.pool), strict=True):
         names = _names(group)
         entry = Entry(
@@ -159,13 +165,10 @@ def run_task(
         )
         on_entry(entry)
         entries[names] = entry
-        for stage, value in result.seconds.items():
-            seconds[stage] += value
         progress.add(entry)
-    wall = time.perf_counter() - started
     progress.close()
     in_order = [entries[_names(group)] for group in groups]
-    measurement = Measurement(
+    return Measurement(
         task.dataset.name,
         task.dataset.folder,
         task.spec.resolution,
@@ -174,7 +177,6 @@ def run_task(
         [one for entry in in_order for one in entry.problems],
         count_by_reason([*task.dataset.left_out, *(one for entry in in_order for one in entry.left_out)]),
     )
-    return Timed(measurement, seconds, wall)
 
 
 def _belongs(entry: Entry, task: Task) -> bool:
@@ -212,6 +214,7 @@ def open_workers(device: str, count: int | None = None, group: int | None = None
 
 def _start_process(device: str, all_started: Barrier) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl+C ends it at once and without a traceback
+    end_with_parent()
     use_deterministic_kernels(device)
     all_started.wait()
 
@@ -231,19 +234,17 @@ def _measure_group(
     group: Sequence[Photo],
     device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
 ) -> GroupResult:
-    """Load, encode and click some photos; one that cannot be used becomes a `Problem`."""
-    seconds: Seconds = defaultdict(float)
+    """Load, encode and click some photos; one that cannot be used becomes a `SkippedPhoto`."""
     samples: list[Sample] = []
-    problems: list[Problem] = []
+    problems: list[SkippedPhoto] = []
     for photo in group:
         try:
-            with timed(seconds, "load"):
-                samples.append(photo.load())
+            samples.append(photo.load())
         except ValueError as error:
-            problems.append(Problem(photo.name, str(error), left_out_for(error).reason))
-    objects = evaluate_together(load_model(spec), samples, rules, seed, device, seconds)
+            problems.append(SkippedPhoto(photo.name, str(error), left_out_for(error).reason))
+    objects = evaluate_together(load_model(spec), samples, rules, seed, device)
     left_out = count_by_reason(one for sample in samples for one in sample.left_out)
-    return GroupResult(objects, problems, left_out, seconds)
+    return GroupResult(objects, problems, left_out)
 
 
 class _Progress:

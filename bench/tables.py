@@ -1,4 +1,4 @@
-"""Markdown tables of a result file: a table per data set, the paper's tables, the published figures.
+"""Markdown tables of a result file: a table per data set, and the published figures.
 
 A metric is written as the tables head it: "NoC@90", "≥20@90" (objects that needed all clicks), "mIoU@5" (percent after
 so many clicks). Jittered clicks are measured under several seeds: then a figure is the mean over the seeds ± their
@@ -11,10 +11,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.published import ABLATION, PUBLISHED, TABLES, PaperTable
+from bench.published import PUBLISHED
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, summarise
+from skipclick.zoom import DEFAULT_RULE
 
 MIOU_CLICKS = (1, 3, 5, 10)
 NO_FIGURE = "–"
@@ -31,6 +32,8 @@ def report(results: Results) -> str:
         sections.append(f"{head}\n\n{dataset_table(results, dataset)}")
         if classes(results, dataset):
             sections.append(class_table(results, dataset, f"NoC@{results.rules['thresholds'][0]}"))
+        if results.rules.get("protocol") == "serve":
+            sections.append(size_table(results, dataset))
     sections.append("### Times\n\n" + times_table(results))
     left_out = left_out_list(results)
     return "\n\n".join(sections + ([left_out] if left_out else []))
@@ -62,6 +65,36 @@ def class_table(results: Results, dataset: str, metric: str) -> str:
     return f"{metric} by class:\n\n" + _models_table(results, columns, [*names, "average"])
 
 
+def size_table(results: Results, dataset: str) -> str:
+    """One data set by the size of its objects: a row per model and size, NoC at each threshold, crops per object."""
+    percents = results.rules["thresholds"]
+    lines = [
+        "By the part of the photo's sides that a crop around the object takes:",
+        "",
+        "| model | crop | objects | " + " | ".join(f"NoC@{percent}" for percent in percents) + " | crops encoded |",
+        "|---|---|---:|" + "---:|" * (len(percents) + 1),
+    ]
+    for run in results.runs:
+        objects = [one for measured in run.measurements if measured.dataset == dataset for one in measured.objects]
+        for name, part in by_crop(objects).items():
+            if part:
+                noc = summarise(part, results.rules).noc
+                crops = statistics.fmean(one.crops for one in part)
+                figures = [str(len(part)), *(f"{noc[percent]:.2f}" for percent in percents), f"{crops:.2f}"]
+                lines.append(f"| `{run.name}` | {name} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
+def by_crop(objects: Sequence[ObjectResult]) -> dict[str, list[ObjectResult]]:
+    """Objects by the size of the crop that zoom-in would make around them; those of older files have none."""
+    parts: dict[str, list[ObjectResult]] = {"below a third": [], "below a half": [], "the rest": []}
+    for one in objects:
+        if one.extent is not None:
+            crop = DEFAULT_RULE.margin * one.extent
+            parts["below a third" if crop < 1 / 3 else "below a half" if crop < 1 / 2 else "the rest"].append(one)
+    return parts
+
+
 def times_table(results: Results) -> str:
     """Milliseconds of encoding a photo and of a click: median and 95th percentile, a row per data set and model."""
     lines = ["| data set | model | encode ms | p95 | click ms | p95 |", "|---|---|---:|---:|---:|---:|"]
@@ -75,53 +108,14 @@ def times_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def check_table(number: int, num_models: int, measured: Sequence[str]) -> None:
-    """Raises ValueError where a run of so many models on these data sets cannot fill that table of the paper."""
-    table = TABLES[number]
-    if table.rows and num_models != len(table.rows):
-        raise ValueError(
-            f"Table {number} compares {len(table.rows)} checkpoints ({', '.join(table.rows)}): "
-            f"give them to --model in this order, not {num_models}"
-        )
-    if table.datasets and not set(table.datasets) & set(measured):
-        wanted = " ".join(f"{name}=DIR" for name in table.datasets)
-        raise ValueError(f"Table {number} is about {' and '.join(table.datasets)}: add --dataset {wanted}")
-
-
-def paper_table(results: Results, number: int, published: bool = False) -> str:
-    """Table 1, 2, 3 or 5 of the paper from this run's models, with the published rows below if wanted.
-
-    Raises ValueError where the run lacks the models or the data sets of the table (`check_table`).
-    """
-    table = TABLES[number]
-    measured = datasets(results)
-    check_table(number, len(results.runs), measured)
-    names = [name for name in table.datasets or measured if name in measured]
-    metrics = [metric for metric in table.metrics if _is_measured(metric, results.rules)]
-    cells: list[tuple[str, str, str | None]] = []
-    heads: list[str] = []
-    for name in names:
-        for metric in metrics:
-            of_classes = classes(results, name) if table.by_class else []
-            cells += [*((name, metric, one) for one in of_classes), (name, metric, None)]
-            heads += [*of_classes, "average"] if of_classes else [f"{name} {metric}"]
-    rows = [f"{row} (`{run.name}`)" for row, run in zip(table.rows, results.runs, strict=True)] if table.rows else None
-    text = f"### As Table {number} of the paper: {table.title}\n\n" + _models_table(results, cells, heads, rows)
-    notes = [f"By class: {', '.join(metrics)}."] if table.by_class else []
-    if published:
-        text += "\n" + _published_rows(table, cells)
-        notes.append(_caveats(results, names))
-    return "\n\n".join([text, *notes])
-
-
 def published_table(results: Results) -> str:
-    """This run's figures beside the published ones and their sources; the ablation's stand in `paper_table`."""
+    """This run's figures beside the published ones and their sources."""
     models = [f"`{run.name}`" for run in results.runs]
     lines = ["| data set | metric | " + " | ".join(models) + " | published | method | source |"]
     lines.append("|---|---|" + "---:|" * (len(models) + 1) + "---|---|")
     names = datasets(results)
     for one in sorted(PUBLISHED, key=lambda one: (one.dataset, one.metric)):
-        if one.dataset in names and one.method not in ABLATION and _is_measured(one.metric, results.rules):
+        if one.dataset in names and _is_measured(one.metric, results.rules):
             ours = " | ".join(_cell(run, results.rules, one.dataset, one.metric) for run in results.runs)
             value = _number(one.metric, one.value)
             lines.append(f"| {one.dataset} | {one.metric} | {ours} | {value} | {one.method} | {one.source} |")
@@ -212,12 +206,7 @@ def _is_measured(metric: str, rules: Mapping[str, Any]) -> bool:
     return int(number) in rules["thresholds"] if name == "NoC" else int(number) <= rules["num_clicks"]
 
 
-def _models_table(
-    results: Results,
-    columns: Sequence[tuple[str, str, str | None]],
-    heads: Sequence[str],
-    rows: Sequence[str] | None = None,
-) -> str:
+def _models_table(results: Results, columns: Sequence[tuple[str, str, str | None]], heads: Sequence[str]) -> str:
     """A row per model and a column per (data set, metric, class)."""
     lines = ["| model | " + " | ".join(heads) + " |", "|---" + "|---:" * len(heads) + "|"]
     cells = [[_cell(run, results.rules, *column) for column in columns] for run in results.runs]
@@ -228,8 +217,8 @@ def _models_table(
             for row, mean in zip(cells, means, strict=True):
                 if mean == min(means):
                     row[index] = f"**{row[index]}**"
-    for name, row in zip(rows or [f"`{run.name}`" for run in results.runs], cells, strict=True):
-        lines.append(f"| {name} | " + " | ".join(row) + " |")
+    for run, row in zip(results.runs, cells, strict=True):
+        lines.append(f"| `{run.name}` | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
@@ -248,24 +237,10 @@ def _number(metric: str, value: float) -> str:
     return f"{value:.0f}" if is_count else f"{value:.1f}"
 
 
-def _published_rows(table: PaperTable, columns: Sequence[tuple[str, str, str | None]]) -> str:
-    """Rows to go below a table's own; of single classes nothing is known."""
-    figures = {(one.method, one.dataset, one.metric): one.value for one in PUBLISHED}
-    lines = []
-    for method in table.methods:
-        values = [None if category else figures.get((method, name, metric)) for name, metric, category in columns]
-        cells = [
-            NO_FIGURE if value is None else _number(metric, value)
-            for value, (_, metric, _) in zip(values, columns, strict=True)
-        ]
-        lines.append(f"| published: {method} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def _caveats(results: Results, names: Sequence[str]) -> str:
     """Where this run's figures cannot be set beside published ones, and why."""
     rules = results.rules
-    lines = [f"{NO_FIGURE} or no row: no published figure is at hand (sources in `bench/published.py`)."]
+    lines = [f"{NO_FIGURE} or no row: no published figure is known (sources in `bench/published.py`)."]
     for name in names:
         ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:

@@ -1,8 +1,11 @@
-"""Write the image's lock files anew: `make lock`.
+"""Write the lock files in requirements/ anew: `make lock`.
 
-`requirements.lock` and `requirements-torch.lock` together are everything that `requirements.txt` needs, each package at
-one version, each file of it with its SHA-256. They are two because torch and NVIDIA's libraries are most of the
-image and seldom change: they become a layer of their own.
+pyproject.toml says what is needed, the lock files what that means: every package at one version, every file of it
+with its SHA-256, for Python 3.11 to 3.13. All environments that make builds, and the image, install from them and from
+nothing else, so a release made tomorrow changes nothing until `make lock` is run and its difference reviewed.
+
+The layers build on each other: each file holds what its layer adds and refers to the one before. torch and NVIDIA's
+libraries have a file of their own, because they are most of the image and seldom change.
 """
 
 from __future__ import annotations
@@ -11,39 +14,79 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
+import tomllib
 from pathlib import Path
 
 from skipclick.atomic_io import replaced_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-REQUIREMENTS, LOCK, TORCH_LOCK = (
-    ROOT / name for name in ("requirements.txt", "requirements.lock", "requirements-torch.lock")
-)
-HEADER = "# Made from requirements.txt by `make lock`; not to be edited.\n"
+LOCKS = ROOT / "requirements"
+HEADER = "# Made by `make lock` from pyproject.toml; not to be edited.\n"
+LAYERS = ("server", "train", "bench", "dev")
+"""Extras of pyproject.toml; the file of each adds what it needs to those of the ones before."""
+FIRST_LINES = {"train": "-r ../requirements.txt\n", "bench": "-r train.txt\n", "dev": "-r bench.txt\n"}
 OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==")
 
 
-def resolve(requirements: Path) -> str:
-    """Pinned and hashed requirements for Linux and Python 3.11 or newer. Raises `CalledProcessError`."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", str(requirements), "--quiet", "--no-config"]
-    command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+def resolve(*wanted: str, constraints: str) -> str:
+    """The pinned and hashed requirements that an option of uv names, such as `--extra=dev`, sorted by name.
+
+    Raises `CalledProcessError`.
+    """
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
+        file.write(constraints)
+        file.flush()
+        command = [sys.executable, "-m", "uv", "pip", "compile", *wanted, "--constraints", file.name, "--quiet"]
+        command += ["--no-config", "--universal", "--python-version", "3.11", "--generate-hashes", "--no-header"]
+        command += ["--annotation-style", "line"]
+        lock = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    return without_constraints(lock)
 
 
-def split(lock: str) -> tuple[str, str]:
-    """The lock's entries that do not belong to torch, and those that do. An entry's hashes follow it, indented."""
-    entries: list[str] = re.findall(r"^\S.*\n(?:[ \t].*\n)*", lock, re.MULTILINE)
-    of_torch = [entry for entry in entries if OF_TORCH.match(entry)]
-    return "".join(entry for entry in entries if entry not in of_torch), "".join(of_torch)
+def without_constraints(lock: str) -> str:
+    """Without the constraints in the comments that say what a package is there for."""
+
+    def kept(comment: re.Match[str]) -> str:
+        return ", ".join(name for name in comment[0].split(", ") if not name.startswith("-c "))
+
+    return re.sub(r"(?<=# via ).+", kept, lock)
+
+
+def entries(lock: str) -> dict[str, str]:
+    """By a package's first line, without its end: the whole entry. Hashes and comments follow it, indented."""
+    found = re.findall(r"^\S.*\n(?:[ \t].*\n)*", lock, re.MULTILINE)
+    return {entry.partition(" \\\n")[0]: entry for entry in found}
+
+
+def layered(locks: dict[str, str]) -> dict[str, str]:
+    """The text of each layer's file, and of `torch`, from the complete locks of the layers in their order."""
+    texts: dict[str, str] = {}
+    before: set[str] = set()
+    for layer, lock in locks.items():
+        added = {line: entry for line, entry in entries(lock).items() if line not in before}
+        before |= added.keys()
+        of_torch = [line for line in added if OF_TORCH.match(line)]
+        if of_torch:
+            texts["torch"] = texts.get("torch", "") + "".join(added.pop(line) for line in of_torch)
+        texts[layer] = FIRST_LINES.get(layer, "") + "".join(added.values())
+    return texts
 
 
 def main() -> None:
-    """Resolve, split, write."""
+    """Resolve everything at once, so that the layers agree; then each layer within that."""
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
-    for path, entries in zip((LOCK, TORCH_LOCK), split(resolve(REQUIREMENTS)), strict=True):
-        with replaced_atomically(path) as temporary:
-            temporary.write_text(HEADER + entries)
-        print(f"{path.name}: {len(re.findall(r'^[a-z]', entries, re.MULTILINE))} entries")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    build = "\n".join(project["build-system"]["requires"])
+    extras = [f"--extra={layer}" for layer in LAYERS]
+    everything = resolve("pyproject.toml", *extras, constraints=build)
+    locks = [resolve("pyproject.toml", *extras[: place + 1], constraints=everything) for place in range(len(LAYERS))]
+    texts = layered(dict(zip(LAYERS, locks, strict=True)))
+    texts |= {group: resolve("--group", group, constraints=build) for group in ("install", "e2e")}
+    for name, text in texts.items():
+        with replaced_atomically(LOCKS / f"{name}.txt") as temporary:
+            temporary.write_text(HEADER + text)
+        print(f"requirements/{name}.txt: {len(entries(text))} entries")
 
 
 if __name__ == "__main__":

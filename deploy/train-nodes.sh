@@ -10,6 +10,7 @@ shift 2
 # Shared, the store of a node that was once the first keeps being used by it after another has become the first: they then
 # wait for each other without end (seen with torch 2.15).
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-exec torchrun --nnodes "${NODES:-1:4}" --nproc-per-node "${GPUS:-8}" --max-restarts 100 \
+# Without a folder for logs torchrun makes one among the temporary files, and leaves it there.
+exec torchrun --log-dir /dev/null --nnodes "${NODES:-1:4}" --nproc-per-node "${GPUS:-8}" --max-restarts 100 \
   --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "$name" \
   -m train fit --elastic "$@"

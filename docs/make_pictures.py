@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # run as a script, the packages lie one above
 
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.drawing import draw_overlay

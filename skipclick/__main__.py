@@ -1,4 +1,4 @@
-"""`python -m skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
+"""`skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 from skipclick.atomic_io import replaced_atomically
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
+from skipclick.features import ImageFeatures
+from skipclick.image_file import ImageError, decode
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click
+from skipclick.zoom import answer_zoomed, crop_encoder, zoom_request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m skipclick", description=__doc__)
+    parser = argparse.ArgumentParser(prog="skipclick", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
     segment = commands.add_parser(
         "segment",
@@ -59,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     segment.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     segment.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
+    segment.add_argument(
+        "--zoom",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="from the second click on look at a crop around the object (default: yes)",
+    )
     segment.set_defaults(run=_segment)
     convert = commands.add_parser("convert", help="write the authors' released .pth as .safetensors")
     convert.add_argument("released", type=Path)
@@ -95,12 +104,9 @@ def _segment(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     features = predictor.encode(image)
     encoded = time.perf_counter()
-    probability = None
-    for count in range(1, len(options.clicks) + 1):  # one after the other, as an annotator would
-        probability = predictor.click(features, options.clicks[:count], probability)
+    session = _zoomed_mask if options.zoom else _mask
+    mask = session(predictor, image, features, options.clicks)
     clicked = time.perf_counter()
-    assert probability is not None
-    mask = probability > MASK_THRESHOLD
     _write_png(options.output, mask.astype(np.uint8) * 255)
     if options.overlay:
         _write_png(options.overlay, cv2.cvtColor(draw_overlay(image, mask, options.clicks), cv2.COLOR_RGB2BGR))
@@ -110,11 +116,37 @@ def _segment(options: argparse.Namespace) -> None:
     )
 
 
+def _mask(
+    predictor: Predictor, image: NDArray[np.uint8], features: ImageFeatures, clicks: Sequence[Click]
+) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), by the released protocol; clicks one after the other, as an annotator gives them."""
+    probability = None
+    for count in range(1, len(clicks) + 1):
+        probability = predictor.click(features, clicks[:count], probability)
+    assert probability is not None
+    mask: NDArray[np.bool_] = probability > MASK_THRESHOLD
+    return mask
+
+
+def _zoomed_mask(
+    predictor: Predictor, image: NDArray[np.uint8], features: ImageFeatures, clicks: Sequence[Click]
+) -> NDArray[np.bool_]:
+    """The same with zoom-in, as the backend answers."""
+    encode_crop = crop_encoder(predictor, image)
+    state, answer = None, None
+    for count in range(1, len(clicks) + 1):
+        (answer,) = answer_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
+        state = answer.state
+    assert answer is not None
+    return answer.mask.full()
+
+
 def _read_photo(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)  # turned as its EXIF says
-    if image is None:
-        raise ValueError(f"{path} is not a picture that can be read")
-    return np.asarray(image, np.uint8)
+    with path.open("rb") as file:
+        try:
+            return decode(file).pixels
+        except ImageError as error:
+            raise ValueError(f"{path}: {error}") from None
 
 
 def _write_png(path: Path, image: NDArray[Any]) -> None:

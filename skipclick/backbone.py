@@ -75,19 +75,28 @@ class VitBackbone(nn.Module):
 
 
 class ConvBackbone(nn.Module):
-    """Outputs of the tapped stages of a ResNet; stages behind the last of them are left out."""
+    """Outputs of the tapped stages of a ConvNet.
+
+    Raises `ValueError` where timm's network of this name has other strides or widths than the configuration says.
+    """
 
     def __init__(self, config: ConvNetConfig, pretrained: bool = False) -> None:
         super().__init__()
+        sizes = {"layers": config.depths, "channels": config.widths, "stem_width": config.stem_width}
         self.stages = _create(
             config.name,
             pretrained,
             features_only=True,
-            out_indices=tuple(tap + 1 for tap in config.taps),  # timm counts the stem as 0
-            layers=config.depths,
-            channels=config.widths,
-            stem_width=config.stem_width,
+            out_indices=tuple(tap + 1 for tap in config.taps),  # timm counts stride 2 as 0
+            **({} if config.depths is None else sizes),
         )
+        expected = [(4 << tap, config.widths[tap]) for tap in config.taps]
+        info = self.stages.feature_info
+        found = list(zip(info.reduction(), info.channels(), strict=True))
+        if found != expected:
+            raise ValueError(
+                f"the stages of {config.name} have (stride, channels) {found}, the configuration says {expected}"
+            )
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.stages(image))
@@ -113,11 +122,13 @@ class Backbone(nn.Module):
             else ConvBackbone(config.backbone, pretrained)
         )
         self.frozen = not config.train_backbone
+        self.fixed_statistics = False
         self.requires_grad_(config.train_backbone)
 
     def train(self, mode: bool = True) -> Backbone:
-        """A frozen encoder stays in evaluation mode whatever the rest of the model does."""
-        super().train(mode and not self.frozen)
+        """A frozen encoder stays in evaluation mode whatever the rest of the model does; so does one that learns with
+        `fixed_statistics`, the batch norm's statistics of weights that came from elsewhere."""
+        super().train(mode and not self.frozen and not self.fixed_statistics)
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

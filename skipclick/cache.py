@@ -294,6 +294,17 @@ class SharedCache(Generic[T]):
         mine.set_result(value)
         return value
 
+    def find(self, key: Hashable) -> T | None:
+        """The value kept under `key` in any tier, or None. What is nowhere is not counted: it will be made."""
+        if key not in self._first and not any(key in tier for tier in self._slower.values()):
+            return None
+        kept = self._first.get(key)
+        if kept is None:
+            kept = self._find_slower(key)
+            if kept is not None:
+                self._first.put(key, kept)
+        return kept
+
     def peek(self, key: Hashable) -> T | None:
         """The value if the first tier has it; not counted, and no reason to keep it longer."""
         return self._first.peek(key)

@@ -82,6 +82,17 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     }
 
 
+def load_provenance(path: str | Path) -> dict[str, Any]:
+    """What the checkpoint that `load_checkpoint` reads says of its making; empty for the authors' released files."""
+    if str(path) == "bundled":
+        with as_file(files("skipclick") / "weights" / BUNDLED) as bundled:
+            return load_provenance(bundled)
+    if zipfile.is_zipfile(path):
+        return {}
+    provenance: dict[str, Any] = read_metadata(path)["provenance"]
+    return provenance
+
+
 def _load_safetensors(path: Path) -> SkipClick:
     try:
         metadata = read_metadata(path)

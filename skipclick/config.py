@@ -29,13 +29,23 @@ class VitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvNetConfig:
-    """A ResNet of timm whose stages are the taps; the four lie at strides 4, 8, 16 and 32."""
+    """A ConvNet of timm whose last four stages, at strides 4, 8, 16 and 32, are the taps.
 
-    name: str = "resnet18d"  # timm's name; sizes below override what the name implies
-    depths: tuple[int, ...] = (1, 2, 3, 2)
-    widths: tuple[int, ...] = (48, 96, 192, 256)
-    stem_width: int = 24
+    `name` alone decides padding and the epsilon of batch norm: published weights need theirs (`tf_efficientnet_lite0`
+    has TensorFlow's). The normalisation that they need is the model's `image_mean` and `image_std`.
+    """
+
+    name: str = "resnet18d"  # timm's name
+    depths: tuple[int, ...] | None = (1, 2, 3, 2)  # blocks of a ResNet's stages; None: as the name says
+    widths: tuple[int, ...] = (48, 96, 192, 256)  # channels of the stages
+    stem_width: int | None = 24  # channels of a ResNet's stem; None: as the name says
     taps: tuple[int, ...] = (0, 1, 2, 3)  # 0-based stages
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != 4:
+            raise ValueError(f"widths {self.widths} must be four, one for each of the strides 4, 8, 16 and 32")
+        if (self.depths is None) != (self.stem_width is None):
+            raise ValueError("depths and stem_width change a ResNet together: give both, or None for both")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,3 +220,22 @@ TINY = ModelConfig(
     decoder_channels=48,
     antialias=True,
 )
+
+
+def _efficientnet_lite(variant: int, widths: tuple[int, int, int, int]) -> ModelConfig:
+    """A frozen EfficientNet-Lite in place of `TINY`'s backbone; the head keeps its sizes."""
+    return replace(
+        TINY,
+        backbone=ConvNetConfig(name=f"tf_efficientnet_lite{variant}", depths=None, widths=widths, stem_width=None),
+        train_backbone=False,
+        resolution=(448, 448),
+        image_mean=(127 / 255,) * 3,
+        image_std=(128 / 255,) * 3,
+    )
+
+
+EFFICIENTNET_LITE: dict[str, ModelConfig] = {
+    "efficientnet_lite0": _efficientnet_lite(0, (24, 40, 112, 320)),
+    "efficientnet_lite1": _efficientnet_lite(1, (24, 40, 112, 320)),
+    "efficientnet_lite2": _efficientnet_lite(2, (24, 48, 120, 352)),
+}

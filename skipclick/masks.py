@@ -114,7 +114,7 @@ def enlarge(probability: Tensor, size: tuple[int, int], *, antialias: bool) -> E
     total = wide.new_zeros(())
     for begin in range(0, len(first), step):
         here = slice(begin, begin + step)
-        block = _weighted_rows(wide, first[here], weights[here])
+        block = weighted_rows(wide, first[here], weights[here])
         torch.gt(block, MASK_THRESHOLD, out=pixels[here])
         total += F.threshold(block, MASK_THRESHOLD, 0.0, inplace=True).sum()
     return Enlarged(pixels, rows.start, columns.start, size, total)
@@ -130,7 +130,7 @@ def _wider(rows: Tensor, width: int, antialias: bool) -> Tensor:
     return F.interpolate(rows[None, None], size=(rows.shape[0], width), mode="bilinear", **options)[0, 0]
 
 
-def _weighted_rows(rows: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+def weighted_rows(rows: Tensor, first: Tensor, weights: Tensor) -> Tensor:
     """Sums of `weights.shape[1]` neighbouring rows, beginning with those at `first`; (len(first), w)."""
     total = rows.index_select(0, first).mul_(weights[:, :1])
     for k in range(1, weights.shape[1]):

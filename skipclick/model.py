@@ -95,7 +95,7 @@ class SkipClick(nn.Module):
     def fuse_taps(self, taps: Sequence[Tensor]) -> Tensor:
         """The fused image feature (B, N, C) of Eq. 7."""
         grid = self._grid(taps)
-        tokens = [_to_grid(tap, grid).flatten(2).transpose(1, 2) for tap in taps]  # each (B, N, C_i)
+        tokens = [to_grid(tap, grid).flatten(2).transpose(1, 2) for tap in taps]  # each (B, N, C_i)
         return tokens[0] if self.fuse is None else self.fuse(torch.cat(tokens, dim=-1))
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class SkipClick(nn.Module):
         return taps[0].shape[-2] * stride // patch, taps[0].shape[-1] * stride // patch
 
 
-def _to_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:
+def to_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:
     """A tap at the mixer's grid: averaged where finer, interpolated where coarser, untouched where equal."""
     if tap.shape[-2:] == grid:
         return tap

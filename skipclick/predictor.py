@@ -170,7 +170,7 @@ class Predictor:
         """`click` for several objects, of one photo or of several, in one batch; equal to it but for float rounding."""
         sizes = [photo.image_size for photo in features]
         for object_clicks, size in zip(clicks, sizes, strict=True):
-            _check_clicks(object_clicks, size)
+            check_clicks(object_clicks, size)
         maps = torch.cat([self._previous(last, size) for last, size in zip(previous, sizes, strict=True)])
         prepared = PreparedFeatures.cat([photo.prepared for photo in features])
         logits = self.model.decode(prepared, self._prompt(clicks, maps, sizes)).float()  # (B or 2 B, 1, h, w)
@@ -185,14 +185,7 @@ class Predictor:
 
         Raises `ValueError` if there is no request, a click lies outside its photo, or a state is none of ours.
         """
-        if self.flip:
-            raise ValueError("flip averages two views of the photo in `click`; answers are made without it")
-        if not requests:
-            raise ValueError("there are no requests; give at least one")
-        for request in requests:
-            _check_clicks(request.clicks, request.features.image_size)
-            self._check_state(request.previous)
-        probabilities = self._probabilities(requests)
+        probabilities = self.probabilities(requests)
         # All work is handed to the device before the first result is waited for.
         enlarged = [
             enlarge(probability, request.features.image_size, antialias=self.model.config.antialias)
@@ -200,6 +193,21 @@ class Predictor:
         ]
         states = probabilities.to(self.dtype)
         return [Answer(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
+
+    @torch.inference_mode()
+    def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
+        """What the masks of `answer` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
+
+        Raises `ValueError` as `answer` does.
+        """
+        if self.flip:
+            raise ValueError("flip averages two views of the photo in `click`; answers are made without it")
+        if not requests:
+            raise ValueError("there are no requests; give at least one")
+        for request in requests:
+            check_clicks(request.clicks, request.features.image_size)
+            self._check_state(request.previous)
+        return self._probabilities(requests)
 
     @torch.inference_mode()
     def start_state(self, area: NDArray[np.bool_]) -> Tensor:
@@ -289,7 +297,8 @@ def _check_image(image: Any) -> None:
         raise ValueError(f"the image has shape {image.shape}; give RGB as (height, width, 3)")
 
 
-def _check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
+def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
+    """Raises `ValueError` where there is no click, or one outside a photo of `size` (H, W)."""
     if not clicks:
         raise ValueError("there are no clicks; give at least one")
     for click in clicks:

@@ -1,7 +1,8 @@
-"""Fixtures of the backend's tests: an app around a predictor that draws discs."""
+"""Fixtures: a check that a run leaves nothing behind; for the backend's tests an app around a predictor of discs."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,23 @@ from skipclick.cache import ByteLru, SharedCache
 from tests.support import annotation_bodies as bodies
 from tests.support.fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
 from tests.support.fakes import DiscPredictor, FlatImages
+from tests.support.traces import no_traces
 
 # What is slow on a busy machine is not wrong, and a run fails by a change, not by luck: each tries the same examples.
 # `pytest --hypothesis-profile default` looks for others.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+# Programs that tests start use this checkout's packages too, whatever another checkout has installed.
+os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    tmp_path_factory.getbasetemp()  # stays where it always is, so that the files of a failed test can be looked at
+    with no_traces():
+        yield
 
 
 @pytest.fixture

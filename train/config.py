@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from skipclick.checkpoint import load_checkpoint
-from skipclick.config import DINOV2, DINOV3_VITB16, TINY, ModelConfig, Preset, preset
+from skipclick.config import DINOV2, DINOV3_VITB16, EFFICIENTNET_LITE, TINY, ModelConfig, Preset, preset
 from train.augment import AugmentConfig
 from train.sampler import SamplerConfig
 
 PUBLISHED = "published"
-BACKBONES: dict[str, ModelConfig] = {**DINOV2, "dinov3_vitb16": DINOV3_VITB16}
-"""What `--backbone` knows by name; published weights are fetched through timm."""
+BACKBONES: dict[str, ModelConfig] = {**DINOV2, "dinov3_vitb16": DINOV3_VITB16, **EFFICIENTNET_LITE}
+"""What `--backbone` knows by name. Published weights are fetched through timm, those of EfficientNet-Lite are read from
+the installed packages that hold them."""
 
 DINOV3_LICENSE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license"
 """Meta's DINOv3 License, no open-source one: its terms hold for models derived from those weights too."""
@@ -47,6 +48,7 @@ class TrainConfig:
     previous_mask: Literal["soft", "binary"] = "soft"  # what the network is fed back; paper: "binary" (Eq. 2)
     loss: Literal["nfl", "focal", "bce_dice"] = "nfl"  # paper: "focal"
     learning_rate: float = 5e-5
+    backbone_learning_rate: float | None = None  # of a backbone that learns; None: that of the head
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0  # on matrices and kernels
     schedule: Literal["milestones", "cosine", "constant"] = "milestones"
@@ -63,6 +65,8 @@ class TrainConfig:
             raise ValueError(
                 f"a crop of {self.augment.crop} pixels does not fit the network: use a multiple of {multiple}"
             )
+        if self.backbone_learning_rate is not None and not self.model.train_backbone:
+            raise ValueError("backbone_learning_rate is given but the backbone is frozen: set model.train_backbone")
 
     @property
     def steps_per_epoch(self) -> int:

@@ -28,7 +28,7 @@ from train.checkpoints import Identity, TrainingState, check_same, read_state, s
 from train.config import Run, TrainConfig
 from train.dataset import Batch, ObjectDataset, collate, report_left_out, watched
 from train.distributed import Group, distributed, joined_group
-from train.init_weights import new_model, take_weights
+from train.init_weights import backbone_origin, new_model, take_weights
 from train.log import RunLog, opened_log
 from train.optimise import Part, compile_parts, new_state, optimise
 from train.signals import StoppedError, ignore_stop_requests, stop_requests
@@ -92,10 +92,14 @@ def start(identity: Identity, run: Run, device: torch.device) -> TrainingState:
     if last.exists():
         raise ValueError(f"{run.output} holds a run: continue it with --resume, or name another --output")
     if run.init is None:
-        return new_state(new_model(config), config, device)
-    model = SkipClick(config.model)
-    take_weights(model, read_state(run.init)["model"], str(run.init))
-    return new_state(model, config, device)
+        state = new_state(new_model(config), config, device)
+        state.backbone_origin = backbone_origin(config)
+        return state
+    model, given = SkipClick(config.model), read_state(run.init)
+    take_weights(model, given["model"], str(run.init))
+    state = new_state(model, config, device)
+    state.backbone_origin = given.get("backbone_origin")
+    return state
 
 
 def check_same_step(steps: Sequence[int], run: Run) -> None:

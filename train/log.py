@@ -166,6 +166,6 @@ def _tensorboard(folder: Path, first_step: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("no TensorBoard: `pip install -r requirements-train.txt` would add it", file=sys.stderr)
+        print("no TensorBoard: `pip install -r requirements/train.txt` would add it", file=sys.stderr)
         return None
     return SummaryWriter(str(folder), purge_step=first_step + 1)

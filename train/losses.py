@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 EPS = 1e-12
 
 
@@ -46,4 +49,4 @@ def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return cross_entropy.sum(dim=(1, 2, 3)) / num_valid + dice
 
 
-LOSSES = {"nfl": normalised_focal_loss, "focal": focal_loss, "bce_dice": bce_dice_loss}
+LOSSES: dict[str, Loss] = {"nfl": normalised_focal_loss, "focal": focal_loss, "bce_dice": bce_dice_loss}

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +50,33 @@ def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> Tr
     average = None
     if config.ema_decay is not None:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    # Weights that came from elsewhere keep their batch norm's statistics: a few photos must not move them.
+    model.backbone.fixed_statistics = config.backbone_weights is not None
+    groups = parameter_groups(model, config)
     # Without weight decay, as in the paper's recipe, this is plain Adam.
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
     return TrainingState(model, average, optimizer, scaler)
+
+
+def parameter_groups(model: SkipClick, config: TrainConfig) -> list[dict[str, Any]]:
+    """What learns: matrices, then vectors, which do not decay; `rate` is relative to the schedule's learning rate.
+
+    A backbone with a learning rate of its own comes behind, in groups of its own.
+    """
+    head, backbone = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in model.named_parameters():
+        apart = config.backbone_learning_rate is not None and name.startswith("backbone.")
+        if parameter.requires_grad:
+            (backbone if apart else head).append(parameter)
+    rates = [(head, 1.0)]
+    if config.backbone_learning_rate is not None:
+        rates.append((backbone, config.backbone_learning_rate / config.learning_rate))
+    return [
+        {"params": [p for p in some if (p.ndim > 1) == matrices], "weight_decay": decay, "rate": rate}
+        for some, rate in rates
+        for matrices, decay in ((True, config.weight_decay), (False, 0.0))
+    ]
 
 
 def compile_parts(model: SkipClick) -> None:
@@ -82,7 +101,7 @@ def optimise(
     """
     learning_rate = config.learning_rate_at(state.step)
     for parameters in state.optimizer.param_groups:
-        parameters["lr"] = learning_rate
+        parameters["lr"] = learning_rate * parameters["rate"]
     state.optimizer.zero_grad()
     # The mean over processes that follows gives each photo the same weight, however many a part has.
     fractions = [config.batch_size / (len(part.positions) * group.size) for part in parts]

@@ -18,7 +18,7 @@ def plot_run(folder: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ValueError("plotting needs matplotlib: pip install -r requirements-train.txt") from None
+        raise ValueError("plotting needs matplotlib: pip install -r requirements/train.txt") from None
     figure = Figure(figsize=(9, 6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True).ravel()
     for panel, name in zip(panels[:3], ("loss", "iou", "learning_rate"), strict=True):

@@ -9,36 +9,39 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.utils import get_environ_proxies, select_proxy
 
 from backend.app import create_app
-from backend.commands.serve import in_container
+from backend.commands.serve import in_container, listening_trouble
 from backend.device import choose_device
 from backend.factory import Service, build_service
 from backend.images.decode import ImageError
 from backend.images.loader import build_images
-from backend.label_studio.auth import as_is, build_auth
+from backend.label_studio.auth import as_is, build_auth, redirect_trouble
 from backend.label_studio.client import ApiError, LabelStudioApi
+from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import (
-    PROMPT_KINDS,
     ConfigError,
-    LabelingConfig,
     check_labeling_config,
     image_reference,
     labeling_config_doubts,
     parse_labeling_config,
 )
+from backend.outgoing import connection_advice, new_session, trusted_certificates
 from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
-from backend.settings import Settings, revealed
-from skipclick import brush_rle
+from backend.settings import Settings, listening_url, revealed
+from skipclick import Click, brush_rle
 
 LAST_RESORT = """\
 If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
@@ -89,7 +92,7 @@ def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Fin
         for complaint in str(error).splitlines():
             yield Finding("settings", complaint, "correct it; `python -m backend settings` lists all settings")
         return
-    yield Finding("settings", "every setting has a possible value")
+    yield _finding("settings", lambda: _settings(settings))
     service = yield from _examine_model(settings)
     try:
         yield from _examine_label_studio(settings, service, project)
@@ -123,6 +126,7 @@ def _examine_model(settings: Settings) -> Generator[Finding, None, Service | Non
 def _examine_label_studio(settings: Settings, service: Service | None, project: int | None) -> Iterator[Finding]:
     auth = build_auth(settings)
     api = LabelStudioApi(auth, settings.image_timeout)
+    yield _finding("network", lambda: _network(settings))
     address = _finding("address", lambda: _address(settings))
     yield address
     if address.todo:
@@ -154,7 +158,8 @@ def _examine_connection(settings: Settings, api: LabelStudioApi, project: int) -
         yield Finding(
             "connection",
             "no backend is connected to this project",
-            f"{_MODEL_PAGE} > Connect Model: the address of this server, as Label Studio reaches it",
+            f"{_MODEL_PAGE} > Connect Model: the address of this server, as Label Studio reaches it; here it "
+            f"is {listening_url(settings)}",
         )
         return
     # The editor asks the first interactive one.
@@ -180,16 +185,20 @@ def _examine_click(
         return
     if not xml:
         return  # without a config nothing says which of the task's data are its image
-    task, config = tasks[0], parse_labeling_config(xml)
+    task = tasks[0]
     try:
-        tag, reference = _image(config, task)
+        data = task.get("data") or {}
+        tool = SmartTool.of(xml, project, data)
+        url = image_reference(parse_labeling_config(xml).for_task(data), tool.image_tag, data, None)
+        reference = ImageReference(url, int(task["id"]))
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
         yield Finding("image", f"the image of task {task['id']} cannot be had: {error}", "see there; then ask again")
         return
     yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
     if service is not None:
-        body = click_body(task, project, xml, (height, width), tag)
+        middle = Click((width - 1) / 2, (height - 1) / 2)
+        body = tool.predict_body(task, (height, width), [middle])
         yield _finding("click", lambda: _click(settings, service, body))
 
 
@@ -201,6 +210,38 @@ def _finding(check: str, work: Callable[[], str]) -> Finding:
     except ValueError as error:  # our own sentences say what to do themselves
         says, _, todo = str(error).rpartition("; ")
         return Finding(check, says or todo, todo)
+
+
+def _settings(settings: Settings) -> str:
+    trouble = listening_trouble(settings)
+    if trouble is not None:
+        raise ValueError(trouble)
+    return f"every setting has a possible value; the server listens at {listening_url(settings)}"
+
+
+def _network(settings: Settings) -> str:
+    """How requests leave this machine: the certificates that they trust, and the proxy on the way to Label Studio."""
+    trusted = trusted_certificates(os.environ)
+    certificates = "the usual certificate authorities"
+    if trusted is not None:
+        name, path = trusted
+        certificates = f"the certificates in {name}={path}"
+        todo = f"name the file with your authority's certificate in PEM format, or unset {name}"
+        if not path.exists():
+            raise Trouble(f"{name}={path} does not exist", f"{todo}; in a container it must be mounted")
+        if path.is_file() and not _holds_certificates(path):
+            raise Trouble(f"{name}={path} holds no certificates", todo)
+    proxy = select_proxy(settings.label_studio_url, get_environ_proxies(settings.label_studio_url))
+    way = f"the proxy {proxy.rpartition('@')[2]}" if proxy else "no proxy"
+    return f"requests trust {certificates} and take {way} to Label Studio"
+
+
+def _holds_certificates(path: Path) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
 
 
 def _disk(settings: Settings) -> str:
@@ -219,20 +260,30 @@ def _address(settings: Settings) -> str:
     here = " Inside a container localhost is the container itself: name the host or the service." * (
         in_container() and urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     )
+    asked = f"{url}/api/version/"
     try:
-        answer = requests.get(f"{url}/api/version/", auth=as_is, timeout=settings.image_timeout)
+        with new_session() as session:
+            answer = session.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
+        if answer.is_redirect:
+            trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
+            if trouble is not None:
+                says, _, todo = trouble.rpartition("; ")
+                raise Trouble(says, todo)
         release = answer.json()["release"]
     except requests.ConnectionError as error:
         raise Trouble(
             f"nothing answers at LABEL_STUDIO_URL={url} ({type(error).__name__})",
-            f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
+            connection_advice(error)
+            or f"start Label Studio, or set LABEL_STUDIO_URL to where this machine reaches it.{here}",
         ) from None
     except requests.Timeout:
         raise Trouble(
             f"LABEL_STUDIO_URL={url} did not answer within IMAGE_TIMEOUT={settings.image_timeout:g} seconds",
             "look whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
         ) from None
-    except (requests.RequestException, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if advice := connection_advice(error):
+            raise Trouble(f"LABEL_STUDIO_URL={url} cannot be asked ({type(error).__name__})", advice) from None
         raise Trouble(
             f"LABEL_STUDIO_URL={url} answers, but is not Label Studio",
             "set LABEL_STUDIO_URL to the address that the browser shows, up to the host and port (or path prefix)",
@@ -303,9 +354,10 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
             "reaches (in a container localhost is the container itself), and user and password if this server asks",
         )
     try:
-        health = requests.get(f"{url}/health", auth=as_is, timeout=5).json()
-        ready = requests.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
-    except (requests.RequestException, ValueError):
+        with new_session() as session:
+            health = session.get(f"{url}/health", auth=as_is, timeout=5).json()
+            ready = session.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
+    except (OSError, ValueError):
         return f"Label Studio gets through to {url} (this machine does not, which may be as it should)"
     kind = health.get("model_class") if isinstance(health, dict) else None
     if kind != "SkipClick":
@@ -321,35 +373,6 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
 def _login(settings: Settings) -> tuple[str, str] | None:
     user, password = settings.basic_auth_user, revealed(settings.basic_auth_pass)
     return (user, password) if user is not None and password is not None else None
-
-
-def _image(config: LabelingConfig, task: Mapping[str, Any]) -> tuple[str, ImageReference]:
-    """The image tag that the smart tool is for, and the task's image."""
-    control = next(control for control in config.controls.values() if control.kind in PROMPT_KINDS and control.smart)
-    tag = next(name for name in control.to_names if name in config.images)
-    return tag, ImageReference(image_reference(config, tag, task.get("data") or {}, None), int(task["id"]))
-
-
-def click_body(task: Mapping[str, Any], project: int, xml: str, size: tuple[int, int], tag: str) -> dict[str, Any]:
-    """What Label Studio sends when an annotator uses the smart tool in the middle of an image of `size` (H, W)."""
-    config = parse_labeling_config(xml)
-    control = next(c for c in config.controls.values() if c.kind in PROMPT_KINDS and c.smart and tag in c.to_names)
-    where = {"x": 50, "y": 50, "width": 0.2}
-    if control.kind == "rectanglelabels":
-        where = {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}
-    item = {
-        "id": "doctor",
-        "type": control.kind,
-        "from_name": control.name,
-        "to_name": tag,
-        "original_width": size[1],
-        "original_height": size[0],
-        "image_rotation": 0,
-        "is_positive": True,
-        "value": {**where, control.kind: [control.labels[0] if control.labels else "Object"]},
-    }
-    params = {"login": None, "password": None, "context": {"result": [item]}}
-    return {"tasks": [dict(task)], "project": f"{project}.0", "label_config": xml, "params": params}
 
 
 def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str:

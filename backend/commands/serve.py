@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.label_studio.labeling_config import EXAMPLE
-from backend.settings import Settings
+from backend.settings import Settings, listening_url
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -32,13 +34,31 @@ def in_container() -> bool:
     return any(mark.exists() for mark in marks) or bool({"container", "KUBERNETES_SERVICE_HOST"} & os.environ.keys())
 
 
+def listening_trouble(settings: Settings) -> str | None:
+    """Why this machine cannot listen at HOST and PORT, or None. A port in use is no reason: its owner may be about
+    to end."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+    except PermissionError:
+        return f"PORT={settings.port} is not for everybody; take one above 1023"
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return None
+        return (
+            f"HOST={settings.host} is not an address of this machine ({error.strerror}); HOST=0.0.0.0 listens on all "
+            "IPv4 addresses, HOST=:: on those of IPv6 too"
+        )
+    return None
+
+
 def welcome(settings: Settings) -> str:
     """How to connect Label Studio, for the person who starts the server."""
-    address = f"http://{'localhost' if settings.host == '0.0.0.0' else settings.host}:{settings.port}"
     return f"""\
 To connect Label Studio:
   1. Project > Settings > Labeling Interface > Code: paste the config below, with your labels in both tags.
-  2. Project > Settings > Model > Connect Model: {address}, switch on "interactive
+  2. Project > Settings > Model > Connect Model: {listening_url(settings)}, switch on "interactive
      preannotations". Label Studio 1.23 refuses private addresses unless it was started with
      ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.
   3. Open a task, switch on "Auto-Annotation", pick the Auto-Detect tool and a label, click on the object.

@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import requests
 from tqdm import tqdm
 
 from backend.label_studio.auth import LabelStudioAuth, as_is
 from backend.label_studio.client import LabelStudioApi, get_object, patiently, project_tasks
-from backend.settings import Settings, revealed
+from backend.outgoing import new_session
+from backend.settings import Settings, listening_url, revealed
 
 _AT_ONCE = 2  # while one image is encoded, the next one is fetched
 _TIMEOUT = 300.0  # seconds for one image: it waits behind all annotators
@@ -59,6 +61,8 @@ class Server:
     url: str
     login: tuple[str, str] | None = field(default=None, repr=False)
     pause: float = 1.0
+    is_here: bool = False
+    """Whether it runs on this machine, where no proxy leads to."""
 
     def prepare(self, task: Mapping[str, Any], label_config: str, project: int) -> int:
         """Have one task's image prepared. Returns how many images the server keeps now.
@@ -68,7 +72,11 @@ class Server:
         body = {"tasks": [task], "label_config": label_config, "project": str(project)}
 
         def ask() -> requests.Response:
-            answer = requests.post(f"{self.url}/warm", json=body, auth=self.login or as_is, timeout=_TIMEOUT)
+            with new_session() as session:
+                session.trust_env = not self.is_here
+                answer = session.post(
+                    f"{self.url}/warm", orjson.dumps(body), auth=self.login or as_is, timeout=_TIMEOUT
+                )
             answer.raise_for_status()
             return answer
 
@@ -89,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status: 0 if all images are prepared, 1 if some are not, 2 for settings or options that are wrong."""
     parser = argparse.ArgumentParser(prog="python -m backend warm", description=__doc__.partition("\n")[0])
     parser.add_argument("--project", type=int, required=True, help="id of the project in Label Studio")
-    parser.add_argument("--server", help="address of the running server (default: this machine, at PORT)")
+    parser.add_argument("--server", help="address of the running server (default: this machine, at HOST and PORT)")
     options = parser.parse_args(arguments)
     try:
         settings = Settings.from_environment(os.environ)
@@ -97,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         api = LabelStudioApi(LabelStudioAuth(settings.label_studio_url, key, timeout), timeout)
         password = revealed(settings.basic_auth_pass)
         login = (settings.basic_auth_user, password) if settings.basic_auth_user and password else None
-        server = Server((options.server or f"http://localhost:{settings.port}").rstrip("/"), login)
+        server = Server((options.server or listening_url(settings)).rstrip("/"), login, is_here=not options.server)
         summary = warm_project(api, server, options.project)
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -177,9 +177,11 @@ def served(versions: Versions, project: int, number: int | None, base: SkipClick
 def restrain(settings: Settings) -> None:
     """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
     os.nice(19)
-    # Linux may give each session an equal share whatever its processes' niceness; a job has a session of its own
-    with suppress(OSError):
-        Path("/proc/self/autogroup").write_text("19")
+    # Linux may divide processors between sessions first, whatever their processes' niceness. The server starts a job in
+    # a session of its own; a job started by hand shares one with its user's other work, which must keep its share.
+    if os.getsid(0) == os.getpid():
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text("19")
     threads = settings.finetune_threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

@@ -57,6 +57,12 @@ class ImageHosts:
                 f"server with IMAGE_HOSTS={','.join((*self.patterns, host[:100]))}"
             )
 
+    def lists(self, host: str) -> bool:
+        """Whether the list means this host, so that no other may stand for it. `*` does not mean this machine."""
+        here = host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
+        name = host.lower().rstrip(".")
+        return any(_matches(name, pattern.lower()) for pattern in self.patterns if pattern != "*" or not here)
+
     def resolve(self, host: str, port: int) -> list[str]:
         """The host's addresses, if all of them may be called. Raises `RefusedHostError`, or `OSError` for an unknown
         name."""
@@ -99,6 +105,13 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _matches(host: str, pattern: str) -> bool:

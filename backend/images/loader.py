@@ -3,51 +3,126 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import json
+import logging
+import math
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from io import BytesIO
+from http import HTTPStatus
+from io import SEEK_END, BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
-from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+from typing import BinaryIO, Generic, Protocol, TypeVar
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from backend.images.allowlist import ImageHosts, RefusedHostError
+from backend.images.data_uri import DataUriError, data_uri_content
 from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
 from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
-from backend.images.local_files import local_name, read_below
+from backend.images.local_files import local_name, opened_below
 from backend.images.pixel_budget import PixelBudget
-from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, as_called, origin
+from backend.images.sightings import (
+    SETTLED_SECONDS,
+    Sighting,
+    answer_etag,
+    answer_stamp,
+    content_name,
+    digest_name,
+    file_stamp,
+)
+from backend.label_studio.auth import (
+    AuthorizationError,
+    LabelStudioAuth,
+    NoAnswerError,
+    as_called,
+    origin,
+    redirect_trouble,
+    under,
+)
+from backend.label_studio.names import ToldNames
+from backend.label_studio.references import cleaned
+from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
 from backend.settings import Settings
+from skipclick.cache import ByteLru
 
-_CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+_CLOUD_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "azure-blob": "azure-blob"}
+"""As data has them, and as Label Studio resolves them: Hadoop and Spark have names of their own for S3."""
+
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
 _PHOTOS_AT_ONCE = 4
 """Of the largest size, in memory as pixels; of smaller ones as many more."""
 
 
+_SIGHTINGS_BYTES = 64 << 20
+"""Memory for what was seen of the photos, not for the photos: those of 60,000 tasks."""
+
+_UNCONFIRMED_SECONDS = 600.0
+"""So long a photo that was seen still answers while its source does not."""
+
+_RETRY_SECONDS = 10.0
+"""A source that did not answer is not asked again before."""
+
+_BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+
+class UnreachableError(ImageError):
+    """The source of an image says nothing about it now: it is down, busy, or too slow."""
+
+
+@dataclass(frozen=True, eq=False)
+class Look(Generic[T]):
+    """A photo as it is now: either what was kept of it, or the photo itself."""
+
+    name: str
+    """Of its content: equal names mean equal pixels."""
+    kept: T | None = None
+    photo: Photo | None = None
+    asked: bool = True
+    """Whether that took a request or a photo."""
+
+
 class ImageSource(Protocol):
     """Where the annotator gets images from."""
 
-    def key(self, reference: ImageReference) -> str:
-        """A name of the image's content: equal names mean equal pixels."""
+    def place(self, reference: ImageReference) -> str:
+        """A name for where the image comes from; what it shows may change."""
 
-    def load(self, reference: ImageReference) -> Photo:
-        """The image, oriented as the annotator sees it; call its `release` when it has been looked at.
+    def recent(self, reference: ImageReference) -> str | None:
+        """The name of what the image shows, if it was seen a short time ago."""
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        """What `find` has kept under the name of what the image shows now, else the image, oriented as the annotator
+        sees it; call the photo's `release` when it has been looked at. With `doubt` it is fetched in any case.
 
         Raises `ImageError`, and `MemoryError` where there is no room for it now.
         """
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A file that is about to be read. `stamp` says which file in which state it is; None if only its bytes can."""
+
+    file: BinaryIO
+    stamp: str | None = None
+    etag: str | None = None
+    is_local: bool = False
+
+
 class ImageLoader:
-    """Fetches and decodes. Keeps no image and no connection, so any thread may call it."""
+    """Fetches and decodes. Keeps no image and no connection, but what each one was; any thread may call it."""
 
     def __init__(
         self,
@@ -59,10 +134,16 @@ class ImageLoader:
         hosts: ImageHosts,
         local_root: Path | None = None,
         enough: int | None = None,
+        revalidate: float = 60.0,
+        names: Callable[[], Sequence[str]] = list,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
-        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`."""
+        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: after
+        so many seconds a source is asked whether its image is still the same. `names`: what Label Studio calls itself,
+        see `names`."""
         self._auth = auth
+        self._names = names
         self._hosts = hosts
         self._local_root = local_root
         self._max_bytes = max_bytes
@@ -70,46 +151,154 @@ class ImageLoader:
         self._enough = enough
         self._budget = PixelBudget(_PHOTOS_AT_ONCE * max_pixels, timeout)
         self._timeout = timeout
+        self._revalidate = revalidate
+        self._clock = clock
+        self._sightings: ByteLru[Sighting] = ByteLru(_SIGHTINGS_BYTES)
 
-    def key(self, reference: ImageReference) -> str:
-        """Names the Label Studio and the reference; Label Studio does not change the file behind a
-        reference."""
-        return sha256(f"{self._auth.url} {reference.url}".encode()).hexdigest()
+    def place(self, reference: ImageReference) -> str:
+        """See `ImageSource.place`. Label Studio resolves a cloud URI by the storage that the task came from, so that
+        one URI may mean several photos."""
+        reference = _canonical(reference)
+        if _is_data(reference.url):
+            return _data_name(reference.url)
+        task = reference.task_id if _is_cloud(reference.url) else None
+        facts = [self._auth.url, reference.url, task, reference.login, reference.password]
+        return sha256(json.dumps(facts).encode()).hexdigest()
+
+    def recent(self, reference: ImageReference) -> str | None:
+        """See `ImageSource.recent`."""
+        reference = _canonical(reference)
+        if _is_data(reference.url):
+            return _data_name(reference.url)
+        known = self._sightings.peek(self.place(reference))
+        return known.name if known is not None and self._clock() < known.due else None
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        """See `ImageSource.look`.
+
+        Where a source does not answer, what was seen before counts for a while. One that refuses is believed at once.
+        """
+        reference = _canonical(reference)
+        if _is_data(reference.url):
+            name = _data_name(reference.url)
+            kept = find(name)
+            return Look(name, kept, asked=False) if kept is not None else Look(name, photo=self.load(reference))
+        place, begin = self.place(reference), self._clock()
+        known = self._sightings.get(place)
+        kept = find(known.name) if known is not None else None
+        if known is None or kept is None:
+            return self._look_anew(reference, place, begin, find)
+        if begin < known.due and not doubt:
+            return Look(known.name, kept, asked=False)
+        try:
+            return self._look_again(reference, place, begin, find, known, kept, doubt)
+        except UnreachableError as error:
+            if begin - known.confirmed > _UNCONFIRMED_SECONDS:
+                raise
+            logger.warning("the image of task %s is taken as it was: %s", reference.task_id, error)
+            pause = max(self._revalidate, _RETRY_SECONDS)
+            self._sightings.put(place, replace(known, due=self._clock() + pause))
+            return Look(known.name, kept)
+        except ImageError:
+            self._sightings.put(place, replace(known, due=-math.inf, confirmed=-math.inf))
+            raise
 
     def load(self, reference: ImageReference) -> Photo:
-        """See `ImageSource.load`."""
-        with self._opened(reference) as file:
-            try:
-                return decode_image(file, self._max_pixels, self._enough, self._budget)
-            except UndecodableError as error:
-                raise ImageError(f"{describe(reference.url)}: {error}") from None
+        """The image as it is now, oriented as the annotator sees it; call its `release` when it has been looked at.
+
+        Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        """
+        with self._opened(reference) as opened:
+            assert opened is not None
+            return self._decoded(opened.file, reference)
+
+    def _look_anew(
+        self, reference: ImageReference, place: str, begin: float, find: Callable[[str], T | None]
+    ) -> Look[T]:
+        """A first look. Without a stamp the file is decoded while it arrives, and named when all of it is there."""
+        with self._opened(reference) as opened:
+            assert opened is not None
+            name = None if opened.stamp is None else content_name(opened.stamp)
+            kept = find(name) if name is not None else None
+            photo = self._decoded(opened.file, reference) if kept is None else None
+            if name is None:
+                name = _name_of_decoded(opened.file)
+        return self._seen(place, begin, opened, Look(name, kept, photo))
+
+    def _look_again(
+        self,
+        reference: ImageReference,
+        place: str,
+        begin: float,
+        find: Callable[[str], T | None],
+        known: Sighting,
+        kept: T,
+        doubt: bool,
+    ) -> Look[T]:
+        """Has the photo changed? In `doubt` a source that says no is not believed: its bytes are looked at."""
+        headers = {"Cache-Control": "no-cache"}
+        if known.etag is not None and known.is_trusted and not doubt:
+            headers["If-None-Match"] = known.etag  # no If-Modified-Since: many hosts only compare which is later
+        with self._opened(reference, headers) as opened:
+            if opened is None:  # not modified
+                self._sightings.put(place, replace(known, due=begin + self._revalidate, confirmed=begin))
+                return Look(known.name, kept)
+            name = None if opened.stamp is None else content_name(opened.stamp)
+            is_trusted = known.is_trusted and not (doubt and name == known.name)
+            if name is None or not is_trusted:
+                name = digest_name(opened.file)
+            found = kept if name == known.name else find(name)
+            photo = None
+            if found is None:
+                opened.file.seek(0)
+                photo = self._decoded(opened.file, reference)
+        look = Look(name, found, photo, asked=photo is not None or not opened.is_local)
+        return self._seen(place, begin, opened, look, is_trusted)
+
+    def _seen(self, place: str, begin: float, opened: _Opened, look: Look[T], is_trusted: bool = True) -> Look[T]:
+        """Note what was seen. The state of a local file costs nothing to ask for, so it is, at every click."""
+        lasts = self._revalidate
+        if opened.is_local:
+            lasts = 0.0 if opened.stamp is not None else min(lasts, SETTLED_SECONDS)
+        self._sightings.put(place, Sighting(look.name, opened.etag, begin + lasts, begin, is_trusted))
+        return look
+
+    def _decoded(self, file: BinaryIO, reference: ImageReference) -> Photo:
+        try:
+            return decode_image(file, self._max_pixels, self._enough, self._budget)
+        except UndecodableError as error:
+            raise ImageError(f"{describe(reference.url)}: {error}") from None
 
     @contextmanager
-    def _opened(self, reference: ImageReference) -> Iterator[BinaryIO]:
-        if reference.url.startswith("data:"):
-            yield BytesIO(_data_uri(reference.url, self._max_bytes))
+    def _opened(self, reference: ImageReference, headers: Mapping[str, str] | None = None) -> Iterator[_Opened | None]:
+        """The file behind a reference; None if its source answers `headers` with "not modified"."""
+        reference = _canonical(reference)
+        if _is_data(reference.url):
+            yield _Opened(BytesIO(_data_uri(reference.url, self._max_bytes)))
             return
-        address = _prepared(self._address(reference))
+        address = self._at_label_studio(_prepared(self._address(reference)))
         own = self._local_root is not None and self._auth.is_own(address)
         name = local_name(address, self._auth.url) if own else None
         if self._local_root is not None and name is not None:
-            yield BytesIO(read_below(self._local_root, name, self._max_bytes))
+            with opened_below(self._local_root, name, self._max_bytes) as (file, path, status):
+                yield _Opened(file, file_stamp(str(path), status), is_local=True)
             return
-        with self._download(address, reference) as file:
-            yield file
+        with self._download(address, reference, headers or {}) as opened:
+            yield opened
 
     def _address(self, reference: ImageReference) -> str:
         """The http address behind a reference."""
         url = reference.url
-        scheme = _split(url).scheme.lower()
-        if scheme in ("http", "https"):
+        if _split(url).scheme.lower() in ("http", "https"):
             return url
-        if scheme in _CLOUD_SCHEMES:
+        if _is_cloud(url):
             if reference.task_id is None:
                 raise ImageError(f"{describe(url)} needs the task's id to be resolved by Label Studio, and it has none")
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{self._auth.url}/tasks/{reference.task_id}/resolve/?fileuri={encoded}"
-        if url.startswith("/") and not url.startswith("//"):
+        if url.startswith("//"):  # of the scheme of the page that shows it
+            return f"{urlsplit(self._auth.url).scheme}:{url}"
+        if url.startswith("/"):
             prefix = urlsplit(self._auth.url).path
             path = url.removeprefix(prefix) if url.startswith(f"{prefix}/") else url
             return self._auth.url + path
@@ -118,8 +307,19 @@ class ImageLoader:
             "such as /data/upload/..., http(s) addresses, s3://, gs:// and azure-blob:// URIs, and data: URIs"
         )
 
+    def _at_label_studio(self, address: str) -> str:
+        """The address at LABEL_STUDIO_URL of what an address under another name of Label Studio means; any other
+        address as it is."""
+        if self._auth.is_own(address) or self._hosts.lists(urlsplit(address).hostname or ""):
+            return address
+        paths = (under(name, address) for name in (self._auth.url, *self._names()))
+        path = next((path for path in paths if path is not None), None)
+        return address if path is None else _prepared(self._auth.url + path)
+
     @contextmanager
-    def _download(self, address: str, reference: ImageReference) -> Iterator[BinaryIO]:
+    def _download(
+        self, address: str, reference: ImageReference, headers: Mapping[str, str]
+    ) -> Iterator[_Opened | None]:
         """Follows redirects by hand: credentials go to the host that they are for, and no further; every host on the
         way must be one that may be called."""
         deadline = time.monotonic() + self._timeout
@@ -130,26 +330,58 @@ class ImageLoader:
                 session = label_studio if own else elsewhere
                 basic = _basic_auth(reference) if origin(urlsplit(address)) == first else None
                 header = self._header() if own else basic
-                answer = self._get(session, address, header, deadline)
+                answer = self._get(session, address, header, headers, deadline)
                 if answer.status_code == 401 and own and header is not None:
                     renewed = self._header(refused=header)
                     if renewed != header:
                         answer.close()
-                        answer = self._get(session, address, renewed, deadline)
+                        answer = self._get(session, address, renewed, headers, deadline)
                 with answer:
-                    if not answer.is_redirect:
-                        yield incoming(self._chunks(answer, address))
+                    if answer.status_code == HTTPStatus.NOT_MODIFIED and "If-None-Match" in headers:
+                        yield None
                         return
-                    address = _redirected(address, answer.headers["Location"])
+                    if not answer.is_redirect:
+                        self._check_status(answer.status_code, address)
+                        stamp = answer_stamp(answer.headers)
+                        # without the query, which is another one whenever a cloud storage signs
+                        where = f"{reference.url} {address.partition('?')[0]}"
+                        yield _Opened(
+                            incoming(self._chunks(answer, address)),
+                            None if stamp is None else f"{where} {stamp}",
+                            answer_etag(answer.headers) if stamp is not None else None,
+                        )
+                        return
+                    target = _redirected(address, answer.headers["Location"])
+                    if own:
+                        self._check_redirect(address, target)
+                    address = self._at_label_studio(target)
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _check_redirect(self, address: str, target: str) -> None:
+        """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
+        host = urlsplit(target).hostname or ""
+        if host != urlsplit(address).hostname and self._hosts.lists(host):
+            return
+        trouble = redirect_trouble(self._auth.url, address, target)
+        if trouble is not None:
+            raise ImageError(f"tried GET {describe(address)}: {trouble}")
 
     def _header(self, refused: str | None = None) -> str | None:
         try:
             return self._auth.header(refused)
+        except NoAnswerError as error:
+            raise UnreachableError(str(error)) from None
         except AuthorizationError as error:
             raise ImageError(str(error)) from None
 
-    def _get(self, session: requests.Session, address: str, header: str | None, deadline: float) -> requests.Response:
+    def _get(
+        self,
+        session: requests.Session,
+        address: str,
+        header: str | None,
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> requests.Response:
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
             if header is not None:
                 request.headers["Authorization"] = header
@@ -157,21 +389,26 @@ class ImageLoader:
 
         wait = max(0.01, deadline - time.monotonic())
         try:
-            return session.get(address, auth=authorize, timeout=wait, stream=True, allow_redirects=False)
+            return session.get(
+                address, headers=headers, auth=authorize, timeout=wait, stream=True, allow_redirects=False
+            )
         except RefusedHostError as error:
-            raise ImageError(f"did not try GET {describe(address)}: {error}") from None
+            raise ImageError(f"did not try GET {describe(address)}: {error}{_own_name_advice(address)}") from None
         except requests.Timeout:
             raise self._too_slow(address) from None
-        except (requests.RequestException, ValueError) as error:  # ValueError: hosts that are no host names
-            raise ImageError(
-                f"tried GET {describe(address)}: {type(error).__name__}; "
-                + ("check LABEL_STUDIO_URL" if self._auth.is_own(address) else "check the address in the task's data")
-            ) from None
+        except (OSError, ValueError) as error:  # all of requests' errors, files that are not there, no host names
+            kind = UnreachableError if isinstance(error, requests.ConnectionError) else ImageError
+            place = "LABEL_STUDIO_URL" if self._auth.is_own(address) else "the address in the task's data"
+            advice = connection_advice(error) or f"check {place}"
+            raise kind(f"tried GET {describe(address)}: {type(error).__name__}; {advice}") from None
+
+    def _check_status(self, status: int, address: str) -> None:
+        if status == HTTPStatus.OK:
+            return
+        kind = UnreachableError if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _BUSY else ImageError
+        raise kind(f"tried GET {describe(address)}: status {status}; {self._advice(status, address)}")
 
     def _chunks(self, answer: requests.Response, address: str) -> Iterator[bytes]:
-        if answer.status_code != 200:
-            advice = self._advice(answer.status_code, address)
-            raise ImageError(f"tried GET {describe(address)}: status {answer.status_code}; {advice}")
         num_bytes = 0
         try:
             while chunk := answer.raw.read1(_CHUNK, decode_content=True):
@@ -182,10 +419,12 @@ class ImageLoader:
         except ReadTimeoutError:
             raise self._too_slow(address) from None
         except HTTPError as error:
-            raise ImageError(f"tried GET {describe(address)}: it broke off ({type(error).__name__})") from None
+            raise UnreachableError(f"tried GET {describe(address)}: it broke off ({type(error).__name__})") from None
 
     def _too_slow(self, address: str) -> ImageError:
-        return ImageError(f"tried GET {describe(address)}: no answer within IMAGE_TIMEOUT={self._timeout:g} seconds")
+        return UnreachableError(
+            f"tried GET {describe(address)}: no answer within IMAGE_TIMEOUT={self._timeout:g} seconds"
+        )
 
     def _advice(self, status: int, address: str) -> str:
         if not self._auth.is_own(address):
@@ -216,8 +455,34 @@ def describe(url: str) -> str:
     return shown[:200]
 
 
+def _is_data(url: str) -> bool:
+    return url.startswith("data:")
+
+
+def _data_name(uri: str) -> str:
+    return content_name("data", sha256(uri.encode(errors="surrogatepass")).hexdigest())
+
+
+def _is_cloud(url: str) -> bool:
+    return url.partition(":")[0] in _CLOUD_SCHEMES
+
+
+def _canonical(reference: ImageReference) -> ImageReference:
+    """A reference as browsers read it; a cloud scheme as Label Studio resolves it."""
+    url = cleaned(reference.url)
+    scheme, _, rest = url.partition(":")
+    return replace(reference, url=f"{_CLOUD_SCHEMES[scheme]}:{rest}" if _is_cloud(url) else url)
+
+
+def _name_of_decoded(file: BinaryIO) -> str:
+    """The name of a file that has been decoded: if its end, which that did not need, does not come, of all before."""
+    with suppress(ImageError):
+        file.seek(0, SEEK_END)
+    return digest_name(file)
+
+
 def _session(adapter: PunctualAdapter) -> requests.Session:
-    session = requests.Session()
+    session = new_session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, adapter)
     return session
@@ -257,22 +522,27 @@ def _basic_auth(reference: ImageReference) -> str | None:
 
 
 def _data_uri(uri: str, max_bytes: int) -> bytes:
-    head, comma, payload = uri.partition(",")
-    if not comma:
-        raise ImageError(f"{describe(uri)} is no data URI: it has no comma")
-    if len(payload) * 3 // 4 > max_bytes:
-        raise ImageError(f"{describe(uri)} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
-    raw = unquote_to_bytes(payload)
-    if not head.endswith(";base64"):
-        return raw
     try:
-        return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
-    except binascii.Error:
-        raise ImageError(f"{describe(uri)} is not base64") from None
+        return data_uri_content(uri, max_bytes)
+    except DataUriError as error:
+        raise ImageError(f"{describe(uri)} {error}") from None
 
 
-def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None = None) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`."""
+def _own_name_advice(address: str) -> str:
+    """What else may be wrong where a path is one of Label Studio's."""
+    if not re.search(r"/(data/(upload|local-files)|storage-data)/", urlsplit(address).path):
+        return ""
+    return (
+        "; if it is Label Studio's own name, set LABEL_STUDIO_URL to where this server reaches Label Studio, and open "
+        "Project > Settings > Model there once, so that it tells this server its name"
+    )
+
+
+def build_images(
+    settings: Settings, auth: LabelStudioAuth, enough: int | None = None, names: ToldNames | None = None
+) -> ImageLoader:
+    """Where the server gets images from; for `enough` see `decode_image`. `names`: by default what a server with these
+    settings was told."""
     return ImageLoader(
         auth,
         max_bytes=settings.image_max_bytes,
@@ -281,4 +551,6 @@ def build_images(settings: Settings, auth: LabelStudioAuth, enough: int | None =
         hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
         local_root=settings.local_files_root,
         enough=enough,
+        revalidate=settings.image_revalidate_seconds,
+        names=(names or ToldNames(settings.model_dir)).names,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import parse_qs, urlsplit
 
 from backend.images.decode import ImageError
@@ -21,8 +24,9 @@ def local_name(address: str, label_studio: str) -> str | None:
     return names[0] if is_local and names else None
 
 
-def read_below(root: Path, name: str, max_bytes: int) -> bytes:
-    """The content of the file `name` below `root`, once all symbolic links are followed.
+@contextmanager
+def opened_below(root: Path, name: str, max_bytes: int) -> Iterator[tuple[BinaryIO, Path, os.stat_result]]:
+    """The file `name` below `root`, once all symbolic links are followed; its path and state.
 
     Raises `ImageError` for everything else: other places, folders, devices, and more than `max_bytes`.
     """
@@ -31,11 +35,7 @@ def read_below(root: Path, name: str, max_bytes: int) -> bytes:
         if not path.is_relative_to(root.resolve()):
             raise ImageError(f"{name[:200]} does not lie below LOCAL_FILES_ROOT")
         # not blocking: opening a named pipe would wait for its other end; no link: the path was resolved a moment ago
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError(f"{name[:200]} below LOCAL_FILES_ROOT is no file")
-            data = file.read(max_bytes + 1)
+        file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb")  # noqa: SIM115
     except ImageError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # null bytes and loops of links
@@ -43,6 +43,10 @@ def read_below(root: Path, name: str, max_bytes: int) -> bytes:
             f"{name[:200]} below LOCAL_FILES_ROOT cannot be read ({type(error).__name__}); LOCAL_FILES_ROOT must "
             "be the folder that Label Studio calls LOCAL_FILES_DOCUMENT_ROOT"
         ) from None
-    if len(data) > max_bytes:
-        raise ImageError(f"{name[:200]} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
-    return data
+    with file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{name[:200]} below LOCAL_FILES_ROOT is no file")
+        if status.st_size > max_bytes:
+            raise ImageError(f"{name[:200]} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
+        yield file, path, status

@@ -81,8 +81,17 @@ def read_annotation(annotation: Json, task: Json, config: LabelingConfig, raw: b
     """An annotation with its objects; None if it lacks its own or its task's id."""
     if number(annotation.get("id")) is None or number(annotation.get("task")) is None:
         return None
-    image_of = partial(_image_of, config, mapping(task.get("data")))
+    data = mapping(task.get("data"))
+    image_of: label_studio.ImageOf
+    try:
+        image_of = partial(_image_of, config.for_task(data), data)
+    except ConfigError:
+        image_of = _no_image
     return label_studio.read_annotation(annotation, image_of, lambda region: region_rle(region, raw))
+
+
+def _no_image(to_name: str, item_index: int | None) -> None:
+    """Of a task whose data do not fit the labeling config."""
 
 
 def _image_of(config: LabelingConfig, data: Json, to_name: str, item_index: int | None) -> str | None:

@@ -10,21 +10,25 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from threading import Lock
 from typing import Any, Literal
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
+from backend.outgoing import connection_advice, new_session
 from backend.settings import Settings, revealed
 
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
 _ASSUMED_LIFE = 240.0  # where the token does not say when it ends
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LOGIN = re.compile(r"/(log-?in|sign[-_]?in|sso|saml2?|oauth2?|oidc|openid-connect|authorize)(/|\Z)", re.IGNORECASE)
 
 
 KeyKind = Literal["personal access token", "legacy token", "access token"]
@@ -32,6 +36,10 @@ KeyKind = Literal["personal access token", "legacy token", "access token"]
 
 class AuthorizationError(ValueError):
     """Label Studio did not accept the key; the message says which setting to change."""
+
+
+class NoAnswerError(AuthorizationError):
+    """Label Studio could not be asked whether it accepts the key."""
 
 
 @dataclass(frozen=True)
@@ -92,15 +100,25 @@ class LabelStudioAuth:
     def _renew(self, refresh_token: str) -> _AccessToken:
         url = f"{self.url}/api/token/refresh/"
         try:
-            answer = requests.post(
-                url,
-                json={"refresh": refresh_token},
-                timeout=self._timeout,
-                allow_redirects=False,
-                auth=as_is,
+            with new_session() as session:
+                answer = session.post(
+                    url,
+                    json={"refresh": refresh_token},
+                    timeout=self._timeout,
+                    allow_redirects=False,
+                    auth=as_is,
+                )
+        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+            advice = connection_advice(error) or "check LABEL_STUDIO_URL"
+            raise NoAnswerError(f"tried POST {url}: {type(error).__name__}; {advice}") from None
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise NoAnswerError(f"tried POST {url}: status {answer.status_code}; see Label Studio's log")
+        if answer.is_redirect:
+            target = urljoin(url, answer.headers["Location"])
+            raise AuthorizationError(
+                redirect_trouble(self.url, url, target)
+                or f"tried POST {url}: it redirects to {target[:200]}; check LABEL_STUDIO_URL"
             )
-        except requests.RequestException as error:
-            raise AuthorizationError(f"tried POST {url}: {type(error).__name__}; check LABEL_STUDIO_URL") from None
         access = _json(answer).get("access")
         if answer.status_code != 200 or not isinstance(access, str):
             raise AuthorizationError(
@@ -127,6 +145,55 @@ def as_called(url: str) -> str:
 def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     """Scheme, host and port of a URL."""
     return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
+
+
+def under(name: str, address: str) -> str | None:
+    """The part of an address, given `as_called`, below Label Studio's address `name`, such as `/data/upload/1/a.png`;
+    None if it lies elsewhere. http and https are the same place, if ports are."""
+    base, parts = urlsplit(name), urlsplit(address)
+    if parts.scheme not in _DEFAULT_PORTS or not _is_same_place(base, parts):
+        return None
+    prefix, path = base.path.rstrip("/"), parts.path or "/"
+    if not f"{path}/".startswith(f"{prefix}/"):
+        return None
+    return (path[len(prefix) :] or "/") + f"?{parts.query}" * bool(parts.query)
+
+
+def _is_same_place(one: SplitResult, other: SplitResult) -> bool:
+    """Whether two addresses have one host, and one port but for the ordinary ones of http and https."""
+    places = [origin(one), origin(other)]
+    hosts = {(host or "").lower().rstrip(".") for _, host, _ in places}
+    ports = {port for *_, port in places}
+    return len(hosts) == 1 and (len(ports) == 1 or all(_DEFAULT_PORTS.get(place[0]) == place[2] for place in places))
+
+
+def redirect_trouble(url: str, asked: str, target: str) -> str | None:
+    """What is wrong if the Label Studio at `url`, asked for the address `asked`, redirects to `target`; None if that is
+    no sign of a wrong setting. The key does not follow to another origin, so there would be nothing to gain."""
+    old, new = urlsplit(asked), urlsplit(target)
+    if _LOGIN.search(new.path) and not _LOGIN.search(old.path):
+        return (
+            f"Label Studio at {url} redirects to a login page ({_shown(new)}): it does not take LABEL_STUDIO_API_KEY, "
+            "or something in front of it asks for a login of its own; set LABEL_STUDIO_API_KEY to a personal access "
+            "token (Account & Settings), and LABEL_STUDIO_URL to an address without such a login"
+        )
+    if origin(old) == origin(new):
+        return None
+    path = (under(url, asked) or old.path).partition("?")[0]
+    same_file = new.path.endswith(path) and new.query == old.query
+    if not same_file and (new.hostname != old.hostname or new.scheme == old.scheme):
+        return None
+    base = f"{new.scheme}://{new.netloc.rpartition('@')[2]}" + (new.path.removesuffix(path) if same_file else "")
+    if (old.scheme, new.scheme) == ("https", "http"):
+        return (
+            f"LABEL_STUDIO_URL={url} redirects to {base}, where the key would travel unencrypted; have what stands in "
+            "front of Label Studio redirect to https"
+        )
+    return f"LABEL_STUDIO_URL={url} redirects to {base}; set LABEL_STUDIO_URL={base}"
+
+
+def _shown(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"[:200]
 
 
 def as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:

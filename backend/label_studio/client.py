@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import requests
 
-from backend.label_studio.auth import AuthorizationError, LabelStudioAuth
+from backend.label_studio import json_bodies
+from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, redirect_trouble
+from backend.outgoing import connection_advice, new_session
 
 _TRIES = 4
 
@@ -39,12 +42,18 @@ class LabelStudioApi:
                 answer = self._get(path, self._auth.header(refused=header), query)
         except AuthorizationError as error:
             raise ApiError(str(error), 401) from None
-        except requests.RequestException as error:
-            raise ApiError(f"tried GET {self._auth.url}{path}: {type(error).__name__}") from None
+        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+            advice = connection_advice(error)
+            sentence = f"tried GET {self._auth.url}{path}: {type(error).__name__}"
+            raise ApiError(f"{sentence}; {advice}" if advice else sentence) from None
+        if answer.is_redirect:
+            target = urljoin(answer.url, answer.headers["Location"])
+            trouble = redirect_trouble(self._auth.url, answer.url, target) or f"it redirects to {target[:200]}"
+            raise ApiError(f"tried GET {self._auth.url}{path}: {trouble}", answer.status_code)
         if answer.status_code != 200:
             raise ApiError(f"tried GET {self._auth.url}{path}: status {answer.status_code}", answer.status_code)
         try:
-            return answer.json()
+            return json_bodies.loads(answer.content)
         except ValueError:
             raise ApiError(f"tried GET {self._auth.url}{path}: the answer is not JSON", 200) from None
 
@@ -54,9 +63,10 @@ class LabelStudioApi:
                 request.headers["Authorization"] = header
             return request
 
-        return requests.get(
-            self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
-        )
+        with new_session() as session:
+            return session.get(
+                self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
+            )
 
 
 def project_tasks(

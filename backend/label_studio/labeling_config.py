@@ -1,21 +1,33 @@
-"""Label Studio's labeling config (XML) as values: which images there are and which tags prompt and label
-them."""
+"""Label Studio's labeling config (XML) as values: which images there are and which tags prompt and label them.
+
+Read as the editor reads it: tags and attributes in any case, values that are expressions (`expressions`), `Repeater`
+tags (also inside each other) and labels that come from the task's data.
+"""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
+from backend.label_studio.expressions import MissingValueError, evaluate, has_variable
+from backend.label_studio.references import cleaned
+
 PROMPT_KINDS = {"keypointlabels": "KeyPointLabels", "rectanglelabels": "RectangleLabels"}
 BRUSH_KIND = "brushlabels"
 
+_OBJECT_KINDS = {
+    *("image", "text", "hypertext", "richtext", "audio", "audioplus", "video", "paragraphs", "table", "timeseries"),
+    *("list", "pdf", "chat"),
+}
 _MAX_LENGTH = 256 << 10  # characters; a config with thousands of labels has fewer
+_MAX_TAGS = 50_000  # of a config whose Repeater tags are written out; each takes some microseconds per click
+_MAX_NESTED = 8  # Repeater tags inside each other
+_MAX_LABELS = 10_000  # of one tag, from the task's data
 
 # smart="false" on the brush is needed: Label Studio takes a brush for a smart tool too and would offer it first under
 # Auto-Detect, where a click with it sends no request.
@@ -36,61 +48,81 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class Label:
+    """A label of a control tag: what the annotator reads, and the alias that results carry instead, if there is one."""
+
+    value: str
+    alias: str = ""
+
+    @property
+    def stored(self) -> str:
+        """As it appears in results."""
+        return self.alias or self.value
+
+
+@dataclass(frozen=True)
 class Control:
     """A tag that makes regions: `kind` is its tag name in lower case, which is also the regions' `type`."""
 
     kind: str
     name: str
     to_names: tuple[str, ...]
-    labels: tuple[str, ...]
-    """As they appear in results; empty where they come from the task's data."""
+    choices: tuple[Label, ...]
     smart: bool
     """Whether Label Studio offers the tag's tool under Auto-Detect."""
+    any_label: bool = False
+    """Whether nobody knows the labels: the tag has none of its own, or they are in a task that is not at hand."""
+    allow_empty: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """As they appear in results."""
+        return tuple(label.stored for label in self.choices)
+
+    @property
+    def title(self) -> str:
+        """What messages call the tag."""
+        return f'{PROMPT_KINDS.get(self.kind, "BrushLabels")} tag "{self.name}"'
 
 
 @dataclass(frozen=True)
 class LabelingConfig:
-    """Image tags (name -> key of the task's data) and control tags (name -> control), in document order."""
+    """Image tags (name -> expression) and control tags (name -> control), in document order."""
 
     images: Mapping[str, str]
     controls: Mapping[str, Control]
+    other_tags: Mapping[str, str] = field(default_factory=dict)
+    """The kinds of all other tags that have a name."""
+    template: Element | None = field(default=None, repr=False, compare=False)
+    """The config itself if a task's data decide which tags and labels there are."""
 
-    def brush_for(self, image: str) -> Control:
-        """The first BrushLabels tag of an image. Raises `ConfigError` if it has none."""
-        for control in self.controls.values():
-            if control.kind == BRUSH_KIND and image in control.to_names:
-                return control
-        raise ConfigError(
-            f'the labeling config has no BrushLabels tag with toName="{image}"; masks need one: add '
-            f'<BrushLabels name="mask" toName="{image}" smart="false"> with the labels of the smart tag'
-        )
+    def for_task(self, data: Mapping[str, Any]) -> LabelingConfig:
+        """The config with the tags and labels that a task's data make of it. Raises `ConfigError` if there are too
+        many."""
+        return self if self.template is None else _read(self.template, data)
+
+    def mask_tags(self, image: str) -> list[Control]:
+        """The BrushLabels tags of an image. Raises `ConfigError` if it has none."""
+        found = [control for control in self.controls.values() if control.kind == BRUSH_KIND]
+        found = [control for control in found if image in control.to_names]
+        if not found:
+            raise ConfigError(
+                f'the labeling config has no BrushLabels tag with toName="{image}"; masks need one: add '
+                f'<BrushLabels name="mask" toName="{image}" smart="false"> with the labels of the smart tag'
+            )
+        return found
 
 
 def parse_labeling_config(xml: str) -> LabelingConfig:
-    """The config's images and controls; tags that do not concern masks are left out. Raises `ConfigError`."""
+    """The config's images and controls, before a task's data are known: `Repeater` tags stand for a single turn, with
+    the index flag in their names. Raises `ConfigError`."""
     if len(xml) > _MAX_LENGTH:
         raise ConfigError(f"the labeling config has {len(xml)} characters, more than the {_MAX_LENGTH} that are read")
     try:
         root = fromstring(xml)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last ones: strange encodings
         raise ConfigError(f"the labeling config is not valid XML: {error}") from None
-    images: dict[str, str] = {}
-    controls: dict[str, Control] = {}
-    labels = _labels(root)
-    for element in root.iter():
-        kind, attributes = element.tag.lower(), _attributes(element)
-        name = attributes.get("name", "")
-        if kind == "image" and name:
-            images[name] = attributes.get("value") or attributes.get("valuelist") or ""
-        elif (kind in PROMPT_KINDS or kind == BRUSH_KIND) and name:
-            controls[name] = Control(
-                kind=kind,
-                name=name,
-                to_names=tuple(part.strip() for part in attributes.get("toname", "").split(",")),
-                labels=tuple(labels[element]),
-                smart=_is_smart(kind, attributes),
-            )
-    return LabelingConfig(images, controls)
+    return _read(root, None)
 
 
 def check_labeling_config(config: LabelingConfig) -> None:
@@ -106,75 +138,186 @@ def check_labeling_config(config: LabelingConfig) -> None:
         )
     smart = [control for control in prompts if control.smart]
     if not smart:
-        tag = prompts[0]
-        raise ConfigError(f'the {PROMPT_KINDS[tag.kind]} tag "{tag.name}" lacks the attribute smart="true"')
+        raise ConfigError(f'the {prompts[0].title} lacks the attribute smart="true"')
     for tag in smart:
         image = next((name for name in tag.to_names if name in config.images), None)
         if image is None:
             raise ConfigError(
-                f'the attribute toName="{",".join(tag.to_names)}" of the {PROMPT_KINDS[tag.kind]} tag '
-                f'"{tag.name}" names no Image tag; the images are: {", ".join(config.images)}'
+                f'the attribute toName="{",".join(tag.to_names)}" of the {tag.title} names no Image tag; the images '
+                f"are: {', '.join(config.images)}"
             )
-        brush = config.brush_for(image)
+        labels = _MaskLabels(config, tag, image)
         for label in tag.labels:
-            map_label(label, brush)
-    for name, value in config.images.items():
-        if not value.startswith("$"):
+            labels.choose([label])
+    for name, expression in config.images.items():
+        if not has_variable(expression) and not any(mark in expression for mark in "/:"):
             raise ConfigError(f'the attribute value of the Image tag "{name}" must be a variable such as "$image"')
 
 
 def labeling_config_doubts(config: LabelingConfig) -> list[str]:
     """What lets a checked config work, but not as meant; a sentence each."""
     return [
-        f'the BrushLabels tag "{brush.name}" lacks the attribute smart="false": Label Studio offers the brush as the '
+        f'the {brush.title} lacks the attribute smart="false": Label Studio offers the brush as the '
         "first Auto-Detect tool, and clicks with it send nothing"
         for brush in config.controls.values()
         if brush.kind == BRUSH_KIND and brush.smart
     ]
 
 
-def map_label(label: str, brush: Control) -> str:
-    """The brush's label for a click's label: the same, the same but for case, or the brush's only one.
+def prompted_image(config: LabelingConfig) -> str:
+    """The image that the first smart tool is for, or else the first one; empty if there is none."""
+    smart = (control for control in config.controls.values() if control.kind in PROMPT_KINDS and control.smart)
+    named = (image for control in smart for image in control.to_names if image in config.images)
+    return next(named, next(iter(config.images), ""))
 
-    Raises `ConfigError` that lists the brush's labels if none of these exists.
+
+def choose_mask_tag(
+    config: LabelingConfig, prompt: Control, image: str, labels: Sequence[str]
+) -> tuple[Control, tuple[str, ...]]:
+    """The BrushLabels tag of `image` for a click with these labels, and what the tag calls them.
+
+    The first tag that has all labels: as results carry them, or else by what the annotator reads (an alias may stand
+    in one tag only), or else but for case. A tag without labels takes what no other tag has, and so does an only tag
+    with an only label. Raises `ConfigError`, listing the labels that there are, if no tag is left: a mask of another
+    class would be worse than none.
     """
-    if not brush.labels or label in brush.labels:
-        return label
-    for candidate in brush.labels:
-        if candidate.casefold() == label.casefold():
-            return candidate
-    if len(brush.labels) == 1:
-        return brush.labels[0]
-    raise ConfigError(
-        f'the BrushLabels tag "{brush.name}" has no label "{label}"; it has: {", ".join(brush.labels)}. '
-        "Give both tags the same labels"
-    )
+    return _MaskLabels(config, prompt, image).choose(labels)
 
 
-def image_reference(config: LabelingConfig, image: str, data: Mapping[str, object], index: int | None) -> str:
-    """The reference (URL, URI or path) that a task's `data` holds for an image tag; `index` picks from a
-    valueList.
+def image_reference(config: LabelingConfig, image: str, data: Mapping[str, Any], index: int | None) -> str:
+    """The reference (URL, URI or path) that a task's `data` hold for an image tag of `config.for_task(data)`; `index`
+    picks from a list.
 
     Raises `ConfigError` if the tag is unknown, the data lack the key, or hold something else than text there.
     """
     if image not in config.images:
         raise ConfigError(f'the labeling config has no Image tag named "{image}"')
-    value: object = data
-    for key in re.sub(r"^\$", "", config.images[image]).split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, list) and value:
+    expression, missing = config.images[image], ""
+    try:
+        value = evaluate(expression, data)
+    except MissingValueError as error:
+        value, missing = None, f": {error} is no text"
+    if isinstance(value, list):
         value = value[index or 0] if (index or 0) < len(value) else None
-    if not isinstance(value, str) or not value:
+    reference = cleaned(value) if isinstance(value, str) else ""
+    if not reference:
         raise ConfigError(
-            f'the task\'s data hold no image under "{config.images[image]}" (Image tag "{image}"); '
+            f'the task\'s data hold no image under "{expression}" (Image tag "{image}"){missing}; '
             f"they have: {', '.join(sorted(data))}"
         )
-    return value
+    return reference
 
 
-def _attributes(element: Element) -> dict[str, str]:
-    """Attributes by lower-case name: the editor does not mind the case, so neither do we."""
-    return {name.lower(): value for name, value in element.attrib.items()}
+class _MaskLabels:
+    """The labels of an image's mask tags, to be chosen from for the clicks of one tag."""
+
+    def __init__(self, config: LabelingConfig, prompt: Control, image: str) -> None:
+        self._prompt, self._image = prompt, image
+        self._tags = config.mask_tags(image)
+        self._shown = {label.stored: label.value for label in reversed(prompt.choices)}
+        """What the annotator reads where a click's result carries an alias."""
+        stored = [{label.stored: label.stored for label in reversed(tag.choices)} for tag in self._tags]
+        shown = [
+            {label.value: label.stored for label in reversed(tag.choices)} | known
+            for tag, known in zip(self._tags, stored, strict=True)
+        ]
+        folded = [{name.casefold(): label for name, label in reversed(known.items())} for known in shown]
+        self._known = (stored, shown, folded)
+        """By what a label may be called, for each tag what results carry for it; the first of equal names counts."""
+
+    def choose(self, labels: Sequence[str]) -> tuple[Control, tuple[str, ...]]:
+        """See `choose_mask_tag`."""
+        if not labels:
+            return self._without_label()
+        stored, shown, folded = self._known
+        read = [(label, self._shown.get(label, label)) for label in labels]
+        in_any_case = [tuple(name.casefold() for name in names) for names in read]
+        for known, called in ((stored, [(label,) for label in labels]), (shown, read), (folded, in_any_case)):
+            for tag, by_name in zip(self._tags, known, strict=True):
+                found = [next((by_name[name] for name in names if name in by_name), None) for names in called]
+                if None not in found:
+                    return tag, tuple(dict.fromkeys(label for label in found if label is not None))
+        for tag in self._tags:
+            if tag.any_label:
+                return tag, tuple(labels)
+        if len(self._tags) == 1 and len(self._tags[0].choices) == 1:
+            return self._tags[0], self._tags[0].labels
+        raise ConfigError(self._missing(labels))
+
+    def _without_label(self) -> tuple[Control, tuple[str, ...]]:
+        for tag in self._tags:
+            if tag.allow_empty:
+                return tag, ()
+        raise ConfigError(f"a click of the {self._prompt.title} has no label: choose one before the click")
+
+    def _missing(self, labels: Sequence[str]) -> str:
+        wanted = " and ".join(f'"{label}"' for label in labels)
+        first = self._tags[0]
+        if len(self._tags) == 1:
+            have = ", ".join(first.labels)
+            return f"the {first.title} has no label {wanted}; it has: {have}. Give both tags the same labels"
+        have = "; ".join(f'"{tag.name}" with {", ".join(tag.labels)}' for tag in self._tags)
+        return (
+            f'no BrushLabels tag with toName="{self._image}" has the label {wanted}; there are: {have}. Give one of '
+            f"them the labels of the {self._prompt.title}"
+        )
+
+
+@dataclass(frozen=True)
+class _Tag:
+    """A tag of a config, with the index flags of the `Repeater` tags around it filled in."""
+
+    kind: str
+    attributes: Mapping[str, str]
+    labels: list[Label]
+    """Of its own if it is a control tag, which the labels inside fill."""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Where a walk through a config is: the flags to fill in all tags, and those to fill in once more at this one."""
+
+    flags: tuple[tuple[str, str], ...] = ()
+    again: tuple[tuple[str, str], ...] = ()
+
+
+def _read(root: Element, data: Mapping[str, Any] | None) -> LabelingConfig:
+    tags = list(_tags(root, data))
+    objects = [tag for tag in tags if tag.kind in _OBJECT_KINDS and tag.attributes.get("name")]
+    only = objects[0].attributes["name"] if len(objects) == 1 else ""
+    images: dict[str, str] = {}
+    controls: dict[str, Control] = {}
+    others: dict[str, str] = {}
+    depends = any(tag.kind == "repeater" for tag in tags)
+    for tag in tags:
+        name, attributes = tag.attributes.get("name", ""), tag.attributes
+        if not name:
+            continue
+        if tag.kind == "image":
+            images[name] = attributes.get("valuelist") or attributes.get("value") or ""
+        elif tag.kind in PROMPT_KINDS or tag.kind == BRUSH_KIND:
+            is_open = attributes.get("value", "").startswith("$")
+            depends = depends or is_open
+            controls[name] = _control(tag, name, attributes.get("toname") or only, data, is_open)
+        else:
+            others[name] = tag.kind
+    return LabelingConfig(images, controls, others, root if depends and data is None else None)
+
+
+def _control(tag: _Tag, name: str, to_name: str, data: Mapping[str, Any] | None, is_open: bool) -> Control:
+    attributes = tag.attributes
+    choices = [*tag.labels]
+    if is_open and data is not None:
+        choices += _labels_of(attributes["value"], data)
+    return Control(
+        kind=tag.kind,
+        name=name,
+        to_names=tuple(part.strip() for part in to_name.split(",")),
+        choices=tuple(choices),
+        smart=_is_smart(tag.kind, attributes),
+        any_label=not choices or (is_open and data is None),
+        allow_empty=attributes.get("allowempty", "").lower() == "true",
+    )
 
 
 def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
@@ -184,23 +327,73 @@ def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
     return "true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower())
 
 
-def _labels(root: Element) -> Mapping[Element, list[str]]:
-    """The labels of each control tag, in document order."""
-    found: defaultdict[Element, list[str]] = defaultdict(list)
-    for element, control in _with_control(root):
-        attributes = _attributes(element)
-        label = attributes.get("alias") or attributes.get("value")
-        if element.tag.lower() == "label" and control is not None and label and not label.startswith("$"):
-            found[control].append(label)
+def _labels_of(expression: str, data: Mapping[str, Any]) -> list[Label]:
+    """The labels that a task's data list for a tag: objects with a value, which may have more of them inside."""
+    found: list[Label] = []
+    try:
+        waiting = [evaluate(expression, data)]
+    except MissingValueError:
+        return found
+    while waiting:
+        listed = waiting.pop()
+        for item in listed if isinstance(listed, list) else ():
+            if not isinstance(item, dict):
+                continue
+            shown, alias = item.get("value"), item.get("alias")
+            if isinstance(shown, str) or isinstance(alias, str):
+                found.append(Label(shown if isinstance(shown, str) else "", alias if isinstance(alias, str) else ""))
+            waiting.append(item.get("children"))
+            if len(found) > _MAX_LABELS:
+                raise ConfigError(f"the task's data have more than the {_MAX_LABELS} labels for a tag that are read")
     return found
 
 
-def _with_control(root: Element) -> Iterator[tuple[Element, Element | None]]:
-    """All tags in document order, each with the control tag that it stands in."""
-    waiting: list[tuple[Element, Element | None]] = [(root, None)]
+def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
+    """All tags in document order. Without `data` a `Repeater` is one among them; with them its tags come once for each
+    item of its list."""
+    waiting: list[tuple[Element, _Turn, list[Label]]] = [(root, _Turn(), [])]
+    num_repeated = 0
     while waiting:
-        element, control = waiting.pop()
-        yield element, control
-        kind = element.tag.lower()
-        inner = element if kind in PROMPT_KINDS or kind == BRUSH_KIND else control
-        waiting.extend((child, inner) for child in reversed(element))
+        element, turn, labels = waiting.pop()
+        kind, attributes = element.tag.lower(), _attributes(element, turn)
+        if kind == "label" and (attributes.get("value") or attributes.get("alias")):
+            labels.append(Label(attributes.get("value", ""), attributes.get("alias", "")))
+        if kind in PROMPT_KINDS or kind == BRUSH_KIND:
+            labels = []
+        turns = [_Turn(turn.flags)]
+        if kind == "repeater" and data is not None:
+            turns = _turns(attributes, turn, data)
+        if turn.flags or len(turns) > 1:
+            num_repeated += len(turns) * (1 + len(element))
+        if num_repeated > _MAX_TAGS:
+            raise ConfigError(f"the Repeater tags of the labeling config make more than {_MAX_TAGS} tags of this task")
+        waiting.extend((child, inner, labels) for inner in reversed(turns) for child in reversed(element))
+        yield _Tag(kind, attributes, labels)
+
+
+def _turns(attributes: Mapping[str, str], turn: _Turn, data: Mapping[str, Any]) -> list[_Turn]:
+    """One for each item of a `Repeater`'s list. The editor fills in a flag once per attribute, and all flags once more
+    in the tags directly inside."""
+    if len(turn.flags) == _MAX_NESTED:
+        raise ConfigError(f"the labeling config has more than {_MAX_NESTED} Repeater tags inside each other")
+    try:
+        items = evaluate(attributes.get("on", ""), data)
+    except MissingValueError:
+        return []
+    num_items = min(len(items), _MAX_TAGS + 1) if isinstance(items, list) else 0
+    flag = attributes.get("indexflag", "{{idx}}")
+    again = dict(turn.again)
+    return [
+        _Turn((*turn.flags, (flag, str(index))), tuple((again | {flag: str(index)}).items()))
+        for index in range(num_items)
+    ]
+
+
+def _attributes(element: Element, turn: _Turn) -> dict[str, str]:
+    """Attributes by lower-case name: the editor does not mind the case, so neither do we."""
+    found = {}
+    for name, value in element.attrib.items():
+        for flag, index in (*turn.flags, *turn.again):
+            value = value.replace(flag, index, 1)
+        found[name.lower()] = value
+    return found

@@ -77,7 +77,7 @@ def _is_mask_of(item: Json, request: MaskRequest) -> bool:
         and item.get("item_index") == request.target.item_index
         and isinstance(value, dict)
         and isinstance(value.get("brushlabels"), list)
-        and request.target.label in value["brushlabels"]
+        and set(request.target.labels).issubset(label for label in value["brushlabels"] if isinstance(label, str))
     )
 
 

@@ -13,13 +13,26 @@ from typing import Any
 
 import orjson
 
-from backend.label_studio.labeling_config import LabelingConfig, image_reference, map_label, parse_labeling_config
+from backend.label_studio import json_bodies
+from backend.label_studio.labeling_config import (
+    BRUSH_KIND,
+    PROMPT_KINDS,
+    LabelingConfig,
+    choose_mask_tag,
+    image_reference,
+    parse_labeling_config,
+    prompted_image,
+)
 from backend.prompts import Box, ImageReference, SmartClick
 
 Json = Mapping[str, Any]
 _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
 
 KEYPOINT, RECTANGLE = "keypointlabels", "rectanglelabels"
+_SHAPES = ("keypoint", "rectangle", "ellipse", "polygon", "vector")
+_DRAWN = {*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)}
+"""Types of what is drawn on an image and is no mask."""
+_SIGNS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Recall = Callable[[str, str], bool | None]
 """(task, keypoint id) -> the sign that the keypoint came with earlier, or None. See `task_key`."""
@@ -39,12 +52,12 @@ class Limits:
 
 @dataclass(frozen=True)
 class RegionTarget:
-    """Where in the annotation a mask belongs: control and image names, label, and what the answer must
+    """Where in the annotation a mask belongs: control and image names, labels, and what the answer must
     echo."""
 
     from_name: str
     to_name: str
-    label: str
+    labels: tuple[str, ...]
     width: int
     height: int
     image_rotation: float = 0
@@ -81,10 +94,11 @@ class PredictBody:
 
 @dataclass(frozen=True)
 class SetupBody:
-    """A /setup body: Label Studio connects, or looks whether it still is."""
+    """A /setup body: Label Studio connects, or looks whether it still is. `hostname` is what it calls itself."""
 
     project: str
     label_config: str
+    hostname: str = ""
 
 
 def read_json(raw: bytes) -> Any:
@@ -92,14 +106,14 @@ def read_json(raw: bytes) -> Any:
 
     Every click carries all masks of its task as lists of integers; turning megabytes of them into Python integers
     costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Texts are valid Unicode and
-    numbers finite, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
+    numbers finite, see `json_bodies`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
     """
     try:
-        return orjson.loads(_without_masks(raw))
+        return json_bodies.loads(_without_masks(raw))
     except orjson.JSONDecodeError:
         pass  # some "rle" was no list of numbers, or the body is broken anyway
     try:
-        return orjson.loads(raw)
+        return json_bodies.loads(raw)
     except orjson.JSONDecodeError as error:
         raise ProtocolError(f"the body is not JSON: {error}") from None
 
@@ -157,7 +171,12 @@ def read_predict(body: Any) -> PredictBody:
 def read_setup(body: Any) -> SetupBody:
     """A /setup body's parts. Raises `ProtocolError`."""
     body = _whole(body)
-    return SetupBody(name_of(body.get("project"), "project"), _text(body, "schema", "schema"))
+    hostname = body.get("hostname")
+    return SetupBody(
+        project=name_of(body.get("project"), "project"),
+        label_config=_text(body, "schema", "schema"),
+        hostname=hostname if isinstance(hostname, str) else "",
+    )
 
 
 def read_webhook(body: Any) -> str:
@@ -184,9 +203,9 @@ def _check_task(task: Json, where: str) -> None:
 
 
 def task_image(body: PredictBody, task: Json) -> ImageReference:
-    """The image of a task: that of the first image tag. Raises `ConfigError`."""
-    config = parse_labeling_config(body.label_config)
-    return _reference(body, task, config, next(iter(config.images), ""), None)
+    """The image of a task: that of the first smart tag. Raises `ConfigError`."""
+    config = _config(body, task)
+    return _reference(body, task, config, prompted_image(config), None)
 
 
 def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -> MaskRequest | None:
@@ -205,15 +224,17 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
     all are positive.
 
     Raises `ConfigError` if the labeling config lacks what the answer needs, `ProtocolError` for malformed
-    items and for more than `limits` allow.
+    items, for more than `limits` allow, and if the context holds nothing but clicks that cannot be used.
     """
     if not body.context:
         return None
     if len(body.tasks) != 1:
         raise ProtocolError(f"a request with clicks concerns one task, this one has {len(body.tasks)}")
     task = body.tasks[0]
-    config = parse_labeling_config(body.label_config)
+    config = _config(body, task)
     prompts = [item for item in body.context if _is_prompt(item, config)]
+    if not prompts:
+        _explain(body.context, config)
     signs = _signs(task, prompts, recall)
     prompts = [item for item in prompts if item["type"] == RECTANGLE or _id(item) in signs]
     if not prompts:
@@ -223,8 +244,8 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
     if len(group) > limits.clicks:
         raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
     width, height = _size(newest, limits)
-    _, image, item_index, label = _group(newest)
-    brush = config.brush_for(image)
+    tag, image, item_index, _ = _group(newest)
+    brush, labels = choose_mask_tag(config, config.controls[tag], image, _labels(newest))
     return MaskRequest(
         image=_reference(body, task, config, image, item_index),
         clicks=tuple(_click(item, signs, width, height) for item in group if item["type"] == KEYPOINT),
@@ -232,7 +253,7 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
         target=RegionTarget(
             from_name=brush.name,
             to_name=image,
-            label=map_label(label, brush),
+            labels=labels,
             width=width,
             height=height,
             image_rotation=_image_rotation(newest),
@@ -264,7 +285,7 @@ def mask_response(target: RegionTarget, rle: Sequence[int], score: float, model_
         "image_rotation": target.image_rotation,
         "score": score,
         "readonly": False,
-        "value": {"format": "rle", "rle": rle, "brushlabels": [target.label]},
+        "value": {"format": "rle", "rle": rle, "brushlabels": list(target.labels)},
     }
     if target.item_index is not None:
         region["item_index"] = target.item_index
@@ -335,6 +356,10 @@ def _id(item: Json) -> str:
     return name_of(item.get("id"), "id")
 
 
+def _config(body: PredictBody, task: Json) -> LabelingConfig:
+    return parse_labeling_config(body.label_config).for_task(_object(task, "data", "data"))
+
+
 def _is_prompt(item: Json, config: LabelingConfig) -> bool:
     """Whether an item is a keypoint or rectangle of a control of the config, and complete."""
     name = item.get("from_name")
@@ -344,33 +369,77 @@ def _is_prompt(item: Json, config: LabelingConfig) -> bool:
         and control is not None
         and control.kind == item["type"]
         and item.get("to_name") in control.to_names
-        and bool(_mapping(item.get("value")).get(item["type"]))
+        and (bool(_mapping(item.get("value")).get(item["type"])) or _is_unlabelled(item))
         and "rle" not in item["value"]  # a brush region that was given the keypoint's label as well
     )
 
 
+def _is_unlabelled(item: Json) -> bool:
+    """Whether an item is a click that was made with no label chosen, as tags with allowEmpty let one do."""
+    return _mapping(item.get("value")).get(str(item.get("type"))) == []
+
+
+def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
+    """Raise `ProtocolError` if the newest region of a context without prompts is a click: nobody would see why there
+    is no mask. Items of other kinds, such as choices, are no clicks."""
+    clicks = [item for item in context if _is_region(item)]
+    if not clicks:
+        return
+    item = clicks[-1]
+    name, kind, image = (str(item.get(key))[:_LONGEST_NAME] for key in ("from_name", "type", "to_name"))
+    control = config.controls.get(name)
+    other = "image" if name in config.images else config.other_tags.get(name)
+    usable = f"this server takes clicks of {' and '.join(PROMPT_KINDS.values())} tags"
+    if control is None and other is None:
+        known = ", ".join(one.name for one in config.controls.values() if one.kind in PROMPT_KINDS) or "none"
+        why = f'the labeling config of the request has no tag named "{name}"; its tags for clicks: {known}'
+    elif control is None or control.kind not in PROMPT_KINDS:
+        why = f'"{name}" is a tag of another kind ({other or BRUSH_KIND}); {usable}'
+    elif control.kind != kind:
+        why = f'the {control.title} makes no items of type "{kind}"; {usable}'
+    elif image not in control.to_names:
+        why = f'the {control.title} is for the image "{", ".join(control.to_names)}", not for "{image}"'
+    else:
+        why = f'its "value" lacks the list "{kind}" of its labels'
+    raise ProtocolError(f"a click cannot be used: {why}")
+
+
+def _is_region(item: Json) -> bool:
+    """Whether an item was drawn on an image as a prompt: neither a mask nor an answer such as choices."""
+    is_drawn = item.get("type") in _DRAWN if isinstance(item.get("type"), str) else False
+    return (is_drawn or "is_positive" in item) and "rle" not in _mapping(item.get("value"))
+
+
+def _labels(item: Json) -> tuple[str, ...]:
+    """All labels of a click, in order."""
+    labels = item["value"][item["type"]]
+    labels = labels if isinstance(labels, list) else [labels]
+    if not all(isinstance(label, str) for label in labels):
+        raise ProtocolError(f'the labels in "value.{item["type"]}" of a {item["type"]} item must be texts')
+    return tuple(labels)
+
+
 def _group(item: Json) -> tuple[str, str, int | None, str]:
-    """What prompts of one object share: control, image, page of a multi-page image, label."""
-    labels, page = item["value"][item["type"]], item.get("item_index")
-    label = labels[0] if isinstance(labels, list) else labels
-    if not isinstance(label, str):
-        raise ProtocolError(f'the label in "value.{item["type"]}" of a {item["type"]} item must be a text')
+    """What prompts of one object share: control, image, page of a multi-page image, and, as in the editor, the first
+    label."""
+    page = item.get("item_index")
     if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
         raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number from 0 on')
-    return item["from_name"], item["to_name"], page, label
+    return item["from_name"], item["to_name"], page, next(iter(_labels(item)), "")
 
 
 def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, bool]:
     """Signs of those keypoints that are clicks, by id."""
     keypoints = [item for item in prompts if item["type"] == KEYPOINT]
-    signs = {_id(item): item["is_positive"] for item in keypoints if _has_sign(item)}
+    signs = {_id(item): sign for item in keypoints if (sign := _sign(item)) is not None}
     unsigned = {_id(item) for item in keypoints} - signs.keys()
     if not unsigned:
         return signs
     for result in saved_results(task):
         for item in result:
-            if _has_sign(item) and (keypoint_id := _id(item)) in unsigned:
-                signs.setdefault(keypoint_id, item["is_positive"])
+            sign = _readable_sign(item)[0]
+            if sign is not None and (keypoint_id := _id(item)) in unsigned:
+                signs.setdefault(keypoint_id, sign)
     for keypoint_id in unsigned - signs.keys():
         remembered = recall(task_key(task), keypoint_id)
         if remembered is not None:
@@ -378,8 +447,28 @@ def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, boo
     return signs or dict.fromkeys(unsigned, True)
 
 
-def _has_sign(item: Json) -> bool:
-    return isinstance(item.get("is_positive"), bool)
+def _sign(item: Json) -> bool | None:
+    """The sign that a click carries, None if it carries none. Raises `ProtocolError` for one that cannot be read: a
+    guess could turn a mask into its opposite."""
+    sign, unreadable = _readable_sign(item)
+    if unreadable:
+        raise ProtocolError(f'"{unreadable}" of a {item["type"]} item must be true or false')
+    return sign
+
+
+def _readable_sign(item: Json) -> tuple[bool | None, str]:
+    """The sign of an item, and the name of a field that should hold it and does not.
+
+    Today's editor writes `is_positive` beside the value, and the one that comes `value.positive`; where both are, the
+    first one counts. 0 and 1, and texts that spell either, are signs too; null is none.
+    """
+    fields = {"is_positive": item.get("is_positive"), "value.positive": _mapping(item.get("value")).get("positive")}
+    for name, given in fields.items():
+        if given is None:
+            continue
+        spelled = str(given).strip().lower() if isinstance(given, (str, int, float)) else ""
+        return (_SIGNS[spelled], "") if spelled in _SIGNS else (None, name)
+    return None, ""
 
 
 def task_key(task: Json) -> str:
@@ -407,12 +496,12 @@ def _image_rotation(item: Json) -> float:
 
 
 def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> SmartClick:
-    keypoint_id = _id(item)
+    keypoint_id, sign = _id(item), _sign(item)
     return SmartClick(
         id=keypoint_id,
         x=_pixel(_number(item, "x"), width),
         y=_pixel(_number(item, "y"), height),
-        positive=signs[keypoint_id],
+        positive=signs[keypoint_id] if sign is None else sign,
     )
 
 

@@ -1,6 +1,6 @@
 """Other ways to cut out an object by clicks, behind the same two calls as `skipclick.Predictor`.
 
-What a rival needs beyond requirements.txt is imported when the rival is asked for.
+What a baseline needs beyond the server's requirements is imported when the baseline is asked for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bench.baselines.external import load_external
 from bench.baselines.grabcut import GrabCutModel
 from skipclick.evaluation.evaluate import ClickModel
 
-RIVALS = {
+BASELINES = {
     "grabcut": "OpenCV's GrabCut, seeded by the clicks",
     "random-walker": "scikit-image's random walker, seeded by the clicks",
     "sam:WEIGHTS": "SAM by transformers; WEIGHTS is a folder or a name on the Hugging Face hub",
@@ -23,8 +23,8 @@ RIVALS = {
 """How `--model` names them, and what each is."""
 
 
-def load_rival(name: str, device: str = "cpu") -> ClickModel[Any]:
-    """The method that a key of `RIVALS` stands for; only networks use the torch device.
+def load_baseline(name: str, device: str = "cpu") -> ClickModel[Any]:
+    """The method that a key of `BASELINES` stands for; only networks use the torch device.
 
     Raises ValueError, in one sentence, where the name is unknown, or packages or weights are missing.
     """
@@ -43,8 +43,8 @@ def load_rival(name: str, device: str = "cpu") -> ClickModel[Any]:
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise ValueError(
-            f"{name} needs the Python package {package}, which is missing: pip install -r requirements-bench.txt"
+            f"{name} needs the Python package {package}, which is missing: pip install -r requirements/bench.txt"
         ) from error
     if kind and rest:
         return load_external(name)
-    raise ValueError(f"unknown model {name!r}: give 'bundled', a checkpoint file, or one of {', '.join(RIVALS)}")
+    raise ValueError(f"unknown model {name!r}: give 'bundled', a checkpoint file, or one of {', '.join(BASELINES)}")

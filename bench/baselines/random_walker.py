@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.color import rgb2lab
 from skimage.segmentation import random_walker
 
-from bench.baselines.seeds import disc, enlarged, reduced
+from bench.baselines.grabcut import disc, enlarged, reduced
 from skipclick import Click
 
 # Seeds as scikit-image wants them; pixels without a seed are 0.

@@ -71,7 +71,7 @@ class SegmentAnything:
             weights: a folder that transformers saved, or a name on the Hugging Face hub.
 
         Raises:
-            ValueError: the weights cannot be had, or are not the family's.
+            ValueError: the weights cannot be loaded, or are not the family's.
         """
         self._family = FAMILIES[family]
         self.device = torch.device(device)

@@ -1,7 +1,8 @@
 """What fine-tuning brings: clicks on images nobody annotated, against the number of objects that the team annotated.
 
     python bench/learning/finetune.py --domain horses=folder:train_real@object cloth=folder:train_real@part \\
-        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl --report bench/FINETUNE.md --plot bench/finetune.png
+        DAVIS=DAVIS:DAVIS --output runs/finetune.jsonl \\
+        --report docs/results/finetune.md --plot docs/results/finetune.png
     python bench/learning/finetune.py ... --model base.safetensors      a base model that has seen none of the domains
     python bench/learning/finetune.py ... --objects 50 --seeds 1 --learning-rate 1e-4      to try a recipe
 
@@ -37,28 +38,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.labeling_config import EXAMPLE
+from bench.cli import CommandParser, positive
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, brush_rle, load_checkpoint
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Photo, Sample, check_set, open_dataset
 from skipclick.evaluation.evaluate import evaluate, replay
+from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
+from train.cocolvis.workers import end_with_parent
 from train.finetune import Example, FinetuneConfig, TooFewError, finetune
 from train.finetune.gate import RULES, Measured, measured
 
 MIN_AREA = 100  # pixels; nobody annotates less
 MAX_OF_PHOTO = 4  # objects of a test photo, so that crowded ones do not outweigh the others
 PROJECT = 1
+FORMAT = "skipclick-finetune-journal-1"
 TRIED = ("steps", "batch_size", "views", "learning_rate", "replay", "max_seconds")
 """Of the recipe, what the command line can change."""
-
-BEGIN, END = "<!-- tables: bench/learning/finetune.py -->\n", "<!-- end of tables -->\n"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Domain:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FinetuneResult:
     """One fine-tuning, or, with 0 objects, the base model."""
 
     domain: str
@@ -106,6 +107,12 @@ class Outcome:
     peak_bytes: int = 0
     report: Mapping[str, Any] | None = None
     """`train.finetune.Report`; None where there was too little to learn from, so that the base stayed."""
+
+    @staticmethod
+    def from_dict(content: dict[str, Any]) -> FinetuneResult:
+        """From its `asdict`, read from JSON."""
+        nocs = tuple(map(tuple, content["nocs"]))
+        return FinetuneResult(**content | {"images": tuple(content["images"]), "nocs": nocs})
 
 
 def annotated(photos: Sequence[Photo], count: int, model: str, folder: Path) -> list[Example]:
@@ -173,7 +180,7 @@ def webhook_body(task: int, address: str, masks: Sequence[NDArray[np.bool_]]) ->
 
 def run_one(
     domain: Domain, num_objects: int, seed: int, model: str, num_test: int, config: FinetuneConfig, threads: int
-) -> Outcome:
+) -> FinetuneResult:
     """Annotate, fine-tune and measure; meant for a process of its own. Raises `ValueError`."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
@@ -185,12 +192,12 @@ def run_one(
     if not num_objects:
         return _outcome(domain, 0, seed, measured(base, test))
     order = in_order_of(seed, photos[num_test:])
-    canary = [photo.load() for photo in check_set().photos]
+    retention = [photo.load() for photo in check_set().photos]
     with tempfile.TemporaryDirectory() as folder:
         examples = annotated(order, num_objects, model, Path(folder))
         begin, cpu = time.monotonic(), time.process_time()
         try:
-            candidate = finetune(base, examples, canary, replace(config, seed=seed))
+            candidate = finetune(base, examples, retention, replace(config, seed=seed))
         except TooFewError:
             return _outcome(domain, num_objects, seed, measured(base, test))
     spent = time.monotonic() - begin, time.process_time() - cpu
@@ -205,15 +212,15 @@ def in_order_of(seed: int, photos: Sequence[Photo]) -> list[Photo]:
     return [photos[place] for place in np.random.default_rng((seed, 1)).permutation(len(photos))]
 
 
-def annotatable(sample: Sample, most: int) -> Sample:
-    """The sample with its largest objects, at most so many."""
+def annotatable(sample: Sample, max_objects: int) -> Sample:
+    """The sample with at most `max_objects` objects, the largest."""
     areas = {number: int((target == 1).sum()) for number, target in sample.targets.items()}
-    chosen = sorted((n for n in areas if areas[n] >= MIN_AREA), key=lambda n: (-areas[n], n))[:most]
+    chosen = sorted((n for n in areas if areas[n] >= MIN_AREA), key=lambda n: (-areas[n], n))[:max_objects]
     return replace(sample, targets={number: sample.targets[number] for number in chosen})
 
 
-def _outcome(domain: Domain, num_objects: int, seed: int, found: Measured) -> Outcome:
-    return Outcome(domain.name, num_objects, seed, tuple(one.image for one in found.results), whole_nocs(found))
+def _outcome(domain: Domain, num_objects: int, seed: int, found: Measured) -> FinetuneResult:
+    return FinetuneResult(domain.name, num_objects, seed, tuple(one.image for one in found.results), whole_nocs(found))
 
 
 def whole_nocs(found: Measured) -> tuple[tuple[int, int], ...]:
@@ -221,38 +228,18 @@ def whole_nocs(found: Measured) -> tuple[tuple[int, int], ...]:
     return tuple((int(at85), int(at90)) for at85, at90 in found.nocs)
 
 
-def resumed(path: Path, subject: dict[str, Any]) -> list[Outcome]:
-    """What an earlier run left in its file, which is begun if it is not there; an unfinished last line is cut off.
-
-    subject: JSON, all that must be the same; the software that begins it is noted beside it. Raises `ValueError` where
-    the file was begun for another subject.
-    """
-    subject = json.loads(json.dumps(subject))
+def resumed(path: Path, subject: dict[str, Any]) -> list[FinetuneResult]:
+    """What an earlier run left in its file, which is started if it is not there. subject: see `resume_journal`."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(subject | {"software": software_versions()}) + "\n", encoding="utf-8")
+        start_journal(path, FORMAT, subject, about={"software": software_versions()})
         return []
-    text = path.read_bytes()
-    finished = text[: text.rfind(b"\n") + 1]
-    try:
-        begun, *lines = map(json.loads, finished.splitlines())
-        outcomes = [
-            Outcome(**line | {"images": tuple(line["images"]), "nocs": tuple(map(tuple, line["nocs"]))})
-            for line in lines
-        ]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is no file of this benchmark: name another --output") from None
-    if differing := [key for key in subject if begun.get(key) != subject[key]]:
-        raise ValueError(f"{path} was begun with other {', '.join(differing)}: name another --output")
-    if len(finished) < len(text):
-        path.write_bytes(finished)
-    return outcomes
+    return resume_journal(path, FORMAT, subject, FinetuneResult.from_dict, "name another --output")
 
 
-def tables(outcomes: Sequence[Outcome]) -> str:
+def tables(outcomes: Sequence[FinetuneResult]) -> str:
     """Markdown: clicks by domain and number of objects, then what a fine-tuning took."""
     lines = [
-        "| domain | objects | seeds | NoC@85 | NoC@90 | change of their mean | 95 % interval | canary | promoted |",
+        "| domain | objects | seeds | NoC@85 | NoC@90 | change of their mean | 95 % interval | retention | promoted |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     cost = ["| objects | fine-tunings | seconds | CPU seconds | peak memory |", "|---:|---:|---:|---:|---:|"]
@@ -270,11 +257,11 @@ def tables(outcomes: Sequence[Outcome]) -> str:
             [(low, high)] = bootstrap_intervals(changes, base.images)
             share = changes.mean() / start.mean()
             reports = [one.report for one in group if one.report]
-            canary = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
+            retention = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
             promoted = sum(bool(one["worth_promoting"]) for one in reports)
             lines.append(
                 f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "
-                f"| {low:+.2f} to {high:+.2f} | {canary:+.2f} | {promoted} of {len(group)} |"
+                f"| {low:+.2f} to {high:+.2f} | {retention:+.2f} | {promoted} of {len(group)} |"
             )
     trained = [one for one in outcomes if one.report]
     for count in sorted({one.num_objects for one in trained}):
@@ -285,24 +272,13 @@ def tables(outcomes: Sequence[Outcome]) -> str:
     return "\n".join([*lines, "", *cost, ""])
 
 
-def _by_count(outcomes: Sequence[Outcome], domain: str) -> Iterator[tuple[int, list[Outcome]]]:
+def _by_count(outcomes: Sequence[FinetuneResult], domain: str) -> Iterator[tuple[int, list[FinetuneResult]]]:
     of_domain = [one for one in outcomes if one.domain == domain and one.num_objects]
     for count in sorted({one.num_objects for one in of_domain}):
         yield count, [one for one in of_domain if one.num_objects == count]
 
 
-def write_tables(path: Path, text: str) -> None:
-    """Put the tables between their marks in a Markdown file. Raises `ValueError` where it has none."""
-    page = path.read_text(encoding="utf-8") if path.exists() else BEGIN + END
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{path} lacks the lines {BEGIN.strip()} and {END.strip()}, between which the tables go")
-    with replaced_atomically(path) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
-def plot(outcomes: Sequence[Outcome], path: Path) -> None:
+def plot(outcomes: Sequence[FinetuneResult], path: Path) -> None:
     """NoC@85 and NoC@90 against the number of annotated objects: a panel per domain, means and the range of seeds."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -334,17 +310,16 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module. The exit status: 0, or 2 for input that cannot be right."""
+    """See the module. Returns the exit status: 0, or 2 for wrong input."""
     recipe = FinetuneConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--domain", nargs="+", required=True, metavar="NAME=LAYOUT:FOLDER[@KIND]")
     parser.add_argument("--model", default="bundled", help="the base model (default: bundled)")
-    parser.add_argument("--objects", type=int, nargs="+", default=[10, 20, 50, 100], help="(default: 10 20 50 100)")
-    parser.add_argument("--seeds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--test-photos", type=int, default=40, help="of each domain (default: 40)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--objects", type=positive, nargs="+", default=[10, 20, 50, 100], help="default: 10 20 50 100")
+    parser.add_argument("--seeds", type=positive, default=3, help="(default: 3)")
+    parser.add_argument("--test-photos", type=positive, default=40, help="of each domain (default: 40)")
+    parser.add_argument("--threads", type=positive, default=2, help="(default: 2)")
     parser.add_argument("--output", type=Path, default=Path("runs/finetune.jsonl"), help="what is resumed, too")
-    parser.add_argument("--report", type=Path, help="Markdown file to put the tables in")
     parser.add_argument("--plot", type=Path, help="picture to write (.png, .pdf or .svg)")
     for name in TRIED:
         default = getattr(recipe, name)
@@ -354,8 +329,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = replace(recipe, **{name: getattr(options, name) for name in TRIED})
         domains = [Domain.parse(text) for text in options.domain]
-        if min(options.objects) < 1 or options.seeds < 1 or options.test_photos < 1 or options.threads < 1:
-            raise ValueError("--objects, --seeds, --test-photos and --threads must be at least 1")
         subject = {
             "model": checkpoint_sha256(options.model),
             "recipe": asdict(config),
@@ -365,19 +338,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcomes = resumed(options.output, subject)
         outcomes = _measure(domains, options, config, outcomes)
         print(tables(outcomes))
-        if options.report:
-            write_tables(options.report, tables(outcomes))
         if options.plot:
             plot(outcomes, options.plot)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"finetune: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def _measure(
-    domains: Sequence[Domain], options: argparse.Namespace, config: FinetuneConfig, outcomes: list[Outcome]
-) -> list[Outcome]:
+    domains: Sequence[Domain], options: argparse.Namespace, config: FinetuneConfig, outcomes: list[FinetuneResult]
+) -> list[FinetuneResult]:
     """All that is still missing, each in a process of its own, so that its memory is its own."""
     done = {(one.domain, one.num_objects, one.seed) for one in outcomes}
     wanted = [(domain, 0, 0) for domain in domains]
@@ -385,11 +356,10 @@ def _measure(
     for domain, count, seed in wanted:
         if (domain.name, count, seed) in done:
             continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
             arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
             outcome = pool.submit(run_one, *arguments).result()
-        with options.output.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
+        append_entry(options.output, asdict(outcome))
         outcomes.append(outcome)
         means = " / ".join(f"{mean:.2f}" for mean in np.mean(outcome.nocs, axis=0))
         print(

@@ -9,9 +9,10 @@ What is accepted (the brush where 20 clicks do not get there) goes into an adapt
 the next object. Beside it the same objects are clicked on the base model, which stays as it is.
 
 Printed: clicks to 85 % and to 90 % of both over the whole sequence and over its second half, where more has been
-learnt; the change of their mean with a paired bootstrap interval over photos; the same for the canary (bench/check),
-base against the head after the sequence; seconds (median) and steps of an adaptation. Each sequence becomes a line of
---output, with its settings. To find what steps are worth whatever the machine, give them time: --max-seconds.
+learnt; the change of their mean with a paired bootstrap interval over photos; the same for the retention set (the
+check set), base against the head after the sequence; seconds (median) and steps of an adaptation. Each sequence
+becomes a line of --output, with its settings. To find what steps are worth on any machine, give them time:
+--max-seconds.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
+from bench.cli import CommandParser, positive
 from bench.learning.finetune import MAX_OF_PHOTO, Domain, accepted_mask, annotatable, in_order_of, whole_nocs
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, load_checkpoint
@@ -56,7 +56,7 @@ Nocs = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Clicked:
+class ClickCounts:
     """What the same objects needed on the base and on an adapted model."""
 
     images: tuple[str, ...]
@@ -65,24 +65,24 @@ class Clicked:
     adapted: tuple[Nocs, ...]
 
     @staticmethod
-    def by(base: Measured, adapted: Measured) -> Clicked:
+    def by(base: Measured, adapted: Measured) -> ClickCounts:
         """From two measurements of the same objects."""
-        return Clicked(tuple(one.image for one in base.results), whole_nocs(base), whole_nocs(adapted))
+        return ClickCounts(tuple(one.image for one in base.results), whole_nocs(base), whole_nocs(adapted))
 
-    def later(self, share: float) -> Clicked:
+    def later(self, share: float) -> ClickCounts:
         """The objects after this share of them."""
         first = round(share * len(self.images))
-        return Clicked(self.images[first:], self.base[first:], self.adapted[first:])
+        return ClickCounts(self.images[first:], self.base[first:], self.adapted[first:])
 
 
 @dataclass(frozen=True)
-class Sequel:
+class SequenceResult:
     """One sequence of objects, clicked on both models."""
 
     domain: str
     seed: int
-    objects: Clicked
-    canary: Clicked
+    objects: ClickCounts
+    retention: ClickCounts
     """By the base, and by the last adapted model."""
     seconds: tuple[float, ...]
     """Of each adaptation."""
@@ -107,9 +107,9 @@ def run_sequence(
     num_objects: int,
     seed: int,
     config: AdaptConfig,
-    canary: Callable[[SkipClick], Measured],
-) -> Sequel:
-    """Annotate, object by object. canary: measures a model there. Raises `ValueError`."""
+    retention: Callable[[SkipClick], Measured],
+) -> SequenceResult:
+    """Annotate, object by object. retention: measures a model there. Raises `ValueError`."""
     order = in_order_of(seed, domain.photos())
     config = replace(config, recipe=replace(config.recipe, seed=seed))
     state, plain = Adapted(base), Predictor(base)
@@ -131,11 +131,11 @@ def run_sequence(
                 f"{len(by_base.ious)} on the base; {seconds[-1]:.1f} s",
                 file=sys.stderr,
             )
-    return Sequel(
+    return SequenceResult(
         domain.name,
         seed,
-        objects=Clicked.by(Measured(tuple(results[0])), Measured(tuple(results[1]))),
-        canary=Clicked.by(canary(base), canary(state.model)),
+        objects=ClickCounts.by(Measured(tuple(results[0])), Measured(tuple(results[1]))),
+        retention=ClickCounts.by(retention(base), retention(state.model)),
         seconds=tuple(seconds),
         num_steps=state.num_steps,
     )
@@ -146,23 +146,23 @@ def example(sample: Sample, mask: NDArray[np.bool_]) -> Example:
     return Example(sample.name, lambda: sample.image, lambda: mask.astype(np.int8))
 
 
-def table(sequels: Sequence[Sequel]) -> str:
-    """Markdown: a domain's sequences of all seeds together, their second halves, and the canary after them."""
+def table(sequences: Sequence[SequenceResult]) -> str:
+    """Markdown: a domain's sequences of all seeds together, their second halves, and the retention after them."""
     lines = [
         "| | objects (photos) | base: NoC@85 / 90 | adapted | change of their mean | 95 % interval | seconds | steps |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name in dict.fromkeys(one.domain for one in sequels):
-        group = [one for one in sequels if one.domain == name]
+    for name in dict.fromkeys(one.domain for one in sequences):
+        group = [one for one in sequences if one.domain == name]
         spent = median([seconds for one in group for seconds in one.seconds])
         taken = np.mean([one.num_steps / len(one.seconds) for one in group])
         lines.append(f"| {name} | {_cells([one.objects for one in group])} | {spent:.1f} | {taken:.1f} |")
         lines.append(f"| its second half | {_cells([one.objects.later(0.5) for one in group])} | | |")
-        lines.append(f"| canary after it | {_cells([one.canary for one in group])} | | |")
+        lines.append(f"| retention set after it | {_cells([one.retention for one in group])} | | |")
     return "\n".join([*lines, ""])
 
 
-def _cells(parts: Sequence[Clicked]) -> str:
+def _cells(parts: Sequence[ClickCounts]) -> str:
     """Means over all objects of all parts, and how they changed."""
     base, adapted = (
         np.concatenate([np.array(nocs, np.float64) for nocs in each])
@@ -180,14 +180,14 @@ def _cells(parts: Sequence[Clicked]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """See the module. The exit status: 0, or 2 for input that cannot be right."""
+    """See the module. Returns the exit status: 0, or 2 for wrong input."""
     default = AdaptConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--domain", nargs="+", required=True, metavar="NAME=LAYOUT:FOLDER[@KIND]")
     parser.add_argument("--model", default="bundled", help="the base model (default: bundled)")
-    parser.add_argument("--objects", type=int, default=40, help="of each sequence (default: 40)")
-    parser.add_argument("--seeds", type=int, default=1, help="sequences of each domain (default: 1)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--objects", type=positive, default=40, help="of each sequence (default: 40)")
+    parser.add_argument("--seeds", type=positive, default=1, help="sequences of each domain (default: 1)")
+    parser.add_argument("--threads", type=positive, default=2, help="(default: 2)")
     parser.add_argument("--output", type=Path, default=Path("runs/immediate.jsonl"), help="JSON lines are added to it")
     for part, names in ((default.recipe, OF_RECIPE), (default, OF_ADAPTATION)):
         for name in names:
@@ -197,19 +197,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
     options = parser.parse_args(arguments)
     try:
-        if min(options.objects, options.seeds, options.threads) < 1:
-            raise ValueError("--objects, --seeds and --threads must be at least 1")
         recipe = replace(default.recipe, **{name: getattr(options, name) for name in OF_RECIPE})
         config = replace(default, recipe=recipe, **{name: getattr(options, name) for name in OF_ADAPTATION})
         domains = [Domain.parse(text) for text in options.domain]
         print(table(_measure(domains, options, config)))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"finetune_immediate: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _measure(domains: Sequence[Domain], options: argparse.Namespace, config: AdaptConfig) -> list[Sequel]:
+def _measure(domains: Sequence[Domain], options: argparse.Namespace, config: AdaptConfig) -> list[SequenceResult]:
     """All sequences; each is written down as soon as it is finished."""
     torch.set_num_threads(options.threads)
     cv2.setNumThreads(options.threads)
@@ -223,17 +221,17 @@ def _measure(domains: Sequence[Domain], options: argparse.Namespace, config: Ada
     pictures = [photo.load() for photo in check_set().photos]
 
     @cache  # the base stands at the beginning of every sequence
-    def canary(model: SkipClick) -> Measured:
+    def retention(model: SkipClick) -> Measured:
         return measured(model, pictures)
 
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    sequels = []
+    sequences = []
     for seed in range(options.seeds):
         for domain in domains:
-            sequels.append(run_sequence(domain, base, options.objects, seed, config, canary))
+            sequences.append(run_sequence(domain, base, options.objects, seed, config, retention))
             with options.output.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(subject | asdict(sequels[-1])) + "\n")
-    return sequels
+                file.write(json.dumps(subject | asdict(sequences[-1])) + "\n")
+    return sequences
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from bench.serving.loopback import free_port, local_session
 
-CONFIG = Path(__file__).resolve().parents[1] / "deploy" / "haproxy.cfg"
+CONFIG = Path(__file__).resolve().parents[2] / "deploy" / "haproxy.cfg"
 KEEP_BUFFERS = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "536870912"}
 """HAProxy's environment in deploy/compose.scale.yaml; deploy/haproxy.cfg says why."""
 

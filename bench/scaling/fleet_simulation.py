@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
-CLICKS_IN_A_ROW = 8
+from backend.executor import MAX_OVERTAKING_CLICKS
+
 POINTS = 1600  # of a replica on the ring, as weight 100 is in HAProxy
 
 
@@ -42,7 +43,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run: who clicks on what for how many seconds, and when a replica dies and comes back knowing nothing."""
+    """A run: who clicks on what for how many seconds, and when a replica dies and returns with empty caches."""
 
     annotators: int
     replicas: int
@@ -184,7 +185,7 @@ class _Simulation:
     def _start(self, device: _Device, now: float) -> None:
         if device.busy:
             return
-        if device.clicks and not (device.encodes and device.in_a_row >= CLICKS_IN_A_ROW):
+        if device.clicks and not (device.encodes and device.in_a_row >= MAX_OVERTAKING_CLICKS):
             click = device.clicks.popleft()
             device.busy, device.in_a_row, device.under_way = True, device.in_a_row + 1, [click]
             self._at(now + self._times.click * (1 + click.replay), partial(self._clicked, device, click))

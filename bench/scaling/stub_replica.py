@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import orjson
 from aiohttp import web
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
-from bench.scaling.fleet_simulation import CLICKS_IN_A_ROW
+from backend.executor import MAX_OVERTAKING_CLICKS
 
 ENCODED = "X-Encoded"
 """Header of answers for which the photo had to be encoded."""
@@ -29,7 +25,7 @@ Job = tuple[float, asyncio.Future[None]]
 
 
 class Device:
-    """Does one thing at a time, for as long as it is told."""
+    """Does one thing at a time, each for the given time."""
 
     def __init__(self) -> None:
         self._clicks: deque[Job] = deque()
@@ -56,12 +52,12 @@ class Device:
                 self._work.clear()
                 await self._work.wait()
                 free_at = loop.time()
-            is_click = bool(self._clicks) and not (self._encodes and in_a_row >= CLICKS_IN_A_ROW)
+            is_click = bool(self._clicks) and not (self._encodes and in_a_row >= MAX_OVERTAKING_CLICKS)
             in_a_row = in_a_row + 1 if is_click else 0
             seconds, ended = (self._clicks if is_click else self._encodes).popleft()
             free_at += seconds
             await asyncio.sleep(max(0.0, free_at - loop.time()))
-            if not ended.done():  # whoever asked may have gone
+            if not ended.done():  # the client may have disconnected
                 ended.set_result(None)
 
 

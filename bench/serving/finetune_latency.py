@@ -3,7 +3,7 @@
     python bench/serving/finetune_latency.py                                       8 annotators who think 3 s, 3 rounds
     python bench/serving/finetune_latency.py --rounds 5 --seconds 90 --output runs/finetune-latency.json
 
-Each round measures both in turn: first idle, then during a job that is started anew and cancelled afterwards; what is
+Each round measures both in turn: first idle, then during a new job that is cancelled afterwards; what is
 answered after the end of a job that was done sooner does not count. A server of its own is started with this process's
 settings; the job learns the pictures of the check set, with masks that a stand-in for Label Studio gives out. The
 annotators' photos were looked at before, so every click is one on known features. Meanwhile somebody submits a large
@@ -33,29 +33,29 @@ import numpy as np
 import requests
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.label_studio.labeling_config import EXAMPLE
+from bench.cli import CommandParser, positive, positive_float, write_results
 from bench.learning.finetune import webhook_body
 from bench.serving.annotators import drawn_photo, photos
 from bench.serving.load import (
     MAX_ANNOTATORS,
     MAX_CLICKS,
     MAX_SECONDS,
+    Target,
+    Workload,
     image_server,
     jpeg,
     measure,
-    percentiles,
     spawned_server,
 )
-from skipclick.atomic_io import replaced_atomically
+from bench.serving.loopback import exit_on_signals
 from skipclick.evaluation.datasets import check_set
-from skipclick.evaluation.versions import software_versions
+from skipclick.evaluation.timing import percentiles
 
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to
 NUM_PHOTOS = 12
 SIZE = (1080, 1920)
-KEY = "0123456789abcdef0123456789abcdef01234567"  # a legacy token; the stand-in looks at none
+KEY = "0123456789abcdef0123456789abcdef01234567"  # a legacy token; the stand-in ignores it
 
 
 @dataclass(frozen=True)
@@ -75,30 +75,26 @@ class Phase:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--annotators", type=int, default=8)
-    parser.add_argument("--think", type=float, default=3.0, help="mean seconds between answer and next click")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each turn (default: 60)")
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--annotators", type=positive, default=8)
+    parser.add_argument("--think", type=positive_float, default=3.0, help="mean seconds between answer and next click")
+    parser.add_argument("--rounds", type=positive, default=3)
+    parser.add_argument("--seconds", type=positive_float, default=60.0, help="of each turn (default: 60)")
     parser.add_argument(
-        "--submit-every", type=float, default=5.0, help="seconds between large annotations (default: 5)"
+        "--submit-every", type=positive_float, default=5.0, help="seconds between large annotations (default: 5)"
     )
-    parser.add_argument("--megabytes", type=float, default=8.0, help="of a large annotation's body (default: 8)")
+    parser.add_argument("--megabytes", type=positive_float, default=8.0, help="of a large annotation (default: 8)")
     parser.add_argument("--output", type=Path, default=Path("runs/finetune-latency.json"))
     options = parser.parse_args(arguments)
     try:
-        if not (1 <= options.annotators <= MAX_ANNOTATORS and options.rounds >= 1 and 0 < options.megabytes <= 100):
-            raise ValueError(f"1 to {MAX_ANNOTATORS} annotators, at least 1 round, bodies of up to 100 MB")
-        if min(options.think, options.seconds, options.submit_every) <= 0 or options.seconds > MAX_SECONDS:
-            raise ValueError(f"--think, --seconds and --submit-every are above 0, --seconds at most {MAX_SECONDS:g}")
+        if options.annotators > MAX_ANNOTATORS or options.megabytes > 100 or options.seconds > MAX_SECONDS:
+            raise ValueError(f"at most {MAX_ANNOTATORS} --annotators, {MAX_SECONDS:g} --seconds and 100 --megabytes")
         phases = list(_measured(options))
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"finetune_latency: {error}", file=sys.stderr)
         return 2
     print("\n".join(lines(phases)))
-    facts = {"command": sys.argv, "versions": software_versions(), "phases": [asdict(phase) for phase in phases]}
-    with replaced_atomically(options.output) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1))
+    write_results(options.output, {"phases": [asdict(phase) for phase in phases]})
     return 1 if any(phase.failures for phase in phases) else 0
 
 
@@ -141,13 +137,13 @@ def _measured(options: argparse.Namespace) -> Iterator[Phase]:
             "FINETUNE_SECONDS": os.environ.get("FINETUNE_SECONDS", "3600"),
         }
         url = stack.enter_context(spawned_server(studio, settings))
+        stack.callback(_cancel_training, url)  # a training outlives its server
 
-        turns = count()
+        turns, target = count(), Target(url, paths, [SIZE] * NUM_PHOTOS)
 
         def clicks(seconds: float, think: float) -> Any:
-            bounds = {"annotators": options.annotators, "clicks": MAX_CLICKS, "seconds": seconds, "think": think}
             seed = next(turns) * options.annotators  # the same clicks again would be answered from memory
-            return measure(url, paths, [SIZE] * NUM_PHOTOS, first_seed=seed, **bounds)
+            return measure(target, Workload(options.annotators, MAX_CLICKS, seconds, think, seed))
 
         clicks(min(20.0, options.seconds), 0.01)  # every photo is known from here on
         for number in range(options.rounds):
@@ -186,9 +182,13 @@ def _start_training(url: str) -> None:
         time.sleep(0.1)
 
 
+def _cancel_training(url: str) -> None:
+    requests.delete(f"{url}/training", params={"project": LEARNT}, timeout=30)
+
+
 def _stop_training(url: str) -> float | None:
     """When the job ended by itself, Unix time; else it is cancelled. Raises `ValueError` if it failed."""
-    requests.delete(f"{url}/training", params={"project": LEARNT}, timeout=30)
+    _cancel_training(url)
     job = _job(url)
     if job["state"] == "failed":
         raise ValueError(f"the training failed: {job['reason']}")
@@ -290,4 +290,5 @@ def large_body(size: int) -> bytes:
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

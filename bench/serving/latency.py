@@ -5,20 +5,19 @@
     python bench/serving/latency.py --models vit-b --resolutions 448 --no-stages   the comparison at one resolution
 
 Stages are measured on one request as it passes: `warm` on a photo whose features are known, `cold` on one that must be
-fetched from a server on loopback, decoded and encoded first. Contenders take turns round by round, so that whatever
+fetched from a server on loopback, decoded and encoded first. Baselines take turns round by round, so that whatever
 else the machine does meets all of them. ViT-B has random weights, since speed does not depend on values. Writes
-OUTPUT.json and OUTPUT.md. Exit status 2 for options that cannot be.
+OUTPUT.json and OUTPUT.md. Exit status 2 for wrong options.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,50 +27,32 @@ import numpy as np
 import orjson
 import requests
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
 
 from backend.factory import enough_pixels
 from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, mask_response, read_json, read_predict
+from bench.cli import CommandParser, image_size, positive, write_results
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.atomic_io import replaced_atomically
 from skipclick.brush_rle import encode as encode_rle
 from skipclick.config import ModelConfig
+from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures
-from skipclick.masks import enlarge
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
-from skipclick.prompts import click_points, prompt_maps, scale_clicks
 
 MODELS = ("vit-b", "skipclick-tiny")
 RESOLUTIONS = {"vit-b": (448, 672, 896), "skipclick-tiny": (320, 448, 672, 896)}
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Milliseconds of repeated runs."""
-
-    median: float
-    p95: float
-
-    @staticmethod
-    def of(milliseconds: Sequence[float]) -> Spread:
-        return Spread(float(np.median(milliseconds)), float(np.percentile(milliseconds, 95)))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} / {self.p95:.2f}"
 
 
 @dataclass(frozen=True)
@@ -90,8 +71,8 @@ class Stages:
 
     setting: Setting
     state: str  # "warm" or "cold"
-    stages: dict[str, Spread]
-    total: Spread
+    stages: dict[str, MedianP95]
+    total: MedianP95
     feature_bytes: int
     click_gflop: float
     encode_gflop: float
@@ -100,19 +81,18 @@ class Stages:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """One contender's click, up to the mask in host memory."""
+class ClickTime:
+    """A click of one baseline, up to the mask in host memory."""
 
     name: str
     setting: Setting
-    click: Spread
+    click: MedianP95
 
 
 @dataclass(frozen=True)
-class Latency:
+class LatencyResults:
     """One run of the command."""
 
-    command: list[str]
     created: str
     versions: dict[str, str | None]
     threads: int
@@ -122,28 +102,36 @@ class Latency:
     matmul_gflops: dict[str, float]
     """Measured, by "device dtype", in 10^9 operations per second."""
     stages: list[Stages]
-    comparisons: list[Comparison]
+    comparisons: list[ClickTime]
 
 
 class Laps:
-    """A stopwatch for one request that waits for the device at the end of each lap."""
+    """A stopwatch for the stages of one request; it waits for the device at the end of each."""
 
     def __init__(self, device: torch.device) -> None:
         self.milliseconds: dict[str, float] = {}
         self._device = device
+        self._begin = time.perf_counter()
 
-    @contextmanager
-    def lap(self, name: str) -> Iterator[None]:
-        """Time what stands inside."""
-        begin = time.perf_counter()
-        yield
+    def end(self, stage: str) -> None:
+        """The stage ends here, and the next one begins."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self.milliseconds[name] = (time.perf_counter() - begin) * 1000
+        now = time.perf_counter()
+        self.milliseconds[stage] = 1000 * (now - self._begin)
+        self._begin = now
+
+    @contextmanager
+    def ending_with(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """Within the block a stage also ends with the forward pass of its module."""
+        with ExitStack() as hooks:
+            for stage, module in modules.items():
+                hooks.enter_context(module.register_forward_hook(lambda *_, stage=stage: self.end(stage)))
+            yield
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class ClickScene:
     """One photo as Label Studio serves it, and a request with two clicks on it."""
 
     photo: NDArray[np.uint8]
@@ -153,13 +141,13 @@ class Scene:
 
 
 @contextmanager
-def on_loopback(photo: NDArray[np.uint8]) -> Iterator[Scene]:
+def on_loopback(photo: NDArray[np.uint8]) -> Iterator[ClickScene]:
     """The scene, its photo behind a server on loopback."""
     height, width = photo.shape[:2]
     clicks = (Click(width // 2, height // 2), Click(width // 4, height // 3, positive=False))
     with image_server({"/photo.jpg": jpeg(photo)}) as address:
         url = f"{address}/photo.jpg"
-        yield Scene(photo, orjson.dumps(predict_body(Request(0, clicks), url, (height, width))), url, clicks)
+        yield ClickScene(photo, orjson.dumps(predict_body(Request(0, clicks), url, (height, width))), url, clicks)
 
 
 def build(setting: Setting) -> SkipClick:
@@ -171,48 +159,35 @@ def build(setting: Setting) -> SkipClick:
 
 
 def pass_through(
-    predictor: Predictor, scene: Scene, session: requests.Session, known: ImageFeatures | None, state: torch.Tensor
+    predictor: Predictor, scene: ClickScene, http: requests.Session, known: ImageFeatures | None, state: torch.Tensor
 ) -> dict[str, float]:
-    """Milliseconds by stage of one request, the last click of the scene; `known` features make it a warm one."""
-    model, laps = predictor.model, Laps(predictor.device)
-    with laps.lap("receive"):
-        asked = mask_request(read_predict(read_json(scene.body)), lambda *_: None)
-        assert asked is not None
+    """Milliseconds by stage of one request, the last click of the scene; a warm one if its features are `known`."""
+    laps = Laps(predictor.device)
+    asked = mask_request(read_predict(read_json(scene.body)), lambda *_: None)
+    assert asked is not None
+    laps.end("receive")
     if known is None:
-        with laps.lap("fetch"):
-            file = session.get(scene.url, timeout=30).content
-        with laps.lap("decode"):
-            photo = decode_image(io.BytesIO(file), max_pixels=1 << 30, enough=enough_pixels(predictor))
-        with laps.lap("encode"):
-            known = replace(predictor.encode(photo.pixels), image_size=photo.size)
-    size, resolution = known.image_size, predictor.resolution
-    grid = (resolution[0] // model.config.patch_size, resolution[1] // model.config.patch_size)
-    with torch.inference_mode():
-        with laps.lap("prompts"):
-            clicks = [Click(c.x, c.y, c.positive) for c in asked.clicks]
-            points = click_points([scale_clicks(clicks, size, resolution)], predictor.device)
-            prompt = prompt_maps(state[None, None], *points, model.config.click_radius)
-            embedded = model.prompts(prompt)
-        with laps.lap("mixer"):
-            mixed = model.mixer(known.prepared.placed, embedded).transpose(1, 2).unflatten(2, grid)
-        with laps.lap("pyramid"):
-            levels = model.pyramid(mixed, known.prepared.skips, prompt)
-        with laps.lap("decoder"):
-            logits = model.decoder(levels)
-        with laps.lap("upsample"):
-            whole = F.interpolate(logits, resolution, mode="bilinear", align_corners=True).float().sigmoid()
-            mask, score = enlarge(whole[0, 0], size, antialias=model.config.antialias).fetch()
-    with laps.lap("RLE"):
-        rle = encode_rle(mask)
-    with laps.lap("JSON"):
-        orjson.dumps(mask_response(asked.target, rle, score, model.version))
+        file = http.get(scene.url, timeout=30).content
+        laps.end("fetch")
+        photo = decode_image(io.BytesIO(file), max_pixels=1 << 30, enough=enough_pixels(predictor))
+        laps.end("decode")
+        known = replace(predictor.encode(photo.pixels), image_size=photo.size)
+        laps.end("encode")
+    request = ClickRequest(known, [Click(c.x, c.y, c.positive) for c in asked.clicks], state)
+    with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
+        (answer,) = predictor.answer([request])
+    laps.end("upsample")
+    rle = encode_rle(answer.mask)
+    laps.end("RLE")
+    orjson.dumps(mask_response(asked.target, rle, answer.score, predictor.version))
+    laps.end("JSON")
     return laps.milliseconds
 
 
 def measure_stages(
-    predictor: Predictor, setting: Setting, scene: Scene, rounds: int, rate: float, bar: tqdm[Any]
+    predictor: Predictor, setting: Setting, scene: ClickScene, rounds: int, rate: float, bar: tqdm[Any]
 ) -> list[Stages]:
-    """Warm and cold requests by turns."""
+    """Warm and cold requests in turns."""
     features = predictor.encode(scene.photo)
     state = predictor.answer([ClickRequest(features, scene.clicks[:1])])[0].state
     encode_flop, click_flop = flops(predictor)
@@ -226,8 +201,8 @@ def measure_stages(
                 bar.update()
     results = []
     for name, all_laps in found.items():
-        stages = {stage: Spread.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
-        total = Spread.of([sum(laps.values()) for laps in all_laps])
+        stages = {stage: MedianP95.of([laps[stage] for laps in all_laps]) for stage in all_laps[0]}
+        total = MedianP95.of([sum(laps.values()) for laps in all_laps])
         network = float(np.median([sum(laps[stage] for stage in MODEL_STAGES) for laps in all_laps]))
         achieved = click_flop / (network / 1000) / (rate * 1e9)
         results.append(
@@ -264,8 +239,8 @@ def matmul_rate(device: str, dtype: str) -> float:
     return 2 * side**3 / min(seconds) / 1e9
 
 
-def contenders(
-    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: Scene, rivals: bool
+def baselines_of(
+    model: SkipClick, setting: Setting, dtypes: Sequence[str], scene: ClickScene, baselines: bool
 ) -> list[tuple[str, Setting, ClickOnce]]:
     """Everything that is compared at one resolution on one device."""
     resolution, size = (setting.resolution,) * 2, (scene.photo.shape[0], scene.photo.shape[1])
@@ -283,15 +258,15 @@ def contenders(
         theirs = model.to(setting.device)
         design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
-    if rivals:
+    if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):
             own = Setting(name, SAM_SIDE, setting.device, "float32")
             found.append((name, own, sam_decoder(family, scene.clicks, size, setting.device)))
     return found
 
 
-def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar: tqdm[Any]) -> list[Comparison]:
-    """Each contender once in each round; a first round is not counted."""
+def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar: tqdm[Any]) -> list[ClickTime]:
+    """Each baseline once in each round; a first round is not counted."""
     times: list[list[float]] = [[] for _ in parts]
     for round_number in range(rounds + 1):
         for (_, _, click), mine in zip(parts, times, strict=True):
@@ -300,10 +275,10 @@ def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar
             if round_number:
                 mine.append((time.perf_counter() - begin) * 1000)
             bar.update()
-    return [Comparison(name, setting, Spread.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)]
+    return [ClickTime(name, setting, MedianP95.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)]
 
 
-def report(latency: Latency) -> str:
+def report(latency: LatencyResults) -> str:
     """Markdown."""
     height, width = latency.photo
     rates = ", ".join(f"{name} {rate:,.0f}" for name, rate in latency.matmul_gflops.items())
@@ -312,7 +287,7 @@ def report(latency: Latency) -> str:
         f"{latency.versions['processor']}, {latency.threads} threads, torch {latency.versions['torch']}, "
         f"{latency.versions['cuda device'] or 'no GPU'}. Matrix products, 10^9 operations per second: {rates}.",
         "",
-        f"    {' '.join(latency.command)}",
+        f"    {' '.join(sys.argv)}",
         "",
     ]
     if latency.stages:
@@ -330,7 +305,7 @@ def report(latency: Latency) -> str:
     if latency.comparisons:
         lines += [
             "",
-            "| model | px | device, dtype | contender | click | times faster than the authors' design |",
+            "| model | px | device, dtype | baseline | click | times faster than the authors' design |",
             "|---|---:|---|---|---:|---:|",
         ]
     base: dict[tuple[int, str], float] = {
@@ -359,46 +334,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     text = report(latency)
     print(text)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_atomically(options.output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(asdict(latency), indent=1))
-    with replaced_atomically(options.output.with_suffix(".md")) as temporary:
-        temporary.write_text(text)
+    write_results(options.output, asdict(latency), text)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument(
-        "--resolutions", nargs="+", type=int, help="sides in pixels (default: the usual ones of each model)"
+        "--resolutions", nargs="+", type=positive, help="sides in pixels (default: the usual ones of each model)"
     )
     parser.add_argument("--devices", nargs="+", choices=("cpu", "cuda"), help="(default: all that there are)")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    parser.add_argument("--rounds", type=int, default=20, help="repetitions (default: 20)")
-    parser.add_argument("--size", default="1920x1080", help="of the photo, width x height (default: 1920x1080)")
+    parser.add_argument("--rounds", type=positive, default=20, help="repetitions (default: 20)")
+    parser.add_argument("--size", type=image_size, default="1920x1080", help="of the photo (default: 1920x1080)")
     parser.add_argument("--images", type=Path, help="folder whose first photo is used (default: a drawn one)")
     parser.add_argument("--no-stages", action="store_true", help="only the comparison")
     parser.add_argument("--no-comparison", action="store_true", help="only the stages")
-    parser.add_argument("--no-rivals", action="store_true", help="without SAM and SAM 2")
+    parser.add_argument("--no-baselines", action="store_true", help="without SAM and SAM 2")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/latency"), help="names of the results, without ending"
     )
     return parser
 
 
-def _measure(options: argparse.Namespace) -> Latency:
-    sides = options.size.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and 16 <= int(side) <= 20_000 for side in sides):
-        raise ValueError(f"--size {options.size} is not a size such as 1920x1080")
-    if options.rounds < 1:
-        raise ValueError(f"--rounds {options.rounds} is none; give 1 or more")
-    size = (int(sides[1]), int(sides[0]))
+def _measure(options: argparse.Namespace) -> LatencyResults:
     devices = options.devices or (["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"])
     if "cuda" in devices and not torch.cuda.is_available():
         raise ValueError("--devices cuda: torch sees no GPU here")
     rates = {f"{device} {dtype}": matmul_rate(device, dtype) for device in devices for dtype in DTYPES}
-    photo = photos(options.images, 1, size)[0] if options.images else drawn_photo(0, size)
+    photo = photos(options.images, 1, options.size)[0] if options.images else drawn_photo(0, options.size)
     plan = [
         (device, name, side)
         for device in devices
@@ -406,7 +371,7 @@ def _measure(options: argparse.Namespace) -> Latency:
         for side in options.resolutions or RESOLUTIONS[name]
     ]
     stages: list[Stages] = []
-    comparisons: list[Comparison] = []
+    comparisons: list[ClickTime] = []
     with on_loopback(photo) as scene, tqdm(unit="click", disable=None) as bar:
         for device, name, side in plan:
             setting = Setting(name, side, device, "float32")
@@ -420,16 +385,15 @@ def _measure(options: argparse.Namespace) -> Latency:
                     stages += measure_stages(predictor, here, scene, options.rounds, rate, bar)
             if not options.no_comparison:
                 # SAM sees one resolution only, so it takes turns with the first of ours.
-                rivals = not options.no_rivals and _has_transformers() and (name, side) == plan[0][1:]
-                parts = contenders(model, setting, options.dtypes, scene, rivals)
+                baselines = not options.no_baselines and _has_transformers() and (name, side) == plan[0][1:]
+                parts = baselines_of(model, setting, options.dtypes, scene, baselines)
                 comparisons += take_turns(parts, options.rounds, bar)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Latency(
-        sys.argv,
+    return LatencyResults(
         created,
         software_versions(),
         torch.get_num_threads(),
-        size,
+        options.size,
         options.rounds,
         rates,
         stages,

@@ -60,9 +60,9 @@ def authors_design(
 ) -> ClickOnce:
     """As the released demo clicks: the backbone's taps are kept, all else is computed for every click.
 
-    Features are fused anew, attention matrices are materialised, the pyramid convolves the concatenation of mixed and
-    image features, the decoder fuses a concatenation at the finest size, and the previous mask travels at the size of
-    the photo. Dense maps keep PyTorch's default memory format. The same function as `plain`, but for rounding.
+    Features are fused for every click, attention matrices are materialised, the pyramid convolves the concatenation of
+    mixed and image features, the decoder fuses a concatenation at the finest size, and the previous mask travels at the
+    size of the photo. Dense maps keep PyTorch's default memory format. Equal to `plain` but for rounding.
 
     Args:
         model: float32, with a `ParallelPyramid`.

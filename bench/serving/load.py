@@ -15,11 +15,11 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import json
 import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -32,31 +32,53 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import matplotlib as mpl
 import numpy as np
 import requests
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
+from backend.label_studio.editor import SmartTool
+from backend.label_studio.labeling_config import EXAMPLE
+from bench.cli import CommandParser, image_size, positive, positive_float, write_results
+from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
-from bench.serving.loopback import free_port
+from bench.serving.loopback import exit_on_signals, free_port
 from skipclick.atomic_io import replaced_atomically
-from skipclick.evaluation.versions import software_versions
+from skipclick.evaluation.timing import percentiles
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_ANNOTATORS, MAX_CLICKS, MAX_SECONDS = 256, 1_000_000, 3600.0
 START_TIMEOUT = 180.0  # seconds for a spawned server to load its model
-PERCENTILES = (50, 90, 95, 99)
 
-LABEL_CONFIG = """\
-<View>
-  <Image name="image" value="$image"/>
-  <BrushLabels name="mask" toName="image" smart="false"><Label value="Object"/></BrushLabels>
-  <KeyPointLabels name="click" toName="image" smart="true"><Label value="Object"/></KeyPointLabels>
-</View>"""
+TOOL = SmartTool.of(EXAMPLE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """The server under load, and the photos of its tasks."""
+
+    url: str
+    image_urls: Sequence[str]
+    sizes: Sequence[tuple[int, int]]
+    """(H, W) of each photo in pixels."""
+    login: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """How many annotators click how fast, and when they stop: after so many clicks or seconds."""
+
+    annotators: int
+    clicks: int
+    seconds: float
+    think: float
+    """Mean seconds between an answer and the next click."""
+    first_seed: int = 0
+    """Of the first annotator's clicks. A server answers clicks that it has seen before from its memory."""
 
 
 @dataclass(frozen=True)
@@ -118,79 +140,32 @@ class Load:
         yield f"failed requests: {failures or 'none'}"
 
 
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """By name, such as "p95"; empty without values."""
-    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES} if values else {}
-
-
 def predict_body(request: Request, image_url: str, size: tuple[int, int]) -> dict[str, Any]:
     """The /predict body that Label Studio sends for a click on a photo of `size` (H, W)."""
-    height, width = size
-    items = [
-        {
-            "original_width": width,
-            "original_height": height,
-            "image_rotation": 0,
-            "value": {
-                "x": 100 * (click.x + 0.5) / width,
-                "y": 100 * (click.y + 0.5) / height,
-                "width": 0.2,
-                "labels": ["Object"],
-                "keypointlabels": ["Object"],
-            },
-            "is_positive": click.positive,
-            "id": f"{place}-{click.x}-{click.y}",
-            "from_name": "click",
-            "to_name": "image",
-            "type": "keypointlabels",
-            "origin": "manual",
-        }
-        for place, click in enumerate(request.clicks)
-    ]
     task = {"id": request.image, "data": {"image": image_url}, "annotations": [], "drafts": [], "predictions": []}
-    return {
-        "tasks": [task],
-        "project": "1.1",
-        "label_config": LABEL_CONFIG,
-        "params": {"login": None, "password": None, "context": {"result": items}},
-    }
+    return TOOL.predict_body(task, size, request.clicks)
 
 
-def measure(
-    url: str,
-    image_urls: Sequence[str],
-    sizes: Sequence[tuple[int, int]],
-    *,
-    annotators: int,
-    clicks: int,
-    seconds: float,
-    think: float,
-    login: tuple[str, str] | None = None,
-    first_seed: int = 0,
-) -> Load:
-    """Play a session of `annotators` until `clicks` requests or `seconds` are over.
-
-    image_urls, sizes: of the photos; sizes are (H, W). think: mean seconds between answer and next click.
-    first_seed: of the first annotator's clicks. A server that was asked the same before answers from its memory.
-    """
+def measure(target: Target, workload: Workload) -> Load:
+    """Let the annotators of a workload click on a server until it is done."""
     sent: list[Sent] = []
     numbers = count(1)
     lock = threading.Lock()
-    before = feature_lookups(url, login)
+    before = feature_lookups(target.url, target.login)
     begin = time.perf_counter()
 
     def work(seed: int, bar: tqdm[Any]) -> None:
         rng = random.Random(-1 - seed)
         seen: set[int] = set()
         with requests.Session() as http:
-            http.auth, http.trust_env = login, False
-            for request in session(first_seed + seed, sizes):
-                time.sleep(rng.expovariate(1 / think) if think else 0)
+            http.auth, http.trust_env = target.login, False
+            for request in session(workload.first_seed + seed, target.sizes):
+                time.sleep(rng.expovariate(1 / workload.think) if workload.think else 0)
                 start = time.perf_counter()
-                if start - begin > seconds or next(numbers) > clicks:
+                if start - begin > workload.seconds or next(numbers) > workload.clicks:
                     return
-                body = predict_body(request, image_urls[request.image], sizes[request.image])
-                status = _status(http, url, body)
+                body = predict_body(request, target.image_urls[request.image], target.sizes[request.image])
+                status = _status(http, target.url, body)
                 now = time.perf_counter()
                 with lock:
                     first = request.image not in seen
@@ -198,16 +173,17 @@ def measure(
                     bar.update()
                 seen.add(request.image)
 
-    with tqdm(total=clicks, unit="click", disable=None) as bar:
-        workers = [threading.Thread(target=work, args=(seed, bar), daemon=True) for seed in range(annotators)]
+    with tqdm(total=workload.clicks, unit="click", disable=None) as bar:
+        workers = [threading.Thread(target=work, args=(seed, bar), daemon=True) for seed in range(workload.annotators)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
     elapsed = time.perf_counter() - begin
-    hits, misses = (now - then for now, then in zip(feature_lookups(url, login), before, strict=True))
+    after = feature_lookups(target.url, target.login)
+    hits, misses = (now - then for now, then in zip(after, before, strict=True))
     rate = hits / (hits + misses) if hits + misses else None
-    return Load(annotators, think, elapsed, sorted(sent, key=lambda one: one.begin), rate)
+    return Load(workload.annotators, workload.think, elapsed, sorted(sent, key=lambda one: one.begin), rate)
 
 
 def _status(http: requests.Session, url: str, body: Mapping[str, Any]) -> int:
@@ -269,25 +245,26 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
 def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
     """A backend of its own on loopback, with the settings of this process's environment and these; its address.
 
-    Raises `ValueError` if it does not become ready.
+    What it learns, it forgets, unless `settings` names a MODEL_DIR. Raises `ValueError` if it does not become ready.
     """
     port = free_port()
     environment = {"LABEL_STUDIO_URL": label_studio_url, "HOST": "127.0.0.1", "PORT": str(port), "LOG_LEVEL": "WARNING"}
-    environment |= settings or {}
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-m", "backend"]
-    server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(server, url)
-        yield url
-    finally:
-        server.terminate()
+    with tempfile.TemporaryDirectory() as folder:
+        environment |= {"MODEL_DIR": folder} | dict(settings or {})
+        server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
         try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            _wait_until_ready(server, url)
+            yield url
+        finally:
+            server.terminate()
+            try:
+                server.wait(30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
@@ -306,86 +283,65 @@ def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> None:
 
 def draw(load: Load, path: Path) -> None:
     """Latencies over time and their distribution, as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    over_time, distribution = figure.subplots(1, 2)
-    for title, first, colour in (("later clicks", False, "#0072B2"), ("first on a photo", True, "#D55E00")):
-        chosen = [sent for sent in load.sent if sent.first == first and sent.status == 200]
-        values = sorted(sent.milliseconds for sent in chosen)
-        if not values:
-            continue
-        over_time.scatter(
-            [sent.begin for sent in chosen], [sent.milliseconds for sent in chosen], s=6, c=colour, label=title
-        )
-        share = np.arange(1, len(values) + 1) / len(values)
-        distribution.step(values, share, where="post", color=colour, label=f"{title} ({len(values)})")
-    failed = [sent for sent in load.sent if sent.status != 200]
-    if failed:
-        over_time.scatter(
-            [sent.begin for sent in failed],
-            [sent.milliseconds for sent in failed],
-            marker="x",
-            c="black",
-            label="failed",
-        )
-    over_time.set(xlabel="time, s", ylabel="latency, ms", yscale="log")
-    distribution.set(xlabel="latency, ms", ylabel="share of clicks", xscale="log", ylim=(0, 1))
-    for axes in (over_time, distribution):
-        axes.grid(color="#DDDDDD", linewidth=0.5)
-        axes.set_axisbelow(True)
-        if axes.has_data():
-            axes.legend(frameon=False, fontsize=8)
-    rate = load.summary()["clicks_per_second"]
-    figure.suptitle(f"{load.annotators} annotators, {rate:.1f} clicks/s", fontsize=10)
-    with replaced_atomically(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        over_time, distribution = figure.subplots(1, 2)
+        for title, first, colour in (("later clicks", False, COLOURS[0]), ("first on a photo", True, COLOURS[1])):
+            points = [(one.begin, one.milliseconds) for one in load.sent if one.first == first and one.status == 200]
+            if points:
+                over_time.plot(*zip(*points, strict=True), ".", color=colour, label=title)
+                distribution.ecdf(load.latencies(first), color=colour, label=f"{title} ({len(points)})")
+        if failed := [(one.begin, one.milliseconds) for one in load.sent if one.status != 200]:
+            over_time.plot(*zip(*failed, strict=True), "x", color="black", label="failed")
+        over_time.set(xlabel="time, s", ylabel="latency, ms", yscale="log")
+        distribution.set(xlabel="latency, ms", ylabel="share of clicks", xscale="log")
+        for axes in (over_time, distribution):
+            if axes.has_data():
+                axes.legend()
+        figure.suptitle(f"{load.annotators} annotators, {load.summary()['clicks_per_second']:.1f} clicks/s")
+        with replaced_atomically(path) as temporary:
+            figure.savefig(temporary, format="png")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--spawn", action="store_true", help="start a server for the measurement")
     where.add_argument("--url", help="address of a server on this machine")
-    parser.add_argument("--annotators", type=int, default=8)
-    parser.add_argument("--clicks", type=int, default=1000, help="stop after so many requests (default: 1000)")
-    parser.add_argument("--seconds", type=float, default=120.0, help="stop after this time (default: 120)")
-    parser.add_argument("--think", type=float, default=0.0, help="mean seconds between answer and next click")
+    parser.add_argument("--annotators", type=positive, default=8, help="(default: 8)")
+    parser.add_argument("--clicks", type=positive, default=1000, help="stop after so many requests (default: 1000)")
+    parser.add_argument("--seconds", type=positive_float, default=120.0, help="stop after this time (default: 120)")
+    parser.add_argument("--think", type=float, default=0.0, help="mean seconds between an answer and the next click")
     parser.add_argument("--images", type=Path, help="folder with photos (default: drawn ones)")
-    parser.add_argument("--photos", type=int, default=20, help="how many (default: 20)")
-    parser.add_argument("--size", default="1920x1080", help="width x height that photos are brought to")
+    parser.add_argument("--photos", type=positive, default=20, help="how many (default: 20)")
+    parser.add_argument("--size", type=image_size, default="1920x1080", help="of the photos (default: 1920x1080)")
     parser.add_argument("--output", type=Path, default=Path("runs/load"), help="names of the results, without ending")
     options = parser.parse_args(arguments)
     try:
         _check(options)
-        width, height = (int(side) for side in options.size.split("x"))
-        pictures = photos(options.images, options.photos, (height, width))
-        load = _measure(options, [jpeg(picture) for picture in pictures], (height, width))
+        pictures = photos(options.images, options.photos, options.size)
+        load = _measure(options, [jpeg(picture) for picture in pictures])
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"load: {error}", file=sys.stderr)
         return 2
     print("\n".join(load.lines()))
-    facts = {"command": sys.argv, "versions": software_versions(), "size": options.size, "photos": options.photos}
-    with replaced_atomically(options.output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({**facts, "summary": load.summary(), **asdict(load)}, indent=1))
+    facts = {"size": options.size, "photos": options.photos, "summary": load.summary(), **asdict(load)}
+    write_results(options.output, facts)
     draw(load, options.output.with_suffix(".png"))
     return 1 if load.failures else 0
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.url and urlsplit(options.url).hostname not in LOOPBACK:
-        raise ValueError(f"--url {options.url} is not this machine; load is put on {', '.join(LOOPBACK)} only")
-    if not (1 <= options.annotators <= MAX_ANNOTATORS and 1 <= options.clicks <= MAX_CLICKS and options.photos >= 1):
-        raise ValueError(f"there are 1 to {MAX_ANNOTATORS} annotators, 1 to {MAX_CLICKS} clicks, at least 1 photo")
-    if not (0 < options.seconds <= MAX_SECONDS and 0 <= options.think <= MAX_SECONDS):
-        raise ValueError(f"--seconds and --think are at most {MAX_SECONDS:g}, and --seconds is more than 0")
-    sides = options.size.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and 1 <= int(side) <= 20_000 for side in sides):
-        raise ValueError(f"--size {options.size} is not a size such as 1920x1080")
+        raise ValueError(f"--url {options.url} is not on this machine: give {', '.join(LOOPBACK)}")
+    if options.annotators > MAX_ANNOTATORS or options.clicks > MAX_CLICKS:
+        raise ValueError(f"at most {MAX_ANNOTATORS} --annotators and {MAX_CLICKS} --clicks")
+    if options.seconds > MAX_SECONDS or not 0 <= options.think <= MAX_SECONDS:
+        raise ValueError(f"--seconds and --think are at most {MAX_SECONDS:g}, and --think is not negative")
 
 
-def _measure(options: argparse.Namespace, files: Sequence[bytes], size: tuple[int, int]) -> Load:
+def _measure(options: argparse.Namespace, files: Sequence[bytes]) -> Load:
     user, password = os.environ.get("BASIC_AUTH_USER"), os.environ.get("BASIC_AUTH_PASS")
     with ExitStack() as stack:
         if options.spawn:
@@ -395,17 +351,11 @@ def _measure(options: argparse.Namespace, files: Sequence[bytes], size: tuple[in
         else:
             paths = [f"data:image/jpeg;base64,{base64.b64encode(file).decode()}" for file in files]
             url = options.url.rstrip("/")
-        return measure(
-            url,
-            paths,
-            [size] * len(files),
-            annotators=options.annotators,
-            clicks=options.clicks,
-            seconds=options.seconds,
-            think=options.think,
-            login=(user, password) if user and password else None,
-        )
+        login = (user, password) if user and password else None
+        target = Target(url, paths, [options.size] * len(files), login)
+        return measure(target, Workload(options.annotators, options.clicks, options.seconds, options.think))
 
 
 if __name__ == "__main__":
+    exit_on_signals()
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""A long session of a team: every mask is held against the serial answer, and memory must stay flat.
+"""A long session of a team: every mask is compared with the serial answer, and memory must stay flat.
 
     python bench/serving/soak.py                                  8 annotators, 60 drawn photos, 10,000 clicks
     python bench/serving/soak.py --images DIR --clicks 2000       photos of a folder
@@ -12,7 +12,6 @@ scores may differ by ALLOWED_DIFFERENCE, and the report says by how much they do
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -28,24 +27,22 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script
-
 from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.images.decode import Photo
+from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
+from bench.cli import CommandParser, positive, write_results
 from bench.serving.annotators import Request, photos, session
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.atomic_io import replaced_atomically
 from skipclick.cache import ByteLru, CacheStats, SharedCache
-from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
 from skipclick.predictor import Answer, ClickRequest
@@ -55,9 +52,11 @@ ALLOWED_GROWTH = 32 << 20  # bytes between the first and the last fifth after th
 ALLOWED_DIFFERENCE = 0.001  # of the pixels of a mask, and of a score, in batches
 _FORGET_EVERY = 500  # clicks
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Outcome:
+class PackedAnswer:
     """An answer in little memory; two are equal if mask and score are, to the bit."""
 
     score: float
@@ -66,8 +65,8 @@ class Outcome:
     packed: bytes
 
     @staticmethod
-    def of(mask: BoxMask, score: float) -> Outcome:
-        return Outcome(score, mask.size, mask.box, zlib.compress(np.packbits(mask.pixels).tobytes(), 1))
+    def of(mask: BoxMask, score: float) -> PackedAnswer:
+        return PackedAnswer(score, mask.size, mask.box, zlib.compress(np.packbits(mask.pixels).tobytes(), 1))
 
     def full(self) -> NDArray[np.bool_]:
         """The mask, bool (H, W)."""
@@ -76,7 +75,7 @@ class Outcome:
         bits = np.unpackbits(np.frombuffer(zlib.decompress(self.packed), np.uint8), count=shape[0] * shape[1])
         return BoxMask(self.size, self.box, bits.reshape(shape).astype(np.bool_)).full()
 
-    def difference(self, other: Outcome) -> float:
+    def difference(self, other: PackedAnswer) -> float:
         """The larger of the share of pixels that differ and the difference of the scores."""
         if self == other:
             return 0.0
@@ -91,7 +90,7 @@ class SoakReport:
     different: int
     """Answers that are not the serial one, to the bit."""
     worst: float
-    """The largest `Outcome.difference` to a serial answer."""
+    """The largest `PackedAnswer.difference` to a serial answer."""
     batch: int
     errors: dict[str, int]
     seconds: float
@@ -129,12 +128,18 @@ class Given:
 
     pictures: Sequence[NDArray[np.uint8]]
 
-    def key(self, reference: ImageReference) -> str:
+    def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def load(self, reference: ImageReference) -> Photo:
+    def recent(self, reference: ImageReference) -> str | None:
+        return reference.url
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        kept = find(reference.url)
+        if kept is not None:
+            return Look(reference.url, kept, asked=False)
         pixels = self.pictures[int(reference.url)]
-        return Photo(pixels, (pixels.shape[0], pixels.shape[1]))
+        return Look(reference.url, photo=Photo(pixels, (pixels.shape[0], pixels.shape[1])))
 
 
 def soak(
@@ -154,7 +159,7 @@ def soak(
         features=features,
         memo_bytes=50 * 4 * predictor.resolution[0] * predictor.resolution[1],
     )
-    found: list[tuple[Request, Callable[[], Outcome]]] = []
+    found: list[tuple[Request, Callable[[], PackedAnswer]]] = []
     errors: Counter[str] = Counter()
     memory: list[tuple[int, int]] = []
     numbers = count(1)
@@ -175,7 +180,7 @@ def soak(
             except Exception as error:
                 errors[f"{type(error).__name__}: {error}"] += 1
                 continue
-            outcome = Outcome.of(annotation.mask, annotation.score)
+            outcome = PackedAnswer.of(annotation.mask, annotation.score)
             with lock:
                 found.append((request, kept(outcome, spool)))
                 bar.update()
@@ -195,16 +200,16 @@ def soak(
     return SoakReport(num_clicks, different, worst, batch, dict(errors), seconds, sorted(memory), caches)
 
 
-def kept(outcome: Outcome, spool: IO[bytes]) -> Callable[[], Outcome]:
+def kept(outcome: PackedAnswer, spool: IO[bytes]) -> Callable[[], PackedAnswer]:
     """What gives an outcome back. It lies in a file: in memory ten thousand would look like a leak of the backend's."""
     place = spool.seek(0, io.SEEK_END)
     facts = outcome.score, outcome.size, outcome.box, len(outcome.packed)
     spool.write(json.dumps(facts).encode() + b"\n" + outcome.packed)
 
-    def read() -> Outcome:
+    def read() -> PackedAnswer:
         spool.seek(place)
         score, size, box, length = json.loads(spool.readline())
-        return Outcome(score, tuple(size), tuple(box), spool.read(length))
+        return PackedAnswer(score, tuple(size), tuple(box), spool.read(length))
 
     return read
 
@@ -212,10 +217,10 @@ def kept(outcome: Outcome, spool: IO[bytes]) -> Callable[[], Outcome]:
 def serial_answers(
     predictor: Predictor,
     pictures: Sequence[NDArray[np.uint8]],
-    found: Sequence[tuple[Request, Callable[[], Outcome]]],
-) -> Iterator[tuple[Outcome, Outcome]]:
+    found: Sequence[tuple[Request, Callable[[], PackedAnswer]]],
+) -> Iterator[tuple[PackedAnswer, PackedAnswer]]:
     """Each answer beside that of one click after the other, each on the state of the one before."""
-    by_image: defaultdict[int, list[tuple[Request, Callable[[], Outcome]]]] = defaultdict(list)
+    by_image: defaultdict[int, list[tuple[Request, Callable[[], PackedAnswer]]]] = defaultdict(list)
     for request, answer in found:
         by_image[request.image].append((request, answer))
     for image, answers in tqdm(by_image.items(), unit="image", desc="serial answers", disable=None):
@@ -228,7 +233,7 @@ def serial_answers(
                     state = known[clicks[:-1]].state if num_clicks > 1 else None
                     (known[clicks],) = predictor.answer([ClickRequest(features, clicks, state)])
             serial = known[request.clicks]
-            yield answer(), Outcome.of(serial.mask, serial.score)
+            yield answer(), PackedAnswer.of(serial.mask, serial.score)
 
 
 def held_bytes() -> int:
@@ -241,30 +246,26 @@ def held_bytes() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--model", default="bundled", help="checkpoint (default: bundled)")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
     parser.add_argument("--images", type=Path, help="folder with photos (default: drawn ones)")
-    parser.add_argument("--photos", type=int, default=60, help="how many (default: 60)")
-    parser.add_argument("--annotators", type=int, default=8)
-    parser.add_argument("--clicks", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=1, help="clicks that may run as one batch (default: 1)")
+    parser.add_argument("--photos", type=positive, default=60, help="how many (default: 60)")
+    parser.add_argument("--annotators", type=positive, default=8)
+    parser.add_argument("--clicks", type=positive, default=10_000)
+    parser.add_argument("--batch", type=positive, default=1, help="clicks that may run as one batch (default: 1)")
     parser.add_argument("--output", type=Path, help="write the report to this JSON file")
     options = parser.parse_args(arguments)
     try:
-        if min(options.photos, options.annotators, options.clicks, options.batch) < 1:
-            raise ValueError("--photos, --annotators, --clicks and --batch must be at least 1")
         predictor = Predictor(load_checkpoint(options.model), dtype=options.dtype)
         pictures = photos(options.images, options.photos)
     except (ValueError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(f"soak: {error}", file=sys.stderr)
         return 2
     report = soak(predictor, pictures, options.clicks, options.annotators, options.batch)
     print("\n".join(report.lines()))
     if options.output is not None:
-        facts = {"command": sys.argv, "versions": software_versions(), "growth": report.growth, **asdict(report)}
-        with replaced_atomically(options.output) as temporary:
-            temporary.write_text(json.dumps(facts, indent=1))
+        write_results(options.output, {"growth": report.growth, **asdict(report)})
     return 0 if report.clean else 1
 
 

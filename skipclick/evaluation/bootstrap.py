@@ -46,7 +46,7 @@ class PairedDifference:
 def bootstrap_intervals(
     values: NDArray[np.float64], clusters: Sequence[str], confidence: float = CONFIDENCE, seed: int = SEED
 ) -> list[tuple[float, float]]:
-    """For each column, the interval of its mean when whole clusters are drawn anew with replacement.
+    """For each column, the interval of its mean when whole clusters are drawn with replacement.
 
     values: float64 (N, K). clusters: N names. The same draws serve all columns; a seed gives the same answer again.
     """

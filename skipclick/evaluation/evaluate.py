@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,21 +20,17 @@ from numpy.typing import NDArray
 from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
+from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import jittered_click, next_click
+from skipclick.zoom import Box, ZoomRequest, answer_zoomed, crop_encoder, zoom_request
 
 F = TypeVar("F")
 
-Stage = Literal["load", "encode", "search", "click", "score"]
-STAGES: tuple[Stage, ...] = ("load", "encode", "search", "click", "score")
-
-Seconds = defaultdict[Stage, float]
-"""What each stage took."""
-
 MAX_BATCH = 16
-"""Objects clicked together at most: bounds the memory where a photo has a hundred."""
+"""Maximum number of objects clicked together; bounds the memory for photos with a hundred objects."""
 
 
 class ClickModel(Protocol[F]):
@@ -74,9 +69,9 @@ class Rules:
     clicks: Literal["center", "jitter"] = "center"
     """Where in the largest error: its deepest pixel, or anywhere in its inner half."""
     seeds: tuple[int, ...] = ()
-    """Of jittered clicks; each measures every object anew."""
+    """Seeds of jittered clicks; every object is measured once with each."""
     num_clicks: int = 20
-    """Clicks per object at most; NoC counts an object that fails as so many."""
+    """Maximum number of clicks per object, which is also the NoC of an object that fails."""
     thresholds: tuple[int, ...] = (85, 90, 95)
     """IoU in percent whose NoC is reported."""
     target_iou: float = 0.95
@@ -85,6 +80,9 @@ class Rules:
     """A pixel belongs to the mask above this probability."""
     flip: bool = True
     """Average the logits with the mirrored photo's (models of this project only)."""
+    zoom: bool = False
+    """From the second click on, look at a crop around the object: `skipclick.zoom` ("serve" and models of this project
+    only)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in result files."""
@@ -103,15 +101,18 @@ def make_rules(
     num_seeds: int,
     thresholds: Sequence[int],
     flip: bool | None,
+    zoom: bool | None = None,
 ) -> Rules:
-    """The rules of a protocol; `flip` None stands for what the protocol does.
+    """The rules of a protocol; if `flip` or `zoom` is None, the protocol decides.
 
     Raises ValueError for combinations that make no sense. An object is clicked until it reaches the highest threshold,
-    or 95 % where all are lower, so that the thresholds asked for do not change the clicks.
+    or 95 % if all are lower, so that the choice of thresholds does not change the clicks.
     """
     serve = protocol == "serve"
     if serve and flip:
-        raise ValueError("the backend serves without mirrored photos: leave --flip away, or use --protocol paper")
+        raise ValueError("the server does not average with the mirrored photo: omit --flip, or use --protocol paper")
+    if zoom and not serve:
+        raise ValueError("published figures are without zoom-in: omit --zoom, or use --protocol serve")
     return Rules(
         protocol=protocol,
         clicks=clicks,
@@ -120,6 +121,7 @@ def make_rules(
         target_iou=max(95, *thresholds) / 100,
         threshold=MASK_THRESHOLD if serve else Rules.threshold,
         flip=not serve if flip is None else flip,
+        zoom=serve if zoom is None else zoom,
     )
 
 
@@ -133,6 +135,8 @@ class _Session(Generic[F]):
     target: NDArray[np.int8]
     features: F
     encode_ms: float
+    encode_crop: Callable[[Box], ImageFeatures] | None = None
+    """Of a session with zoom-in."""
     mask: NDArray[np.bool_] = field(init=False)
     """After the last click, bool (H, W)."""
     state: Any = None
@@ -140,6 +144,8 @@ class _Session(Generic[F]):
     clicks: list[Click] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
     click_ms: list[float] = field(default_factory=list)
+    crops: set[Box] = field(default_factory=set)
+    """Views of the photo that were encoded besides the whole."""
 
     def __post_init__(self) -> None:
         self.mask = np.zeros(self.target.shape, np.bool_)
@@ -158,8 +164,24 @@ class _Session(Generic[F]):
 
     def result(self) -> ObjectResult:
         return ObjectResult(
-            self.image, self.object_id, self.category, self.ious, self.clicks, self.encode_ms, self.click_ms
+            self.image,
+            self.object_id,
+            self.category,
+            self.ious,
+            self.clicks,
+            self.encode_ms,
+            self.click_ms,
+            extent_of(self.target),
+            len(self.crops),
         )
+
+
+def extent_of(target: NDArray[np.int8]) -> float:
+    """How much of the photo's height or width an object takes, whichever is more; 0 if it has no pixels."""
+    is_object = target == 1
+    sides = [np.flatnonzero(is_object.any(axis=axis)) for axis in (1, 0)]
+    parts = zip(sides, target.shape, strict=True)
+    return max((int(side[-1] - side[0]) + 1) / length if side.size else 0.0 for side, length in parts)
 
 
 def simulate(
@@ -170,7 +192,7 @@ def simulate(
     features: `model.encode` of the photo. target: int8 (H, W), 1 object, 0 background, -1 ignored.
     """
     session = _Session("", 1, None, target, features, 0.0)
-    _click_until_good(model, [session], rules or Rules(), None, nullcontext(), defaultdict(float))
+    _click_until_good(model, [session], rules or Rules(), None, nullcontext())
     return session.ious, session.clicks, session.click_ms
 
 
@@ -182,7 +204,7 @@ def evaluate(
     An iterator: wrap it in `list`, or watch the results as they come. seed: of jittered clicks; None clicks centres.
     """
     for sample in samples:
-        yield from evaluate_together(model, [sample], rules or Rules(), seed, nullcontext(), defaultdict(float))
+        yield from evaluate_together(model, [sample], rules or Rules(), seed)
 
 
 def evaluate_together(
@@ -190,45 +212,44 @@ def evaluate_together(
     samples: Sequence[Sample],
     rules: Rules,
     seed: int | None,
-    device: AbstractContextManager[Any],
-    seconds: Seconds,
+    device: AbstractContextManager[Any] | None = None,
 ) -> list[ObjectResult]:
     """Simulate all objects of some photos, in batches of up to `MAX_BATCH` objects.
 
-    device: held while the network works, such as a lock of several threads. seconds: the time of each stage is added.
+    device: held while the network works, such as a lock of several threads.
     """
+    device = device or nullcontext()
     sessions: list[_Session[F]] = []
     for sample in samples:
-        encoded_before = seconds["encode"]
-        with device, timed(seconds, "encode"):
+        with _stopwatch(device) as milliseconds:
             features = model.encode(sample.image)
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-        encode_ms = 1e3 * (seconds["encode"] - encoded_before)
+            encode_ms = milliseconds()
         for object_id, target in sample.targets.items():
-            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms))
+            encode_crop = crop_encoder(model, sample.image) if _zooms(model, rules) else None
+            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms, encode_crop))
     for first in range(0, len(sessions), MAX_BATCH):
-        _click_until_good(model, sessions[first : first + MAX_BATCH], rules, seed, device, seconds)
+        _click_until_good(model, sessions[first : first + MAX_BATCH], rules, seed, device)
     return [session.result() for session in sessions]
 
 
 def replay(model: ClickModel[F], image: NDArray[np.uint8], clicks: Sequence[Click], rules: Rules) -> NDArray[np.bool_]:
     """The mask, bool (H, W), after recorded clicks, given one after the other as they once were."""
-    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0)
+    encode_crop = crop_encoder(model, image) if _zooms(model, rules) else None
+    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0, encode_crop)
     for click in clicks:
         session.clicks.append(click)
-        [(session.mask, session.state)] = _answers(model, [session], rules)
+        [(session.mask, session.state)], _ = _answers(model, [session], rules, nullcontext())
     return session.mask
 
 
 @contextmanager
-def timed(seconds: Seconds, stage: Stage) -> Iterator[None]:
-    """Adds the time that the block takes."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[stage] += time.perf_counter() - started
+def _stopwatch(device: AbstractContextManager[Any]) -> Iterator[Callable[[], float]]:
+    """Yields the milliseconds so far; waiting for the device does not count."""
+    with device:
+        started = time.perf_counter()
+        yield lambda: 1e3 * (time.perf_counter() - started)
 
 
 def _click_until_good(
@@ -237,33 +258,51 @@ def _click_until_good(
     rules: Rules,
     seed: int | None,
     device: AbstractContextManager[Any],
-    seconds: Seconds,
 ) -> None:
     """Click all objects in step; those that are finished leave the batch."""
     while still_open := [session for session in sessions if session.is_open(rules)]:
-        with timed(seconds, "search"):
-            for session in still_open:
-                session.clicks.append(session.next_click(seed))
-        clicked_before = seconds["click"]
-        with device, timed(seconds, "click"):
-            answers = _answers(model, still_open, rules)
-        click_ms = 1e3 * (seconds["click"] - clicked_before) / len(still_open)
-        with timed(seconds, "score"):
-            for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
-                session.ious.append(iou(session.mask, session.target))
-                session.click_ms.append(click_ms)
+        for session in still_open:
+            session.clicks.append(session.next_click(seed))
+        answers, milliseconds = _answers(model, still_open, rules, device)
+        for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
+            session.ious.append(iou(session.mask, session.target))
+            session.click_ms.append(milliseconds / len(still_open))
+
+
+def _zooms(model: Any, rules: Rules) -> TypeGuard[Predictor]:
+    return rules.protocol == "serve" and rules.zoom and isinstance(model, Predictor)
 
 
 def _answers(
-    model: ClickModel[F], sessions: Sequence[_Session[F]], rules: Rules
-) -> list[tuple[NDArray[np.bool_], Any]]:
-    """For each object the mask after its last click, bool (H, W), and what the model wants back at the next."""
-    if rules.protocol == "serve" and isinstance(model, Predictor):
-        served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
-        return [(answer.mask.full(), answer.state) for answer in served]
-    features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
-    if isinstance(model, BatchModel):
-        probabilities = model.click_batch(features, clicks, states)
-    else:
-        probabilities = list(map(model.click, features, clicks, states))
-    return [(probability > rules.threshold, probability) for probability in probabilities]
+    model: ClickModel[F], sessions: Sequence[_Session[F]], rules: Rules, device: AbstractContextManager[Any]
+) -> tuple[list[tuple[NDArray[np.bool_], Any]], float]:
+    """For each object the mask after its last click, bool (H, W), and what the model wants back at the next; and the
+    milliseconds of these clicks, without those of encoding crops."""
+    requests: list[ZoomRequest] = []
+    answers: list[tuple[NDArray[np.bool_], Any]]
+    if _zooms(model, rules):
+        with device:
+            requests = [_zoom_request(session) for session in sessions]
+    with _stopwatch(device) as milliseconds:
+        if _zooms(model, rules):
+            answers = [(answer.mask.full(), answer.state) for answer in answer_zoomed(model, requests)]
+        elif rules.protocol == "serve" and isinstance(model, Predictor):
+            served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
+            answers = [(answer.mask.full(), answer.state) for answer in served]
+        else:
+            features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
+            if isinstance(model, BatchModel):
+                probabilities = model.click_batch(features, clicks, states)
+            else:
+                probabilities = list(map(model.click, features, clicks, states))
+            answers = [(probability > rules.threshold, probability) for probability in probabilities]
+        return answers, milliseconds()
+
+
+def _zoom_request(session: _Session[Any]) -> ZoomRequest:
+    if session.encode_crop is None:
+        raise ValueError("zoom-in needs the photo: use `evaluate`, or rules without zoom")
+    request = zoom_request(session.features, session.clicks, session.state, session.encode_crop)
+    if request.features is not session.features:
+        session.crops.add(request.view)
+    return request

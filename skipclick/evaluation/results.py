@@ -7,16 +7,15 @@ comparisons and plots are made from this file alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from skipclick import Click
 from skipclick.atomic_io import replaced_atomically
 from skipclick.evaluation.datasets.left_out import LeftOut
+from skipclick.evaluation.timing import MedianP95
 from skipclick.metrics import mean_iou_at, mean_noc, num_failures
 
 FORMAT = "skipclick-noc-1"
@@ -37,11 +36,15 @@ class ObjectResult:
     """Milliseconds of the photo's encoding, which its objects share."""
     click_ms: list[float]
     """Milliseconds of each click; where the objects of a photo are clicked in one batch, a click's share of it."""
+    extent: float | None = None
+    """Part of the photo's height or width that the object takes, whichever is more; None in older files."""
+    crops: int = 0
+    """How many crops of the photo were encoded besides it."""
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A photo that could not be used, and why."""
+class SkippedPhoto:
+    """A photo or mask that could not be used, and why."""
 
     name: str
     reason: str
@@ -60,7 +63,7 @@ class Measurement:
     seed: int | None
     """Of jittered clicks; None for centre clicks, which draw nothing."""
     objects: list[ObjectResult]
-    problems: list[Problem]
+    problems: list[SkippedPhoto]
     left_out: list[LeftOut] = field(default_factory=list)
     """Annotations and records of the data set that were not used, counted by reason."""
 
@@ -95,15 +98,7 @@ class Results:
 
 
 @dataclass(frozen=True)
-class Spread:
-    """Median and 95th percentile."""
-
-    median: float
-    p95: float
-
-
-@dataclass(frozen=True)
-class Summary:
+class ClickSummary:
     """The figures of some objects: a row of the table."""
 
     num_objects: int
@@ -113,31 +108,26 @@ class Summary:
     """Objects that needed all clicks (the tables' "≥20@k") by IoU threshold in percent."""
     miou: list[float]
     """Mean IoU in [0, 1] after click 1, 2, ..., as many as the rules allow."""
-    encode_ms: Spread
+    encode_ms: MedianP95
     """Over the photos."""
-    click_ms: Spread
+    click_ms: MedianP95
     """Over all clicks."""
 
 
-def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> Summary:
+def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> ClickSummary:
     """The figures of one data set under the rules of its `Results`; raises ValueError if there are no objects."""
     if not objects:
         raise ValueError("the data set has no objects: nothing to summarise")
     ious = [result.ious for result in objects]
     num_clicks, thresholds = rules["num_clicks"], rules["thresholds"]
-    return Summary(
+    return ClickSummary(
         num_objects=len(objects),
         noc={percent: mean_noc(ious, percent / 100, num_clicks) for percent in thresholds},
         failures={percent: num_failures(ious, percent / 100, num_clicks) for percent in thresholds},
         miou=[mean_iou_at(ious, click) for click in range(1, num_clicks + 1)],
-        encode_ms=_spread({result.image: result.encode_ms for result in objects}.values()),
-        click_ms=_spread(ms for result in objects for ms in result.click_ms),
+        encode_ms=MedianP95.of({result.image: result.encode_ms for result in objects}.values()),
+        click_ms=MedianP95.of(ms for result in objects for ms in result.click_ms),
     )
-
-
-def _spread(values: Iterable[float]) -> Spread:
-    median, p95 = np.percentile(list(values), (50, 95))
-    return Spread(float(median), float(p95))
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -169,7 +159,7 @@ def _read_measurement(content: dict[str, Any]) -> Measurement:
         | {
             "resolution": tuple(resolution) if resolution else None,
             "objects": [read_object(one) for one in content["objects"]],
-            "problems": [Problem(**one) for one in content["problems"]],
+            "problems": [SkippedPhoto(**one) for one in content["problems"]],
             "left_out": [LeftOut(**one) for one in content.get("left_out", ())],
         }
     )

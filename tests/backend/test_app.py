@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from backend.finetune.job_store import Jobs
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.images.decode import ImageError, Photo
+from backend.label_studio.names import ToldNames
 from backend.prompts import ImageReference
 from backend.readiness import Readiness
 from backend.settings import Settings
@@ -52,6 +54,37 @@ def test_setup_reports_an_unusable_config_where_label_studio_shows_it(client: Fl
     assert 'no BrushLabels tag with toName="image"' in answer.json["error"]
     assert 'no BrushLabels tag with toName="image"' in answer.status
     assert "\n" not in answer.status
+
+
+def test_a_click_of_a_control_that_the_config_does_not_know_is_an_error_in_the_status_line(client: FlaskClient) -> None:
+    body = clicked_bodies("03")[0]
+    body["params"]["context"]["result"][0]["from_name"] = "click_{{idx}}"
+    answer = client.post("/predict", json=body)
+    assert answer.status_code == 400
+    assert 'no tag named "click_{{idx}}"' in answer.json["error"]
+    assert 'no tag named "click_{{idx}}"' in answer.status
+
+
+@pytest.mark.parametrize("path", ["/setup", "/predict", "/webhook"])
+def test_values_that_json_has_not_refuse_no_request(client: FlaskClient, path: str) -> None:
+    body = recorded_requests("90" if path == "/webhook" else "01", path)[0]["body"]
+    body = clicked_bodies("03")[0] if path == "/predict" else body
+    raw = json.dumps(body | {"extra": ["@", "\ud800"]}).replace('"@"', "NaN").encode()
+    answer = client.post(path, data=raw, content_type="application/json")
+    assert answer.status_code in (200, 201)
+    assert path != "/predict" or answer.json["results"][0]["result"]
+
+
+def test_what_label_studio_calls_itself_is_noted_if_its_config_can_be_used(
+    annotator: Annotator, tmp_path: Path
+) -> None:
+    service = Service(annotator, names=ToldNames(tmp_path))
+    client = build_app(Settings(), Readiness.of(service)).test_client()
+    body = recorded_requests("01", "/setup")[0]["body"]
+    for hostname in ("https://ls.example/", None, 3, ["http://a"]):
+        assert client.post("/setup", json=body | {"hostname": hostname}).status_code == 200
+    assert client.post("/setup", json=body | {"hostname": "http://b", "schema": "<View/>"}).status_code == 400
+    assert service.names.names() == ["https://ls.example"]
 
 
 def test_setup_tells_of_a_brush_that_takes_the_place_of_the_smart_tool(

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from base64 import b64encode
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from backend import __version__
 from backend.app import create_app
 from backend.device import choose_device
 from backend.factory import build_service
 from backend.settings import Settings
-from skipclick import brush_rle
+from skipclick import __version__, brush_rle
 from tests.support.recorded import clicked_bodies
 
 
@@ -76,8 +73,3 @@ def test_the_start_up_line_says_what_runs_and_no_secret() -> None:
         assert part in line
     assert "\n" not in line
     assert "secret" not in line
-
-
-def test_the_version_is_the_projects() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["version"] == __version__

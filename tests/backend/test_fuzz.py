@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -38,14 +38,15 @@ from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.images.allowlist import ImageHosts
-from backend.images.decode import Photo
-from backend.images.loader import ImageLoader
+from backend.images.loader import ImageLoader, Look
 from backend.label_studio.auth import LabelStudioAuth
 from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick.cache import ByteLru, SharedCache
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies, recorded_requests
+
+T = TypeVar("T")
 
 OPENAPI = orjson.loads((Path(__file__).parents[2] / "backend" / "openapi.json").read_bytes())
 
@@ -58,10 +59,10 @@ class KnownImages(ImageLoader):
         super().__init__(auth, max_bytes=1 << 20, max_pixels=1 << 20, timeout=1, hosts=ImageHosts(()))
         self._flat = FlatImages()
 
-    def load(self, reference: ImageReference) -> Photo:
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
         if reference.url.startswith("/data/upload/"):
-            return self._flat.load(reference)
-        return super().load(reference)
+            return self._flat.look(reference, find, doubt)
+        return super().look(reference, find, doubt)
 
 
 def build_app() -> tuple[Flask, Annotator]:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from backend import __version__
 from backend.app import build_app
 from backend.readiness import Readiness
 from backend.settings import Settings
+from skipclick import __version__
 from tests.support.recorded import clicked_bodies
 
 UI = Path(__file__).parents[2] / "backend" / "ui"

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -199,6 +199,40 @@ def test_bad_settings_end_the_start_with_a_line_each() -> None:
         "cannot start: THREAD is no setting of this server; did you mean THREADS?",
         "cannot start: PORT=http is not a whole number from 0 to 65535",
     ]
+
+
+def test_an_address_that_this_machine_does_not_have_ends_the_start_with_one_line() -> None:
+    done = run(HOST="192.0.2.1", PORT="0")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("cannot start: HOST=192.0.2.1 is not an address of this machine")
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="needs the loopback address of IPv6")
+@pytest.mark.parametrize(("host", "reached_at"), [("::1", ["::1"]), ("::", ["::1", "127.0.0.1"])])
+def test_it_listens_on_ipv6(tmp_path: Path, host: str, reached_at: list[str]) -> None:
+    port = free_port()
+    with backend(tmp_path, port, HOST=host) as process:
+        deadline = time.monotonic() + 120
+        left = list(reached_at)
+        while left:
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            connection = http.client.HTTPConnection(left[0], port, timeout=30)
+            with suppress(OSError):
+                assert get(connection, "/health")[0] == 200
+                left.pop(0)
+            connection.close()
+            time.sleep(0.05)
+    assert f"[{host}]:{port}" in (tmp_path / "log").read_text()
 
 
 def test_the_command_line_explains_itself() -> None:

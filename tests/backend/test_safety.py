@@ -47,6 +47,7 @@ from backend.images.allowlist import ImageHosts, standing
 from backend.images.decode import ImageError
 from backend.images.loader import ImageLoader
 from backend.label_studio.auth import LabelStudioAuth
+from backend.outgoing import CA_VARIABLES
 from backend.prompts import ImageReference
 from backend.settings import BUCKETS, Settings
 from skipclick.checkpoint import load_checkpoint
@@ -362,6 +363,58 @@ def test_a_proxy_does_not_open_what_is_closed(elsewhere: Host, names: Names, mon
     assert elsewhere.seen == []
     assert fetch(loader(), "http://y.amazonaws.com/a.png") == (4, 6, 3)
     assert elsewhere.seen[0][:2] == ("y.amazonaws.com", "http://y.amazonaws.com/a.png")
+
+
+@pytest.fixture(scope="module")
+def minio_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `key` and `cert` of an authority of one's own, for minio.internal."""
+    folder = tmp_path_factory.mktemp("certificates")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=x"]
+    command += ["-addext", "subjectAltName=DNS:minio.internal", "-keyout", str(folder / "key"), "-out"]
+    subprocess.run([*command, str(folder / "cert")], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+@pytest.mark.parametrize("variable", [*CA_VARIABLES[:3], None])
+def test_photos_of_a_minio_with_a_certificate_of_its_own(
+    label_studio: Host,
+    names: Names,
+    minio_certificate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str | None,
+) -> None:
+    """Label Studio sends the browser, and so this server, to an address that it has signed."""
+    for name in CA_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if variable is not None:
+        monkeypatch.setenv(variable, str(minio_certificate / "cert"))
+    host = Host()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(minio_certificate / "cert", minio_certificate / "key")
+    host.server.socket = context.wrap_socket(host.server.socket, server_side=True)
+    names.answers["minio.internal"] = [["127.0.0.1"]]
+    minio = f"minio.internal:{host.port}"
+    label_studio.redirects("/tasks/7/resolve/", f"https://{minio}/bucket/a.png?X-Amz-Signature=abc")
+    hosts = ImageHosts(("minio.internal",), allow_private=True)
+    with serving(host):
+        if variable is None:
+            with pytest.raises(ImageError, match=r"not trusted here; .* set REQUESTS_CA_BUNDLE"):
+                fetch(loader(label_studio, hosts), "s3://bucket/a.png")
+            return
+        assert fetch(loader(label_studio, hosts), "s3://bucket/a.png") == (4, 6, 3)
+    assert host.seen == [(minio, "/bucket/a.png?X-Amz-Signature=abc", None)]
+    with pytest.raises(ImageError, match=r"IMAGE_HOSTS=.*minio\.internal"):
+        fetch(loader(label_studio), "s3://bucket/a.png")
+    with pytest.raises(ImageError, match="ALLOW_PRIVATE_ADDRESSES=true"):
+        fetch(loader(label_studio, ImageHosts(("minio.internal",))), "s3://bucket/a.png")
+
+
+def test_a_file_of_certificates_that_is_not_there_is_named(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none.pem")
+    names.answers["x.amazonaws.com"] = [["127.0.0.1"]]
+    with pytest.raises(ImageError, match="REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names does not exist"):
+        fetch(loader(hosts=ImageHosts(("*",), allow_private=True)), "https://x.amazonaws.com/a.png")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")

@@ -7,13 +7,14 @@ import string
 from pathlib import Path
 
 import pytest
+from gunicorn.util import parse_address
 from hypothesis import example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from backend.commands.settings import settings_page
-from backend.settings import Settings, parse_size, revealed, secret_names, size_text, variable_names
+from backend.settings import Settings, host_and_port, parse_size, revealed, secret_names, size_text, variable_names
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -127,6 +128,7 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
         ("LABEL_STUDIO_APIKEY", "LABEL_STUDIO_API_KEY"),
         ("BASIC_AUTH_PASSWORD", "BASIC_AUTH_PASS"),  # believed to protect, and would not
         ("LOGLEVEL", "LOG_LEVEL"),
+        ("IMAGE_REVALIDATE", "IMAGE_REVALIDATE_SECONDS"),
     ],
 )
 def test_a_mistyped_name_is_refused(name: str, meant: str) -> None:
@@ -140,6 +142,119 @@ def test_foreign_variables_are_nobodys_mistake() -> None:
     foreign += "LABEL_STUDIO_SERVICE_PORT SKIPCLICK_PORT LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT CUDA_VISIBLE_DEVICES "
     foreign += "LOCAL_FILES_SERVING_ENABLED LABEL_STUDIO_USERNAME LABEL_STUDIO_PASSWORD GPG_KEY port no_proxy _"
     assert Settings.from_environment(dict.fromkeys(foreign.split(), "tcp://10.0.0.1:80")) == Settings()
+
+
+def kubernetes(service: str, address: str = "10.0.0.7", protocol: str = "tcp") -> dict[str, str]:
+    """What a pod finds in its environment for a service of its namespace."""
+    name = service.upper().replace("-", "_")
+    bracketed = f"[{address}]" if ":" in address else address
+    port = f"{name}_PORT_80_{protocol.upper()}"
+    return {
+        f"{name}_SERVICE_HOST": address,
+        f"{name}_SERVICE_PORT": "80",
+        f"{name}_SERVICE_PORT_HTTP": "80",
+        f"{name}_PORT": f"{protocol}://{bracketed}:80",
+        port: f"{protocol}://{bracketed}:80",
+        f"{port}_PROTO": protocol,
+        f"{port}_PORT": "80",
+        f"{port}_ADDR": address,
+    }
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_services_of_kubernetes_do_not_stop_the_start(protocol: str) -> None:
+    """Whatever a service is called: like a setting, the start of one, or this server."""
+    names = {variable for field in Settings.model_fields for variable in variable_names(field)}
+    starts = {"_".join(name.split("_")[:count]) for name in names for count in range(1, name.count("_") + 2)}
+    for service in sorted(starts | {"SKIPCLICK", "LABEL_STUDIO", "LABELSTUDIO", "FINETUNE_WORKER", "IMAGE_MAX"}):
+        for address in ("10.0.0.7", "fd00::7"):
+            assert Settings.from_environment(kubernetes(service, address, protocol)) == Settings()
+
+
+def test_links_of_docker_do_not_stop_the_start() -> None:
+    linked = {"FINETUNE_PORT": "tcp://172.17.0.5:80", "FINETUNE_NAME": "/web/finetune", "FINETUNE_ENV_PATH": "/bin"}
+    linked |= {"FINETUNE_PORT_80_TCP": "tcp://172.17.0.5:80", "FINETUNE_PORT_80_TCP_PORT": "80"}
+    assert Settings.from_environment(linked) == Settings()
+
+
+@pytest.mark.parametrize("name", ["FINETUNE_PORT", "FINETUNE_NAME", "FINETUNE_HOST", "FEATURE_CACHE_PORT"])
+def test_names_of_no_service_are_still_mistakes(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is no setting"):
+        Settings.from_environment({name: "80"})
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("::", "::"),
+        ("::1", "::1"),
+        ("[::1]", "::1"),
+        ("[::]", "::"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("FD00::A", "fd00::a"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("localhost", "localhost"),
+        ("my_host-1.example.org", "my_host-1.example.org"),
+    ],
+)
+def test_hosts_to_listen_on(text: str, host: str) -> None:
+    assert Settings.from_environment({"HOST": text}).host == host
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "::1", "fd00::a", "localhost"])
+def test_gunicorn_reads_the_address_that_it_is_given(host: str) -> None:
+    assert parse_address(host_and_port(host, 9195)) == (host, 9195)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "0.0.0.0:9090",
+        "[::]:9090",
+        "[::1]:9090",
+        "localhost:9090",
+        ":9090",
+        "http://0.0.0.0",
+        "http://[::1]:9090/",
+        "tcp://10.0.0.7:80",
+        "[127.0.0.1]",
+        "[localhost]",
+        "[::1",
+        "::1]",
+        "[[::1]]",
+        "[]",
+        "fe80::1%eth0",
+        ":::",
+        "1::2::3",
+        "256.0.0.1",
+        "1.2.3",
+        "9090",
+        "*",
+        "a b",
+        "a/b",
+        "a..b",
+        "unix:/tmp/socket",
+        "10.0.0.1,10.0.0.2",
+    ],
+)
+def test_a_host_that_cannot_work_comes_with_the_way_to_write_it(host: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an address of this machine such as 0\.0\.0\.0 .* :: or ::1") as error:
+        Settings.from_environment({"HOST": host})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http", "9090.5", "0.0.0.0:9090", "tcp://10.0.0.7:80", "٣.٥"])
+def test_a_port_that_cannot_work(port: str) -> None:
+    with pytest.raises(ValueError, match="is not a whole number from 0 to 65535"):
+        Settings.from_environment({"PORT": port})
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("2.5", 2.5), ("60", 60)])
+def test_the_time_until_a_photo_is_asked_for_again(text: str, seconds: float) -> None:
+    assert Settings.from_environment({"IMAGE_REVALIDATE_SECONDS": text}).image_revalidate_seconds == seconds
+    for bad in ("-1", "nan", "inf", "soon"):
+        with pytest.raises(ValueError, match="IMAGE_REVALIDATE_SECONDS"):
+            Settings.from_environment({"IMAGE_REVALIDATE_SECONDS": bad})
 
 
 def test_secrets_from_files(tmp_path: Path) -> None:

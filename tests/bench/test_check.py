@@ -57,7 +57,7 @@ def test_the_script_draws_the_scenes_that_lie_there(seed: int) -> None:
 
 
 def test_the_baseline_was_measured_with_the_bundled_checkpoint() -> None:
-    [run] = read_results(CHECK_SET / "baseline.json").runs
+    [run] = read_results(ROOT / "bench" / "check" / "baseline.json").runs
     assert run.checkpoint_sha256 == checkpoint_sha256("bundled"), "the bundled weights are new: make bench-baseline"
     assert sum(len(measurement.objects) for measurement in run.measurements) == 39
 

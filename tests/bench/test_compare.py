@@ -74,6 +74,14 @@ def test_worse_everywhere_is_a_regression_beyond_the_tolerance_only() -> None:
     assert not compare(results(measurement(photos(3, 7, 11))), results(measurement(photos(1, 5, 9)))).regressions(0.0)
 
 
+def test_a_run_with_zoom_can_be_held_against_one_without() -> None:
+    """Also against files from before there was any."""
+    old = results(measurement(photos(3, 5)), rules={name: value for name, value in RULES.items() if name != "zoom"})
+    for zoom in (True, False):
+        found = compare(old, results(measurement(photos(2, 4)), rules=RULES | {"zoom": zoom}))
+        assert found.differences[0].change == -1
+
+
 def test_one_unlucky_object_is_no_regression() -> None:
     """It moves the mean by 1.9 clicks, but says nothing about photos in general."""
     found = compare(results(measurement(photos(*[1] * 10))), results(measurement(photos(20, *[1] * 9))))
@@ -106,8 +114,8 @@ def test_where_neither_85_nor_90_was_measured_every_threshold_counts() -> None:
 
 
 def test_models_of_one_run_are_held_against_the_first() -> None:
-    ours, rival = measurement(photos(1, 5, 9)), measurement(photos(3, 7, 11, 20))
-    runs = [*results(ours).runs, *results(rival, model="grabcut").runs]
+    ours, baseline = measurement(photos(1, 5, 9)), measurement(photos(3, 7, 11, 20))
+    runs = [*results(ours).runs, *results(baseline, model="grabcut").runs]
     together = replace(results(ours), runs=runs)
     assert [(one.model, one.change, one.interval) for one in side_by_side(together)] == [("grabcut", -2, (-2, -2))] * 3
     assert "| GrabCut | `grabcut` | -2.00 (-2.00 to -2.00) |" in side_by_side_table(together)

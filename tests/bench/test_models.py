@@ -1,4 +1,4 @@
-"""Protects what `--model` stands for: checkpoint or rival, the network size for a data set, what cannot be had."""
+"""Protects what `--model` stands for: checkpoint or baseline, the network size for a data set, what cannot be had."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_a_spec_becomes_the_predictor_it_describes(vit: str) -> None:
     assert (model.resolution, model.dtype, model.flip, model.version) == ((56, 56), torch.bfloat16, True, "small")
 
 
-def test_checkpoints_are_told_from_rivals(vit: str) -> None:
+def test_checkpoints_are_told_from_baselines(vit: str) -> None:
     assert is_checkpoint("bundled")
     assert is_checkpoint(vit)
     assert is_checkpoint("missing.pth")
-    for rival in ("grabcut", "sam:weights.pth", "package.module:factory"):
-        assert not is_checkpoint(rival)
+    for baseline in ("grabcut", "sam:weights.pth", "package.module:factory"):
+        assert not is_checkpoint(baseline)
 
 
 def test_the_hash_is_that_of_the_file(vit: str) -> None:

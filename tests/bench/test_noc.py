@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -14,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import noc
-from bench.noc import first_difference, main
+from bench.noc import main
 from skipclick.evaluation.datasets.coco import Reason
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
 from tests.support.coco_files import SQUARE, run_lengths, write_set
 from tests.support.drawn_pictures import blank
+from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +64,7 @@ def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
     assert [one.seed for one in results.runs[0].measurements] == [0, 1]
     assert results.rules["threshold"] == 0.5
     assert results.rules["flip"] is False
+    assert results.rules["zoom"] is True
 
 
 def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,31 +99,6 @@ def test_what_is_left_out_is_counted_at_the_end(tmp_path: Path, capsys: pytest.C
     assert f"  left out: 2 × {Reason.SHORT}, for example a.jpg" in capsys.readouterr().out
 
 
-def test_a_repeated_run_that_differs_exits_with_1(
-    davis: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = [*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--repeat"]
-    assert main(command) == 0
-    assert "Measured twice: every click and every IoU the same" in capsys.readouterr().out
-    monkeypatch.setattr(noc, "first_difference", lambda one, other: "0 #1 went differently")
-    assert main(command) == 1
-
-
-def test_the_smallest_difference_is_found(davis: Path) -> None:
-    output = davis / "noc.json"
-    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--output", str(output)]) == 0
-    results = read_results(output)
-    assert first_difference(results, results) is None
-    measurement = results.runs[0].measurements[0]
-    last = measurement.objects[-1]
-    objects = [*measurement.objects[:-1], replace(last, ious=[*last.ious[:-1], math.nextafter(last.ious[-1], 2)])]
-    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=objects)])])
-    assert first_difference(results, other) == f"{MODEL[1]} on DAVIS: 2 #1 went differently the second time"
-    slower = [replace(one, encode_ms=1e9, click_ms=[]) for one in measurement.objects]
-    other = replace(results, runs=[replace(results.runs[0], measurements=[replace(measurement, objects=slower)])])
-    assert first_difference(results, other) is None
-
-
 def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = davis / "old.json"
     command = [*MODEL, "--dataset", f"DAVIS={davis}"]
@@ -141,10 +116,9 @@ def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[
     assert main([*command, "--compare", str(output), "--tolerance", "20"]) == 0
 
 
-def test_profile_and_published_figures_are_sections(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--profile", "--paper"]) == 0
+def test_published_figures_are_a_section(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--published"]) == 0
     printed = capsys.readouterr().out
-    assert "### Speed" in printed
     assert "### Beside the published figures" in printed
 
 
@@ -185,6 +159,26 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
     assert without_times(read_results(output)) == without_times(resumed)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in Linux's /proc")
+def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
+    output = davis / "noc.json"
+    slow = ["--model", "tests.support.bench_models:slow_discs", "--dataset", f"DAVIS={davis}", "--output", str(output)]
+    command = [sys.executable, "bench/noc.py", *slow, "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    journal, deadline = davis / "noc.json.journal", time.monotonic() + 200
+    while not (journal.exists() and journal.read_text().count("\n") >= 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert len(workers) >= 2
+    while any(map(is_running, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -196,7 +190,8 @@ def test_an_interrupted_run_resumes(davis: Path) -> None:
         (["--seeds", "3"], "--clicks jitter"),
         (["--resume"], "--output"),
         (["--output", "runs/noc.txt"], "ends in .json"),
-        (["--protocol", "serve", "--flip"], "without mirrored photos"),
+        (["--protocol", "serve", "--flip"], "mirrored photo"),
+        (["--zoom"], "published figures are without zoom-in"),
         (["--compare", "nowhere.json"], "nowhere.json"),
     ],
 )
@@ -213,7 +208,7 @@ def test_failures_are_one_line_and_exit_code_2(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--model and --dataset are needed"),
+        ([], "give --model and --dataset"),
         ([*MODEL, "--dataset", "DAVIS"], "is not NAME=DIR"),
         ([*MODEL, "--dataset", "DAVIS=x", "--limit", "0"], "is not a positive number"),
         ([*MODEL, "--dataset", "DAVIS=x", "--thresholds", "0.9"], "is not a percentage"),
@@ -227,6 +222,15 @@ def test_a_malformed_option_is_refused_with_exit_code_2(
         main(arguments)
     assert error.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_help_fits_one_screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out.splitlines()
+    assert len(shown) <= 45
+    assert max(map(len, shown)) <= 100
 
 
 def test_the_script_runs_from_anywhere(tmp_path: Path) -> None:

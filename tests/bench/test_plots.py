@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench.baselines import load_rival
+from bench.baselines import load_baseline
 from bench.plots import (
     GalleryEntry,
     choose_objects,
     gallery_figure,
     miou_figure,
     noc_figure,
-    radar_figure,
     replay_objects,
     save_plots,
 )
@@ -88,20 +87,6 @@ def test_the_histogram_counts_every_object_once_and_failures_last() -> None:
     assert figure.axes[0].get_xticklabels()[-1].get_text() == "≥20"
 
 
-def test_the_radar_shows_classes_and_else_data_sets() -> None:
-    classes = ["skis", "goggles", "helmets"]
-    by_class = radar_figure(results([measurement("WSESeg", [2, 4, 6], classes)]), 85)
-    assert by_class is not None
-    assert [label.get_text() for label in by_class.axes[0].get_xticklabels()] == classes
-    assert np.asarray(by_class.axes[0].get_lines()[0].get_ydata()).tolist() == [2, 4, 6, 2]
-
-    sets = [measurement(name, [count]) for name, count in (("GrabCut", 3), ("DAVIS", 7), ("SBD", 5))]
-    by_set = radar_figure(results(sets), 85)
-    assert by_set is not None
-    assert np.asarray(by_set.axes[0].get_lines()[0].get_ydata()).tolist() == [3, 7, 5, 3]
-    assert radar_figure(results(sets[:2]), 85) is None
-
-
 def test_the_gallery_shows_the_worst_and_the_median() -> None:
     nocs = [3, 1, 20, 2, 18, 4, 5, 19, 17, 6, 7, 8]
     chosen = choose_objects(measurement("GrabCut", nocs).objects, cap=20)
@@ -143,7 +128,7 @@ def test_the_gallery_marks_each_click_on_its_pixel(checked: EvaluationSet) -> No
 
 def test_all_figures_are_written_as_pdf_and_png(checked: EvaluationSet, tmp_path: Path) -> None:
     rules = Rules(num_clicks=2)
-    model = load_rival("grabcut", "cpu")
+    model = load_baseline("grabcut", "cpu")
     measured = list(evaluate(model, [checked.load(0)], rules))
     run = [Measurement("folder", str(CHECK_SET), None, None, measured, [])]
     paths = save_plots(results(run, rules=rules), tmp_path / "new" / "plots", lambda *_: model, lambda _: checked)

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-import pytest
-
-from bench.published import ABLATION, PUBLISHED, TABLES
+from bench.published import ABLATION, PUBLISHED
 from bench.tables import (
-    check_table,
     class_table,
     dataset_table,
     metric_values,
     overview_table,
-    paper_table,
     published_table,
     report,
+    size_table,
 )
 from skipclick import Click
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.evaluate import Rules
-from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Problem, Results
+from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto
 
 RULES = Rules().to_dict()
 
@@ -58,6 +56,23 @@ def test_a_row_holds_noc_failures_and_iou() -> None:
     assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, "65.3", "80.7", "80.7", "80.7"]
 
 
+def test_objects_are_told_apart_by_the_size_of_their_crop() -> None:
+    """With a margin of 1.4: an extent of 0.2 takes a crop of 0.28, one of 0.3 of 0.42."""
+    measured = measurement("DAVIS", [2, 4, 5, 9])
+    extents = [0.2, 0.2, 0.3, 0.9]
+    objects = [replace(one, extent=part, crops=1) for one, part in zip(measured.objects, extents, strict=True)]
+    serve = RULES | {"protocol": "serve", "zoom": True}
+    found = results(run("a", replace(measured, objects=objects)), rules=serve)
+    assert [row[1:3] + row[-1:] for row in rows(size_table(found, "DAVIS"))] == [
+        ["below a third", "2", "1.00"],
+        ["below a half", "1", "1.00"],
+        ["the rest", "1", "1.00"],
+    ]
+    assert rows(size_table(found, "DAVIS"))[0][3] == "3.00"
+    assert "| below a third |" in report(found)
+    assert "| below a third |" not in report(results(run("a", measured)))
+
+
 def test_the_best_of_several_models_is_bold_and_equals_share_it() -> None:
     measured = results(run("a", measurement("DAVIS", [2, 2])), run("b", measurement("DAVIS", [1, 3])))
     assert [row[1] for row in rows(dataset_table(measured, "DAVIS"))] == ["**2.00**", "**2.00**"]
@@ -91,7 +106,9 @@ def test_several_models_and_data_sets_stand_side_by_side() -> None:
 
 
 def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
-    broken = Measurement("DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [Problem("007", "no mask")])
+    broken = Measurement(
+        "DAVIS", "DIR", None, None, measurement("DAVIS", [1]).objects, [SkippedPhoto("007", "no mask")]
+    )
     text = report(results(run("tiny", broken)))
     assert "- `tiny`: tiny-1, cpu, float32, SHA-256 abababababab" in text
     assert "protocol paper" in text
@@ -99,30 +116,10 @@ def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
     assert "| DAVIS | `tiny` | 10.0 | 10.0 | 2.0 | 2.0 |" in text
 
 
-def test_table_1_takes_four_checkpoints_in_the_papers_order() -> None:
-    runs = [run(name, measurement("GrabCut", [count])) for name, count in zip("abcd", (4, 3, 2, 1), strict=True)]
-    found = rows(paper_table(results(*runs), 1, published=True))
-    assert [row[0] for row in found[:4]] == [
-        f"{title} (`{name}`)" for title, name in zip(ABLATION, "abcd", strict=True)
-    ]
-    assert found[3][1:] == ["**1.00**", "**1.00**"]
-    assert [row[2] for row in found[4:]] == ["1.74", "1.72", "1.40", "1.44"]  # the authors' README, NoC@90
-    assert [row[1] for row in found[4:]] == ["–"] * 4
-    with pytest.raises(ValueError, match=r"Table 1 compares 4 checkpoints .*not 3"):
-        paper_table(results(*runs[:3]), 1)
-
-
-def test_a_table_needs_one_of_its_data_sets() -> None:
-    check_table(5, 2, ["DAVIS"])
-    with pytest.raises(ValueError, match=r"add --dataset HQSeg-44k=DIR DAVIS=DIR"):
-        check_table(5, 2, ["GrabCut"])
-
-
-def test_table_2_has_a_column_per_class_and_their_average_is_the_published_one() -> None:
-    measured = results(run("a", measurement("WSESeg", [2, 10], ["skis", "goggles"])))
-    ours, published = rows(paper_table(measured, 2, published=True))
-    assert ours == ["`a`", "2.00", "10.00", "6.00"]
-    assert published == ["published: SkipClick", "–", "–", "6.49"]
+def test_the_ablation_stands_beside_its_published_rows() -> None:
+    runs = [run(name, measurement("GrabCut", [2] * 50)) for name in "abcd"]
+    found = [row for row in rows(published_table(results(*runs))) if row[-2] in ABLATION]
+    assert [(row[-2], row[-3]) for row in found] == list(zip(ABLATION, ["1.74", "1.72", "1.40"], strict=True))
 
 
 def test_published_figures_stand_beside_ours_with_their_source() -> None:
@@ -146,6 +143,3 @@ def test_every_published_figure_has_a_source_and_a_place() -> None:
         assert one.dataset in LAYOUTS
         assert one.source
         assert 1 <= one.value <= 20
-    for table in TABLES.values():
-        assert set(table.datasets) <= set(LAYOUTS)
-        assert set(table.methods) <= {one.method for one in PUBLISHED}

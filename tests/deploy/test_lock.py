@@ -1,84 +1,152 @@
-"""Protects the image's lock files: they say what requirements.txt says, completely, and each file is hashed."""
+"""Protects the lock files: they hold what pyproject.toml asks for, completely and hashed, and environments equal them.
+
+Nothing here asks a package index: what packages need is read from the metadata of the installed ones.
+"""
 
 from __future__ import annotations
 
 import re
-from importlib.metadata import PackageNotFoundError, requires
+import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from deploy.lock import HEADER, LOCK, OF_TORCH, REQUIREMENTS, TORCH_LOCK, split
+from deploy import lock
+from tests.support.locks import (
+    INSTALL,
+    LAYERS,
+    LOCKS,
+    PROJECT,
+    ROOT,
+    asked_for,
+    closure,
+    extras_up_to,
+    files_of,
+    installed,
+    locked,
+    requirements,
+)
 
 RENEW = "run `make lock`"
+PYTHONS = ("3.11", "3.12", "3.13")
+FILES = sorted(LOCKS.glob("*.txt"))
 
 
-def locked(path: Path) -> dict[str, str]:
-    """Versions by package, of the entries that are meant for this Python and this machine."""
-    lines = [line.rstrip(" \\") for line in path.read_text().splitlines() if re.match("[a-z0-9]", line)]
-    entries = [Requirement(line) for line in lines]
-    meant = [entry for entry in entries if entry.marker is None or entry.marker.evaluate()]
-    return {canonicalize_name(entry.name): str(entry.specifier).removeprefix("==") for entry in meant}
+def environment(python: str) -> dict[str, str]:
+    """The markers' values of another Python on this machine; none where it is the running one."""
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return {} if python == running else {"python_version": python, "python_full_version": f"{python}.4"}
 
 
-@pytest.fixture(scope="module")
-def versions() -> dict[str, str]:
-    return locked(LOCK) | locked(TORCH_LOCK)
+def asked_for_up_to(extra: str) -> list[Requirement]:
+    """What the files up to an extra's are there for."""
+    return [one for name in extras_up_to(extra) for one in asked_for(name)]
 
 
-def asked_for() -> list[Requirement]:
-    lines = [line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines()]
-    return [Requirement(line) for line in lines if line]
+def test_this_environment_equals_the_lock() -> None:
+    here, expected = installed(), locked([INSTALL, *files_of("dev")])
+    differences = {
+        name: f"installed {here.get(name)}, locked {expected.get(name)}"
+        for name in sorted(here.keys() | expected.keys())
+        if here.get(name) != expected.get(name)
+    }
+    assert not differences, "`make distclean test` builds the environment of the lock"
 
 
-def test_every_requirement_is_locked_at_its_version(versions: dict[str, str]) -> None:
-    for requirement in asked_for():
-        assert f"=={versions.get(canonicalize_name(requirement.name))}" == str(requirement.specifier), RENEW
-
-
-def test_what_the_packages_need_is_locked_and_nothing_else(versions: dict[str, str]) -> None:
-    """Follows the metadata of the installed packages, which are the locked ones where this environment is current."""
-    found: set[tuple[str, frozenset[str]]] = set()
-    todo = asked_for()
-    while todo:
-        requirement = todo.pop()
-        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
-        if (name, extras) in found:
-            continue
-        found.add((name, extras))
+@pytest.mark.parametrize("extra", list(LAYERS))
+@pytest.mark.parametrize("python", PYTHONS)
+def test_a_layer_has_all_that_is_needed(extra: str, python: str) -> None:
+    """For other Pythons than this one as far as they have the same versions, whose metadata is at hand."""
+    versions = locked(files_of(extra), environment(python))
+    for requirement in closure(asked_for_up_to(extra), versions, environment(python)):
+        name = canonicalize_name(requirement.name)
         assert name in versions, f"{name} is not locked; {RENEW}"
         assert requirement.specifier.contains(versions[name], prereleases=True), f"{requirement}; {RENEW}"
-        try:
-            needs = [Requirement(line) for line in requires(name) or ()]
-        except PackageNotFoundError:
-            pytest.skip(f"{name} is not installed here, so its requirements are not known")
-        wanted = [{"extra": extra} for extra in ("", *extras)]
-        todo += [need for need in needs if need.marker is None or any(need.marker.evaluate(each) for each in wanted)]
-    assert {name for name, _ in found} == versions.keys(), RENEW
 
 
-@pytest.mark.parametrize("path", [LOCK, TORCH_LOCK])
-def test_a_lock_is_hashes_and_pins_alone(path: Path) -> None:
+@pytest.mark.parametrize("extra", list(LAYERS))
+def test_a_layer_has_nothing_else(extra: str) -> None:
+    versions = locked(files_of(extra))
+    found = {canonicalize_name(requirement.name) for requirement in closure(asked_for_up_to(extra), versions)}
+    assert versions.keys() == found, RENEW
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_locked_versions_are_made_for_each_python(python: str) -> None:
+    for name, version in locked([INSTALL, *files_of("dev")], environment(python)).items():
+        package = distribution(name)
+        if package.version == version and (made_for := package.metadata["Requires-Python"]):
+            assert SpecifierSet(made_for).contains(f"{python}.4"), f"{name} {version} is made for Python {made_for}"
+
+
+def test_every_extra_is_locked_at_the_version_that_it_names() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    assert set(extras) == {*LAYERS, "eval"}
+    for extra in extras:
+        assert all(re.fullmatch(r"==[^*,]+", str(one.specifier)) for one in asked_for(extra))
+    assert {str(one) for one in asked_for("eval")} <= {str(one) for one in asked_for("train")}
+
+
+def test_the_end_to_end_environment_has_what_is_asked_for() -> None:
+    """What it needs beyond that is checked where it is installed, in tests/e2e."""
+    for python in PYTHONS:
+        versions = locked([LOCKS / "e2e.txt"], environment(python))
+        for requirement in map(Requirement, PROJECT["dependency-groups"]["e2e"]):
+            assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), RENEW
+
+
+def test_all_environments_build_with_the_same_setuptools() -> None:
+    (build,) = map(Requirement, PROJECT["build-system"]["requires"])
+    for paths in ([INSTALL], files_of("dev"), [LOCKS / "e2e.txt"]):
+        assert build.specifier == SpecifierSet(f"=={locked(paths)['setuptools']}"), RENEW
+    assert {one.name for one in requirements(INSTALL)} == {"pip", "setuptools"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_lock_file_is_sorted_pins_with_hashes_and_their_reason(path: Path) -> None:
     text = path.read_text()
-    assert text.startswith(HEADER)
-    entries = re.split(r"\n(?=\S)", text.removeprefix(HEADER).rstrip("\n"))
+    assert text.startswith(lock.HEADER)
+    assert "://" not in text  # no index: which one is asked depends on where it is installed
+    body = text.removeprefix(lock.HEADER).removeprefix(lock.FIRST_LINES.get(path.stem, ""))
+    entries = re.split(r"\n(?=\S)", body.rstrip("\n"))
     for entry in entries:
-        first, *hashes = [line.removesuffix(" \\") for line in entry.splitlines()]
+        first, *hashes, reason = [line.removesuffix(" \\") for line in entry.splitlines()]
         assert re.fullmatch(r"[a-z0-9-]+==[^\s;]+( ; .+)?", first), first
         assert hashes, first
         assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
-    assert "://" not in text  # no index: whose it is depends on where the image is built
+        assert re.fullmatch(r"    # via [^/]+", reason), reason
+    names = [re.split("==", entry)[0] for entry in entries]
+    assert names == sorted(names)
 
 
-def test_torch_has_a_lock_of_its_own(versions: dict[str, str]) -> None:
-    assert {"torch", "torchvision", "triton"} <= locked(TORCH_LOCK).keys()
-    assert not locked(LOCK).keys() & locked(TORCH_LOCK).keys()
-    assert all(OF_TORCH.match(f"{name}==") for name in locked(TORCH_LOCK))
+def test_torch_has_a_lock_of_its_own() -> None:
+    """Together with the server's it is what requirements.txt names, and the image installs."""
+    torch, server = (locked([path]) for path in LAYERS["server"])
+    assert {"torch", "torchvision", "triton"} <= torch.keys()
+    assert not server.keys() & torch.keys()
+    assert all(lock.OF_TORCH.match(f"{name}==") for name in torch)
+    lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    assert lines == [f"-r {path.relative_to(ROOT)}" for path in LAYERS["server"]]
 
 
-def test_splitting_loses_nothing() -> None:
-    flask = "flask==1 \\\n    --hash=sha256:aa\n"
-    nvidia = "nvidia-nccl-cu13==2 \\\n    --hash=sha256:bb \\\n    --hash=sha256:cc\n"
-    assert split(nvidia + flask + "torch==3\n") == (flask, nvidia + "torch==3\n")
+FLASK = "flask==1 \\\n    --hash=sha256:aa\n    # via skipclick (pyproject.toml)\n"
+NVIDIA = "nvidia-nccl-cu13==2 \\\n    --hash=sha256:bb \\\n    --hash=sha256:cc\n    # via torch\n"
+PYTEST = "pytest==4 \\\n    --hash=sha256:dd\n    # via skipclick (pyproject.toml)\n"
+
+
+def test_a_layer_s_file_holds_what_it_adds() -> None:
+    other_marker = FLASK.replace("flask==1", "flask==1 ; sys_platform == 'linux'")
+    assert lock.layered({"server": other_marker + NVIDIA, "dev": FLASK + NVIDIA + PYTEST}) == {
+        "torch": NVIDIA,
+        "server": other_marker,
+        "dev": "-r bench.txt\n" + FLASK + PYTEST,
+    }
+
+
+def test_reasons_do_not_mention_the_constraints() -> None:
+    lock_text = "    # via -c /tmp/a.txt, flask\n    # via flask, -c /tmp/a.txt, jinja2\n    # via torch\n"
+    assert lock.without_constraints(lock_text) == "    # via flask\n    # via flask, jinja2\n    # via torch\n"

@@ -82,7 +82,7 @@ def test_the_samples_give_options_that_there_are(tmp_path: Path) -> None:
             [DEPLOY / "train-nodes.sh", *arguments], env=environment, capture_output=True, text=True, check=True
         )
         words = done.stdout.splitlines()
-        assert words[:4] == ["--nnodes", "1:4", "--nproc-per-node", "2"]
+        assert words[:6] == ["--log-dir", "/dev/null", "--nnodes", "1:4", "--nproc-per-node", "2"]
         options = _parser().parse_args(words[words.index("train") + 1 :])
         assert options.elastic
         assert (options.precision, options.workers) == ("bfloat16", 7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 from skipclick import backbone
 from skipclick.backbone import Backbone
-from skipclick.config import ModelConfig
+from skipclick.config import ConvNetConfig, ModelConfig
 from skipclick.released import convert_released
 from tests.support.parity_files import for_each_golden
 from tests.support.rule_weights import released_parameters, rule_state
@@ -63,3 +64,28 @@ def test_a_frozen_backbone_asks_for_no_gradient() -> None:
     assert not frozen.encoder.training
     (tap, *_) = frozen(torch.rand(1, 3, 28, 28, requires_grad=True))
     assert not tap.requires_grad
+
+
+def test_stages_of_any_convnet_are_checked() -> None:
+    named = ConvNetConfig(name="mobilenetv3_large_100", depths=None, widths=(24, 40, 112, 960), stem_width=None)
+    config = replace(SMALL_CONV, backbone=named)
+    taps = Backbone(config).eval()(torch.rand(1, 3, 64, 64))
+    assert [(64 // tap.shape[2], tap.shape[1]) for tap in taps] == [(4, 24), (8, 40), (16, 112), (32, 960)]
+    wrong = replace(SMALL_CONV, backbone=replace(named, widths=(24, 40, 112, 320)))
+    with pytest.raises(ValueError, match=r"\(32, 960\).*\(32, 320\)"):
+        Backbone(wrong)
+    with pytest.raises(ValueError, match="give both, or None for both"):
+        replace(named, depths=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match="must be four"):
+        replace(named, widths=(24, 40))
+
+
+def test_statistics_from_elsewhere_stay_while_weights_learn() -> None:
+    backbone = Backbone(SMALL_CONV)
+    backbone.fixed_statistics = True
+    before = {key: tensor.clone() for key, tensor in backbone.state_dict().items() if "running" in key}
+    taps = backbone.train()(torch.rand(2, 3, 64, 64))
+    assert all(tap.requires_grad for tap in taps)
+    assert before
+    for key, tensor in backbone.state_dict().items():
+        assert key not in before or torch.equal(tensor, before[key]), key

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from skipclick import Predictor, load_checkpoint
 from skipclick.__main__ import main
 from skipclick.drawing import NEGATIVE_COLOUR, POSITIVE_COLOUR, draw_overlay
 from skipclick.prompts import Click
+from tests.support.picture_files import app1, exif, with_segments
 
 PHOTO = Path(__file__).parents[1] / "e2e" / "photos" / "coffee.jpg"  # 600 x 400; see SOURCE.md there
 ON_THE_COFFEE, ON_THE_TABLE = "290,150", "40,360"
@@ -28,6 +30,29 @@ def test_segment_writes_a_mask_and_an_overlay(tmp_path: Path, capsys: pytest.Cap
     assert mask[360, 40] == 0
     assert cv2.imread(str(overlay_path)).shape == (400, 600, 3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mask.png", "overlay.png"]
+
+
+def test_segment_looks_closer_unless_told_not_to(tmp_path: Path) -> None:
+    """Without zoom-in the mask is the released protocol's, which the first click always gives."""
+    image = cv2.imread(str(PHOTO), cv2.IMREAD_COLOR_RGB)
+    small = np.full((1200, 1800, 3), 120, np.uint8)
+    small[700:820, 1000:1180] = cv2.resize(image, (180, 120), interpolation=cv2.INTER_AREA)
+    photo = tmp_path / "small.png"
+    cv2.imwrite(str(photo), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+    predictor = Predictor(load_checkpoint("bundled"))
+    features = predictor.encode(small)
+    clicks, probability = [Click(1087, 745), Click(1080, 752)], None
+    for count in (1, 2):
+        probability = predictor.click(features, clicks[:count], probability)
+    assert probability is not None
+    masks = {}
+    for name, options in {"zoom": [], "whole": ["--no-zoom"]}.items():
+        path = tmp_path / f"{name}.png"
+        points = [option for click in clicks for option in ("--positive", f"{click.x},{click.y}")]
+        assert main(["segment", str(photo), *points, *options, "-o", str(path)]) == 0
+        masks[name] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0
+    np.testing.assert_array_equal(masks["whole"], probability > 0.5)
+    assert (masks["zoom"] != masks["whole"]).any()
 
 
 @pytest.mark.parametrize(
@@ -48,6 +73,19 @@ def test_mistakes_get_one_line_and_exit_code_2(
     assert sentence in message
     assert message.count("\n") == 1
     assert not any(tmp_path.iterdir())
+
+
+def test_a_photo_is_seen_as_a_browser_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = PHOTO.read_bytes()
+    turned = tmp_path / "turned.jpg"
+    turned.write_bytes(with_segments(whole, app1(exif(6))))
+    mask_path = tmp_path / "mask.png"
+    assert main(["segment", str(turned), "--positive", "200,300", "-o", str(mask_path)]) == 0
+    assert cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED).shape == (600, 400)
+    turned.write_bytes(whole[:300])
+    assert main(["segment", str(turned), "--positive", "200,300", "-o", str(mask_path)]) == 2
+    assert "turned.jpg: " in (message := capsys.readouterr().err)
+    assert "cut off after 300 bytes" in message
 
 
 def test_a_click_that_cannot_be_read_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,10 @@ class FakeLabelStudio:
     not_ready: str = ""
     watch: Callable[[str], None] | None = None
     """Called with the path of a GET before it is answered."""
+    agents: list[str] = field(default_factory=list)
+    """Who asked: the User-Agent of each request."""
+    redirect: str = ""
+    """Where all GETs are sent instead, as by a proxy in front; the path is put behind it."""
     failures: list[int] = field(default_factory=list)
     """Statuses of the next GETs, instead of their answers."""
 
@@ -127,11 +131,19 @@ def fake_label_studio() -> Iterator[FakeLabelStudio]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            state.agents.append(self.headers.get("User-Agent", ""))
             parts = urlsplit(self.path)
+            if state.redirect:
+                self.send_response(301)
+                self.send_header("Location", state.redirect + self.path)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             status, body = state.answer(parts.path, parse_qs(parts.query), self.headers.get("Authorization", ""))
             self._send(status, body)
 
         def do_POST(self) -> None:
+            state.agents.append(self.headers.get("User-Agent", ""))
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/api/token/refresh/" and body == {"refresh": state.personal}:
                 self._send(200, {"access": state.access})

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from backend.images.decode import Photo
+from backend.images.loader import Look
 from backend.prompts import ImageReference
 from skipclick.masks import BoxMask
 from skipclick.predictor import Answer, ClickRequest
 from skipclick.prompts import Click
+
+T = TypeVar("T")
 
 RADIUS = 12
 """Of the discs that `DiscPredictor` draws, in pixels."""
@@ -77,8 +81,17 @@ class FlatImages:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
 
-    def key(self, reference: ImageReference) -> str:
+    def place(self, reference: ImageReference) -> str:
         return reference.url
+
+    def recent(self, reference: ImageReference) -> str | None:
+        return reference.url
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        kept = None if doubt else find(reference.url)
+        if kept is not None:
+            return Look(reference.url, kept, asked=False)
+        return Look(reference.url, photo=self.load(reference))
 
     def load(self, reference: ImageReference) -> Photo:
         self.loaded.append(reference.url)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.annotator import Annotation, Annotator
 from backend.images.decode import Photo, decode_image
+from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
 from skipclick import load_checkpoint
 from skipclick.features import ImageFeatures
@@ -19,6 +21,8 @@ from skipclick.model import SkipClick
 from skipclick.predictor import Answer, ClickRequest, Predictor
 from skipclick.prompts import Click
 from tests.support.tuned_models import tuned_model
+
+T = TypeVar("T")
 
 PROJECT = 12
 
@@ -46,11 +50,15 @@ def model(number: int | None) -> SkipClick:
 class OnePhoto:
     """The same photo for every task."""
 
-    def key(self, reference: ImageReference) -> str:
+    def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def load(self, reference: ImageReference) -> Photo:
-        return photo()
+    def recent(self, reference: ImageReference) -> str | None:
+        return "cup"
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        kept = find("cup")
+        return Look("cup", kept, asked=False) if kept is not None else Look("cup", photo=photo())
 
 
 class Counting(Predictor):

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from bench.serving.loopback import free_port
+from tests.support.processes import descendants
 from tests.support.training_process import SMALL_VIT
 from train.checkpoints import read_state
 from train.config import Run
@@ -39,11 +40,13 @@ def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Itera
     and is first, which on one machine is any of them.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1"]
+    command += ["--log-dir", os.devnull]  # else torchrun leaves a folder for them
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     command += ["--rdzv-conf", f"{QUICKLY},is_host={is_host}", "--max-restarts", "100"]
     command += [str(ROOT / "tests" / "support" / "training_process.py"), str(data), str(output)]
     command += [json.dumps(ENDLESS), json.dumps({"elastic": True, "save_every_seconds": 0})]
     environment = {**ENVIRONMENT, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # deploy/train-nodes.sh says why
+    environment["TMPDIR"] = str(output.parent)  # multiprocessing's folder stays when its process is killed
     with (output.parent / "nodes.log").open("a") as log:
         process = subprocess.Popen(command, env=environment, stderr=log, text=True)
         try:
@@ -52,17 +55,11 @@ def node(port: int, data: Path, output: Path, *, is_host: bool = False) -> Itera
             lose(process)
 
 
-def children(pid: int) -> list[int]:
-    """Processes that a process started, and theirs."""
-    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return [one for child in found for one in (child, *children(child))]
-
-
 def lose(process: subprocess.Popen[str]) -> None:
     """A node's end without a word: its launcher and what it started."""
     if process.poll() is None:
         process.send_signal(signal.SIGSTOP)  # so that it starts nothing new meanwhile
-        for pid in [*children(process.pid), process.pid]:
+        for pid in [*descendants(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)
         process.wait()
 

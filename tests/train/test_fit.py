@@ -239,6 +239,7 @@ def start_run(
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        launcher += ["--log-dir", os.devnull]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = str(ROOT / "tests" / "support" / "training_process.py")
     return subprocess.Popen([*launcher, script, *arguments], env=environment, stderr=subprocess.PIPE, text=True)

@@ -3,6 +3,7 @@ photos that are to blame."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from skipclick.model import SkipClick
 from tests.support.photo_folder import dataset
+from tests.support.small_models import SMALL_CONV
 from tests.support.small_training import CONFIG
 from train.checkpoints import TrainingState
 from train.dataset import Batch, collate
@@ -75,3 +77,28 @@ def test_a_scale_of_float16_that_is_too_large_is_no_failure(
     with pytest.raises(FloatingPointError, match="the gradient is not finite at step 2"):
         optimise(state, objective, parts, CONFIG, Group(), tmp_path)
     assert torch.equal(weights(state), before)
+
+
+def test_a_backbone_learns_at_a_rate_of_its_own_and_keeps_its_statistics(parts: list[Part], tmp_path: Path) -> None:
+    network = replace(SMALL_CONV, train_backbone=True)
+    config = replace(CONFIG, model=network, backbone_weights="bundled", schedule="constant", warmup_steps=0)
+    config = replace(config, learning_rate=1e-3, backbone_learning_rate=1e-5, batch_size=3)
+    torch.manual_seed(0)
+    state = new_state(SkipClick(network), config, torch.device("cpu"))
+    before = {key: tensor.clone() for key, tensor in state.model.state_dict().items()}
+    optimise(state, Objective(state.model, config), parts, config, Group(torch.device("cpu")), tmp_path)
+    moved = {
+        key: float((tensor.float() - before[key].float()).abs().max())
+        for key, tensor in state.model.state_dict().items()
+    }
+    backbone = {key: most for key, most in moved.items() if key.startswith("backbone.")}
+    # Adam's first step moves each weight by its rate at most, whatever the gradient is.
+    assert 0 < max(most for key, most in backbone.items() if "running" not in key) < 1.1e-5
+    assert max(moved["mixer.pos_embed"], moved["fuse.weight"]) > 5e-4
+    assert not any(most for key, most in backbone.items() if "running" in key or "num_batches" in key)
+    assert any(most for key, most in moved.items() if "running" in key)  # the head's, which are its own
+
+
+def test_a_rate_for_a_frozen_backbone_is_refused() -> None:
+    with pytest.raises(ValueError, match="the backbone is frozen"):
+        replace(CONFIG, model=replace(SMALL_CONV, train_backbone=False), backbone_learning_rate=1e-5)

@@ -141,7 +141,7 @@ def _items(file: Path, key: str) -> Iterator[dict[str, Any]]:
     try:
         import ijson
     except ModuleNotFoundError:
-        raise ValueError(f"{file} is read with ijson: pip install -r requirements-train.txt") from None
+        raise ValueError(f"{file} is read with ijson: pip install -r requirements/train.txt") from None
     empty = True
     try:
         with file.open("rb") as stream:

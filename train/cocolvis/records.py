@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from train.cocolvis.combine import Counts
 from train.cocolvis.hierarchy import Node
 
@@ -38,19 +37,12 @@ def annotation(record: Record) -> dict[str, Any]:
 
 def write_records(path: Path, sources: Mapping[str, str], records: Iterable[Record]) -> None:
     """A file with these records in place of any other. sources: SHA-256 of the files that they come from, by name."""
-    with replaced_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps({"format": FORMAT, "sources": dict(sources)}) + "\n")
-        file.writelines(_line(record) for record in records)
+    start_journal(path, FORMAT, {"sources": sources}, map(asdict, records))
 
 
 def append_record(path: Path, record: Record) -> None:
     """Adds a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(_line(record))
-
-
-def _line(record: Record) -> str:
-    return json.dumps(asdict(record)) + "\n"
+    append_entry(path, asdict(record))
 
 
 def read_records(path: Path, sources: Mapping[str, str]) -> list[Record]:
@@ -58,21 +50,8 @@ def read_records(path: Path, sources: Mapping[str, str]) -> list[Record]:
 
     Raises ValueError where it was begun from other sources or is no such file.
     """
-    if not path.is_file():
-        return []
-    text = path.read_bytes()
-    finished = text[: text.rfind(b"\n") + 1]
-    try:
-        begun, *lines = map(json.loads, finished.splitlines())
-        if begun["format"] != FORMAT:
-            raise ValueError
-        same_sources = begun["sources"] == dict(sources)
-        records = [_read(line) for line in lines]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"{path} is damaged: delete it, and everything is built anew") from None
-    if not same_sources:
-        raise ValueError(f"{path.parent} was begun from other annotation files: give another --out, or delete it")
-    return records
+    remedy = "give another --out, or delete the file, and everything is built again"
+    return resume_journal(path, FORMAT, {"sources": sources}, _read, remedy) if path.is_file() else []
 
 
 def _read(content: dict[str, Any]) -> Record:

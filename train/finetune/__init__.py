@@ -8,7 +8,7 @@
     picture    the same as a picture
     adapt      a few steps right after an accepted mask instead, unmeasured
 
-No Label Studio and no files: examples come in, a candidate comes out. What was tried is in bench/FINETUNE.md.
+No Label Studio and no files: examples come in, a candidate comes out. What was tried is in docs/results/finetune.md.
 """
 
 from train.finetune.config import FinetuneConfig, Progress

@@ -22,7 +22,7 @@ from train.finetune.loop import steps
 from train.finetune.views import View, encoded_views
 
 RECIPE = FinetuneConfig(steps=16, batch_size=4, views=2, learning_rate=1e-4, max_seconds=10.0, precision="float32")
-"""Of one adaptation; of those in bench/FINETUNE.md what did best on horses (there in bfloat16)."""
+"""Of one adaptation; of those in docs/results/finetune.md what did best on horses (there in bfloat16)."""
 
 
 @dataclass(frozen=True, kw_only=True)

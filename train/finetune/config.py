@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """The recipe; its defaults are what bench/FINETUNE.md measured."""
+    """The recipe; its defaults are what docs/results/finetune.md measured."""
 
     steps: int = 200
     batch_size: int = 8  # objects

@@ -92,7 +92,7 @@ def list_coco(given: Path, *, crowds_as_objects: bool = False) -> Listing[Photo]
     try:
         import pycocotools.mask  # noqa: F401
     except ModuleNotFoundError:
-        raise ValueError("its masks need pycocotools: pip install -r requirements-bench.txt") from None
+        raise ValueError("its masks need pycocotools: pip install 'skipclick[eval]'") from None
     file, images = find_annotations(given)
     left_out: list[LeftOut] = []
     records = [record for content in read_json(file) for record in _records(content, file, left_out)]

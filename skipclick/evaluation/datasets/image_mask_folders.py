@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from skipclick.evaluation.datasets.left_out import Listing
-from skipclick.evaluation.datasets.sample import Content, Photo, Targets, instance_targets, read_ids, read_photo
+from skipclick.evaluation.datasets.sample import (
+    Content,
+    Photo,
+    Targets,
+    instance_targets,
+    read_colours,
+    read_ids,
+    read_photo,
+)
 
 IGNORED_ID = 128
 IGNORED_ID_16_BIT = 65535
@@ -33,7 +41,7 @@ HQSEG_PARTS = {
 
 def trimap(mask: Path) -> Targets:
     """One object where the blue channel is above 128; 128 is ignored (GrabCut, Berkeley)."""
-    blue = read_photo(mask, turned=False)[:, :, 2]
+    blue = read_colours(mask)[:, :, 2]
     target = (blue > IGNORED_ID).astype(np.int8)
     target[blue == IGNORED_ID] = -1
     return {1: target}
@@ -41,7 +49,7 @@ def trimap(mask: Path) -> Targets:
 
 def any_colour(mask: Path) -> Targets:
     """One object where any channel is above 0; nothing is ignored (DAVIS, COCO_MVal, HQSeg-44k)."""
-    return {1: np.asarray(read_photo(mask, turned=False).any(axis=2), np.int8)}
+    return {1: np.asarray(read_colours(mask).any(axis=2), np.int8)}
 
 
 def instance_ids(mask: Path) -> Targets:

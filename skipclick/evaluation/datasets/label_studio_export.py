@@ -210,7 +210,7 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 def _read(path: Path, where: str, address: str, candidates: Sequence[Annotation]) -> Content:
     """The photo with the objects of the annotation that counts: the first of `candidates` that has a usable one."""
-    image = read_photo(path)
+    image = read_photo(path, complete=False)  # as it was annotated: of a damaged file the editor shows what is there
     size = (image.shape[0], image.shape[1])
     left_out: list[LeftOut] = []
     masks: dict[int, NDArray[np.bool_]] = {}

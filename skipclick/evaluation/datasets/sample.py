@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from skipclick.evaluation.datasets.left_out import LeftOut, UnusableError
+from skipclick.image_file import ImageError, decode
 
-ORIENTATION = 0x0112  # EXIF's
 NO_SUCH_FILE = "there is no such file"
+UNREADABLE = "the file cannot be read as a picture"
 OTHER_SIZE = "the mask does not have the size of the photo"
 NO_OBJECT = "the photo has no object"
 NO_PIXEL = "the mask is empty"
@@ -80,31 +81,45 @@ def _size(shape: tuple[int, ...]) -> str:
     return f"{shape[1]} × {shape[0]}"
 
 
-def read_photo(path: Path, *, turned: bool = True, mask_sizes: Iterable[tuple[int, ...]] = ()) -> NDArray[np.uint8]:
-    """A picture's colours, uint8 RGB (H, W, 3); `turned` as its EXIF orientation says.
+def read_photo(
+    path: Path, *, turned: bool = True, complete: bool = True, mask_sizes: Iterable[tuple[int, ...]] = ()
+) -> NDArray[np.uint8]:
+    """A photo as a browser shows it, uint8 RGB (H, W, 3); not `turned`, as it is stored.
 
-    It stays as stored where the first of `mask_sizes`, (H, W), that fits it either way says so: some tools annotate
-    without turning. Transparency is dropped, and of 16-bit values the upper byte counts. Equal to OpenCV's pixels, but
-    a file that ends too early is an error and not a grey area. Raises ValueError.
+    It stays as stored too where the first of `mask_sizes`, (H, W), that fits it either way says so: some tools annotate
+    without turning. A file that ends too early is an error and not a grey area, unless `complete` is false: then the
+    part that is there counts. Raises ValueError.
     """
+    pixels = _decoded(path, turned, complete)
+    shown, other = pixels.shape[:2], pixels.shape[1::-1]
+    fitting = next((size for size in mask_sizes if size in (shown, other)), shown)
+    if turned and fitting != shown:
+        stored = _decoded(path, turned=False, complete=complete)
+        if stored.shape[:2] == fitting:
+            return stored
+    return pixels
+
+
+def _decoded(path: Path, turned: bool, complete: bool) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            return decode(file, turned=turned, complete=complete).pixels
+    except FileNotFoundError:
+        raise UnusableError(f"{path}: {NO_SUCH_FILE}", NO_SUCH_FILE) from None
+    except (ImageError, OSError) as error:
+        raise UnusableError(f"{path}: cannot be read as a picture ({error})", UNREADABLE) from None
+
+
+def read_colours(path: Path) -> NDArray[np.uint8]:
+    """The colours of a picture that is a mask, uint8 RGB (H, W, 3), as they are stored: not turned, without
+    transparency; of 16-bit values the upper byte. Raises ValueError."""
     with _opened(path) as picture:
-        if turned and not _lies_as_stored(picture, mask_sizes):
-            ImageOps.exif_transpose(picture, in_place=True)
-        upright = picture
-        if upright.mode.startswith("I;16"):
-            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-        elif upright.mode in ("I", "F"):
-            reason = "the photo has neither 8 nor 16 bits per value"
+        if picture.mode.startswith("I;16"):
+            return np.array(Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB"))
+        if picture.mode in ("I", "F"):
+            reason = "the mask has neither 8 nor 16 bits per value"
             raise UnusableError(f"{path}: {reason}", reason)
-        return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"))  # each copy costs as decoding
-
-
-def _lies_as_stored(picture: Image.Image, mask_sizes: Iterable[tuple[int, ...]]) -> bool:
-    """Whether masks of these sizes were drawn on the picture without its EXIF orientation."""
-    if picture.getexif().get(ORIENTATION) not in (5, 6, 7, 8):  # only a quarter turn shows in the size
-        return False
-    stored, shown = (picture.height, picture.width), (picture.width, picture.height)
-    return next((size for size in mask_sizes if size in (stored, shown)), shown) != shown
+        return np.array(picture.convert("RGB"))
 
 
 def read_ids(path: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -134,8 +149,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except UnusableError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly everything on damaged files
-        reason = "the file cannot be read as a picture"
-        raise UnusableError(f"{path}: cannot be read as a picture ({error})", reason) from None
+        raise UnusableError(f"{path}: cannot be read as a picture ({error})", UNREADABLE) from None
 
 
 def instance_targets(ids: NDArray[np.integer], ignored: int | None = None) -> Targets:

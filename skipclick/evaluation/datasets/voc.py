@@ -11,7 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, UnusableError
-from skipclick.evaluation.datasets.sample import NO_SUCH_FILE, Content, Photo, instance_targets, read_photo
+from skipclick.evaluation.datasets.sample import (
+    NO_SUCH_FILE,
+    Content,
+    Photo,
+    instance_targets,
+    read_colours,
+    read_photo,
+)
 
 VOC_IGNORED_GREY = 220
 LISTED_TWICE = "the list of photos names the photo before"
@@ -22,7 +29,7 @@ def list_sbd(folder: Path) -> Listing[Photo]:
     try:
         import scipy.io  # noqa: F401
     except ModuleNotFoundError:
-        raise ValueError("its .mat files need scipy: pip install -r requirements-bench.txt") from None
+        raise ValueError("its .mat files need scipy: pip install 'skipclick[eval]'") from None
     names, left_out = _names(folder / "val.txt", folder / "img", folder / "inst")
     photos = [
         Photo(name, partial(_read_sbd, folder / f"img/{name}.jpg", folder / f"inst/{name}.mat")) for name in names
@@ -73,5 +80,5 @@ def _read_voc(image: Path, mask: Path) -> Content:
 
     So instances 1 and 16, or 3 and 18, of one photo are one object: the 3,417 objects that are published.
     """
-    grey = np.asarray(cv2.cvtColor(read_photo(mask, turned=False), cv2.COLOR_RGB2GRAY), np.uint8)
+    grey = np.asarray(cv2.cvtColor(read_colours(mask), cv2.COLOR_RGB2GRAY), np.uint8)
     return Content(read_photo(image, mask_sizes=[grey.shape]), instance_targets(grey, VOC_IGNORED_GREY))

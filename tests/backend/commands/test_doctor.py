@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -16,6 +17,8 @@ from backend.commands import doctor
 from backend.commands.doctor import Finding, examine
 from backend.factory import Service
 from backend.label_studio.labeling_config import EXAMPLE
+from backend.label_studio.names import ToldNames
+from backend.outgoing import CA_VARIABLES, USER_AGENT
 from tests.support.fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, fake_label_studio, jwt
 
 
@@ -67,6 +70,7 @@ def test_where_all_is_well_every_check_says_so(environment: dict[str, str]) -> N
         "device",
         "checkpoint",
         "disk",
+        "network",
         "address",
         "token",
         "project",
@@ -78,7 +82,52 @@ def test_where_all_is_well_every_check_says_so(environment: dict[str, str]) -> N
     ]
     assert not any(finding.todo for finding in found)
     assert "160 x 120" in found[-2].says
+    assert "http://localhost:9090" in found[0].says
     assert "gave a mask of" in found[-1].says
+
+
+def test_it_says_who_asks(label_studio: FakeLabelStudio, environment: dict[str, str], drawing_model: None) -> None:
+    assert faults(environment) == []
+    assert len(label_studio.agents) > 8
+    assert set(label_studio.agents) == {USER_AGENT}
+
+
+@pytest.mark.parametrize(
+    ("variables", "says", "todo"),
+    [
+        ({"REQUESTS_CA_BUNDLE": "{folder}/none.pem"}, "none.pem does not exist", "in PEM format, or unset REQUESTS_CA"),
+        ({"SSL_CERT_FILE": "{folder}/none.pem"}, "SSL_CERT_FILE={folder}/none.pem does not", "unset SSL_CERT_FILE"),
+        ({"REQUESTS_CA_BUNDLE": "{folder}/text"}, "text holds no certificates", "in PEM format"),
+        ({"http_proxy": "http://me:secret@proxy.invalid:3"}, "cannot be|nothing answers", "NO_PROXY"),
+    ],
+)
+def test_certificates_and_proxies(
+    environment: dict[str, str],
+    drawing_model: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    says: str,
+    todo: str,
+) -> None:
+    (tmp_path / "text").write_text("no certificate")
+    for name in (*CA_VARIABLES, "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(folder=tmp_path))
+    (fault,) = faults(environment)
+    assert re.search(says.format(folder=tmp_path), fault.says)
+    assert todo in fault.todo
+    found = " ".join(finding.says for finding in examine(environment, 1))
+    assert "secret" not in found
+    if "http_proxy" in variables:
+        assert "take the proxy proxy.invalid:3 to Label Studio" in found
+
+
+def test_a_host_that_this_machine_does_not_have(environment: dict[str, str], drawing_model: None) -> None:
+    (fault,) = faults(environment | {"HOST": "192.0.2.1"})
+    assert "192.0.2.1" in fault.says
+    assert "HOST=0.0.0.0" in fault.todo
 
 
 # Faults in this server's own environment: changes to it, the check that must fail, and what it must say.
@@ -261,3 +310,35 @@ def test_the_command_tells_by_its_status(
     assert "FAULT connection" in shown
     assert "1 fault found" in shown
     assert PERSONAL not in shown
+
+
+@pytest.mark.usefixtures("drawing_model")
+@pytest.mark.parametrize(
+    ("target", "says", "todo"),
+    [
+        ("https://127.0.0.1", "redirects to https://127.0.0.1", "set LABEL_STUDIO_URL=https://127.0.0.1"),
+        ("https://sso.example/login?next=", "redirects to a login page", "an address without such a login"),
+    ],
+)
+def test_a_label_studio_that_redirects(
+    environment: dict[str, str], label_studio: FakeLabelStudio, target: str, says: str, todo: str
+) -> None:
+    label_studio.redirect = target
+    (fault,) = faults(environment)
+    assert fault.check == "address"
+    assert says in fault.says
+    assert todo in fault.todo
+
+
+@pytest.mark.usefixtures("drawing_model")
+def test_images_are_found_as_the_editor_and_the_server_find_them(
+    environment: dict[str, str], label_studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    """An expression inside a Repeater, for a file under the name that Label Studio told the server."""
+    inner = EXAMPLE.replace("<View>", '<View><Repeater on="$pages">').replace("</View>", "</Repeater></View>")
+    for name in ("image", "mask", "click"):
+        inner = inner.replace(f'="{name}"', f'="{name}_{{{{idx}}}}"')
+    label_studio.label_config = inner.replace('"$image"', '"$host/data/$pages[{{idx}}].path"')
+    label_studio.tasks[0]["data"] = {"host": "http://localhost:8080", "pages": [{"path": "upload/1/a.png"}]}
+    ToldNames(tmp_path).tell("http://localhost:8080/")
+    assert faults(environment) == []

@@ -180,3 +180,10 @@ def test_the_command(
         monkeypatch.setenv("PORT", "http")
         assert warm.main(["--project", "7"]) == 2
         assert "PORT=http" in capsys.readouterr().err
+
+
+def test_values_that_json_has_not_stop_nothing(make_annotator: MakeAnnotator) -> None:
+    studio = LabelStudio(1)
+    studio.tasks[0]["data"] |= {"a": float("nan"), "b": "\ud800"}
+    with served(studio), backend(make_annotator()) as server:
+        assert warm_project(api(studio), server, 7).prepared == 1

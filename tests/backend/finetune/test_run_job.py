@@ -98,17 +98,31 @@ def test_what_must_be_beaten_is_what_annotators_get(tmp_path: Path) -> None:
     assert served(versions, PROJECT, None, other) is other
 
 
+RESTRAINED = """
+from backend.finetune.run_job import restrain
+from backend.settings import Settings
+restrain(Settings())
+print(open("/proc/self/autogroup").read().split()[-1], open("/proc/self/stat").read().split()[18])
+"""
+
+
 @pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="this system shares processors by niceness alone")
-def test_a_session_of_its_own_takes_no_share_of_its_own() -> None:
-    """Linux divides processors by sessions first, where it knows autogroups."""
-    code = (
-        "from backend.finetune.run_job import restrain; from backend.settings import Settings; restrain(Settings()); "
-    )
-    code += "print(open('/proc/self/autogroup').read(), open('/proc/self/stat').read().split()[18])"
-    words = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=True, start_new_session=True
-    ).stdout.split()
-    assert words[1:] == ["nice", "19", "19"]
+@pytest.mark.parametrize(
+    ("command", "shares"),
+    [
+        ([sys.executable, "-c", RESTRAINED], ["19", "19"]),
+        (
+            ["sh", "-c", '"$0" -c "$1"; echo "$(cut -d " " -f 3 /proc/self/autogroup)"', sys.executable, RESTRAINED],
+            ["0", "19", "0"],
+        ),
+    ],
+    ids=["a session of its own", "its caller's session"],
+)
+def test_a_job_lowers_its_own_session_and_nobody_else_s(command: list[str], shares: list[str]) -> None:
+    """Linux divides processors by sessions first, where it knows autogroups: the session's niceness, the process's, and
+    at last that of the shell which started it."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True, start_new_session=True)
+    assert done.stdout.split() == shares
 
 
 def test_too_few_objects_end_in_a_sentence(studio: FakeLabelStudio, settings: Settings, queued: Path) -> None:

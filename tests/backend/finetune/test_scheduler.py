@@ -28,18 +28,23 @@ def jobs(tmp_path: Path) -> Jobs:
 
 
 @pytest.fixture
-def make_training(tmp_path: Path, jobs: Jobs) -> Iterator[MakeTraining]:
+def make_training(tmp_path: Path) -> Iterator[MakeTraining]:
     """Trainings whose jobs do a deed of job_process.py. Each stands for a server of its own over the same folder."""
+
+    made: list[Training] = []
 
     def make(deed: str = "wait", **changes: Any) -> Training:
         rules = {"by_itself": True, "after_objects": 3, "quiet_seconds": 0.001} | changes
         script = str(Path(__file__).parents[2] / "support" / "job_process.py")
-        return Training(AnnotationStore(tmp_path), Jobs(tmp_path), command=(sys.executable, script, deed), **rules)
+        made.append(
+            Training(AnnotationStore(tmp_path), Jobs(tmp_path), command=(sys.executable, script, deed), **rules)
+        )
+        return made[-1]
 
     yield make
-    for job in jobs.newest_of_each():
-        if job.state == "running" and job.pid is not None:
-            os.killpg(job.pid, signal.SIGKILL)
+    for child in (child for training in made for child in training._children):
+        child.kill()
+        child.wait()
 
 
 def until(training: Training, reached: Callable[[], bool]) -> None:

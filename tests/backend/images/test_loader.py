@@ -383,7 +383,7 @@ def test_nobody_there() -> None:
         shape(loader("http://127.0.0.1:1"), "http://127.0.0.1:2/a.png")
 
 
-@pytest.mark.parametrize("url", ["a.png", "//host/a.png", "ftp://host/a.png", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["a.png", "ftp://host/a.png", "file:///etc/passwd"])
 def test_unknown_references(url: str) -> None:
     with pytest.raises(ImageError, match="no image reference that this server knows"):
         shape(loader("http://127.0.0.1:1"), url)
@@ -400,14 +400,158 @@ def test_a_cloud_uri_needs_a_task() -> None:
         loader("http://127.0.0.1:1").load(ImageReference("gs://bucket/a.png"))
 
 
-def test_keys_differ_by_reference_and_by_label_studio() -> None:
+def test_places_differ_by_reference_and_by_label_studio() -> None:
     one, other = loader("http://one"), loader("http://other")
     a, b = ImageReference("/a.png", 1), ImageReference("/b.png", 1)
-    assert one.key(a) == one.key(ImageReference("/a.png", 2))
-    assert len({one.key(a), one.key(b), other.key(a)}) == 3
+    assert one.place(a) == one.place(ImageReference("/a.png", 2))
+    assert len({one.place(a), one.place(b), other.place(a)}) == 3
 
 
 def test_messages_hide_secrets() -> None:
     assert describe("https://me:secret@host:8/a.png?sig=secret#x") == "https://host:8/a.png"
     assert "secret" not in describe("data:image/png;base64,secret")
     assert "secret" not in repr(ImageReference("/a.png", 1, "me", "secret"))
+
+
+# --- one Label Studio, several names
+
+
+def named(host: Host, key: str | None, *names: str, hosts: tuple[str, ...] = (), url: str | None = None) -> ImageLoader:
+    """A loader that was told what Label Studio calls itself."""
+    return ImageLoader(
+        LabelStudioAuth(url or host.url, key, 5.0),
+        max_bytes=1 << 20,
+        max_pixels=10_000,
+        timeout=5.0,
+        hosts=ImageHosts(hosts, allow_private=True),
+        names=lambda: names,
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://localhost:8080/data/upload/1/a.png",
+        " HTTP://LocalHost:8080/data/upload/1/a.png\n",
+        "https://localhost:8080/data/upload/1/a.png",
+        "https://ls.example/sub/data/upload/1/a.png",
+        "http://ls.example:80/sub/data/upload/1/a.png",
+        "https://LS.example:443/sub/data\\upload\\1\\a.png",
+        "{own}/data/upload/1/a.png",
+        "{own_https}/data/upload/1/a.png",
+        "//{host}/data/upload/1/a.png",
+    ],
+)
+def test_label_studio_under_any_of_its_names_is_asked_at_its_address_with_the_key(
+    label_studio: Host, address: str
+) -> None:
+    label_studio.valid = {f"Token {LEGACY}"}
+    images = named(label_studio, LEGACY, "http://localhost:8080", "https://ls.example/sub")
+    host = urlsplit(label_studio.url).netloc
+    address = address.format(own=label_studio.url, own_https=f"https://{host}", host=host)
+    assert shape(images, address) == (4, 6, 3)
+    assert label_studio.seen == [(UPLOAD, f"Token {LEGACY}")]
+
+
+def test_a_name_leads_to_label_studio_below_its_own_path(label_studio: Host) -> None:
+    label_studio.answers["/ls" + UPLOAD] = free
+    images = named(label_studio, LEGACY, "http://localhost:8080/ls", url=f"{label_studio.url}/ls/")
+    assert shape(images, f"http://localhost:8080/ls{UPLOAD}") == (4, 6, 3)
+    with pytest.raises(ImageError, match="localhost is not among the hosts"):
+        shape(images, f"http://localhost:8080{UPLOAD}")
+
+
+@pytest.mark.parametrize("listed", ["127.0.0.1", "*.0.1"])
+def test_a_host_on_the_list_is_never_taken_for_label_studio(label_studio: Host, elsewhere: Host, listed: str) -> None:
+    """Anybody can tell this server a name; it must not turn another host's photos into requests with the key."""
+    images = named(label_studio, LEGACY, elsewhere.url, hosts=(listed,))
+    assert shape(images, f"{elsewhere.url}/a.png") == (4, 6, 3)
+    assert elsewhere.seen == [("/a.png", None)]
+    assert label_studio.seen == []
+
+
+def test_where_every_host_is_allowed_only_this_machine_may_be_another_name(label_studio: Host, elsewhere: Host) -> None:
+    label_studio.valid = {f"Token {LEGACY}"}
+    images = named(label_studio, LEGACY, "http://localhost:8080", "http://photos.example", hosts=("*",))
+    assert shape(images, f"http://localhost:8080{UPLOAD}") == (4, 6, 3)
+    with pytest.raises(ImageError, match=r"tried GET http://photos.example/"):
+        shape(images, f"http://photos.example{UPLOAD}")
+    assert len(label_studio.seen) == 1
+
+
+def test_another_port_of_label_studios_host_is_another_host(label_studio: Host, elsewhere: Host) -> None:
+    with pytest.raises(ImageError, match=r"127\.0\.0\.1 is not among the hosts"):
+        shape(named(label_studio, LEGACY, "http://localhost:8080"), f"{elsewhere.url}{UPLOAD}")
+    assert elsewhere.seen == label_studio.seen == []
+
+
+def test_a_path_of_label_studio_at_an_unknown_host_names_the_setting(label_studio: Host) -> None:
+    with pytest.raises(
+        ImageError, match=r"localhost is not among .* set LABEL_STUDIO_URL to where this server reaches"
+    ):
+        shape(named(label_studio, LEGACY), "http://localhost:8080/data/local-files/?d=plain.jpg")
+    with pytest.raises(ImageError) as error:
+        shape(named(label_studio, LEGACY), "http://photos.example/a.jpg")
+    assert "LABEL_STUDIO_URL" not in str(error.value)
+
+
+def moved(label_studio: Host, target: str) -> None:
+    label_studio.answers[UPLOAD] = lambda handler: send(handler, 301, b"", Location=target)
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("https://127.0.0.1{path}", "redirects to https://127.0.0.1; set LABEL_STUDIO_URL=https://127.0.0.1"),
+        ("https://ls.example/sub{path}", "set LABEL_STUDIO_URL=https://ls.example/sub"),
+        ("{elsewhere}{path}", "set LABEL_STUDIO_URL={elsewhere}"),
+        ("/user/login/?next={path}", "redirects to a login page"),
+        ("https://sso.example/oauth2/start", "redirects to a login page"),
+    ],
+)
+def test_redirects_of_label_studio_itself_are_explained(
+    label_studio: Host, elsewhere: Host, target: str, says: str
+) -> None:
+    moved(label_studio, target.format(path=UPLOAD, elsewhere=elsewhere.url))
+    with pytest.raises(ImageError) as error:
+        shape(loader(label_studio, LEGACY), UPLOAD)
+    assert says.format(elsewhere=elsewhere.url) in str(error.value)
+    assert "IMAGE_HOSTS" not in str(error.value)
+    assert LEGACY not in str(error.value)
+    assert elsewhere.seen == []
+
+
+def test_redirects_when_the_token_is_renewed_are_explained(label_studio: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = "https://127.0.0.1/api/token/refresh/"
+    monkeypatch.setattr(label_studio, "token", lambda handler, body: send(handler, 308, b"", Location=target))
+    with pytest.raises(ImageError, match=r"set LABEL_STUDIO_URL=https://127\.0\.0\.1$"):
+        shape(loader(label_studio, REFRESH), UPLOAD)
+
+
+def test_the_key_stays_behind_on_every_other_origin(label_studio: Host, elsewhere: Host) -> None:
+    """Another port of the same host, once on the list, is called without the key."""
+    moved(label_studio, f"{elsewhere.url}/a.png")
+    assert shape(loader(label_studio, LEGACY), UPLOAD) == (4, 6, 3)
+    assert label_studio.seen == [(UPLOAD, f"Token {LEGACY}")]
+    assert elsewhere.seen == [("/a.png", None)]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "DATA:image/png;base64,{lines}",
+        "data:image/png;BASE64,{plain}",
+        "\n data:image/png;base64,{bare} ",
+        "data:image/png;base64,{escaped}",
+    ],
+)
+def test_data_uris_as_browsers_read_them(uri: str) -> None:
+    plain = base64.b64encode(picture()).decode()
+    lines = base64.encodebytes(picture()).decode()
+    uri = uri.format(plain=plain, lines=lines, bare=plain.rstrip("="), escaped=plain.replace("+", "%2B"))
+    assert shape(loader("http://127.0.0.1:1"), uri) == (4, 6, 3)
+
+
+def test_equal_references_have_one_place() -> None:
+    one = loader("http://127.0.0.1:1")
+    assert one.place(ImageReference(" /a\n.png")) == one.place(ImageReference("/a.png"))

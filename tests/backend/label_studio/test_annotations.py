@@ -205,3 +205,33 @@ def test_no_body_is_an_error(place: tuple[Any, ...], junk: Any) -> None:
         for one in annotation.objects:
             with suppress(UnusableError):
                 assert one.mask(PIXELS).any()
+
+
+def test_the_image_is_found_as_the_editor_finds_it() -> None:
+    """On a page of a Repeater, by an expression, in a reference with blanks around."""
+    xml = (
+        '<View><Repeater on="$pages"><Image name="page_{{idx}}" value="https://host/$dir/$pages[{{idx}}].name"/>'
+        '<BrushLabels name="mask_{{idx}}" toName="page_{{idx}}"/></Repeater></View>'
+    )
+    result = [region("r", drawn(0, 0, 9, 9), from_name="mask_1", to_name="page_1")]
+    task = bodies.task(5, bodies.annotation(1, 5, result))
+    task["data"] = {"dir": "d", "pages": [{"name": "0.png"}, {"name": "1.png\n"}]}
+    (annotation,) = read_task(task, parse_labeling_config(xml))
+    assert [one.image for one in annotation.objects] == ["https://host/d/1.png"]
+    task["data"]["pages"] = [0] * 100_000
+    (annotation,) = read_task(task, parse_labeling_config(xml))
+    assert annotation.skipped == {Reason.NO_IMAGE: 1}
+
+
+def test_pieces_with_other_labels_are_objects_of_their_own() -> None:
+    def labelled(region_id: str, *labels: str, **changes: Any) -> dict[str, Any]:
+        found = region(region_id, drawn(0, 0, 9, 9), **changes)
+        found["value"]["brushlabels"] = list(labels)
+        return found
+
+    result = [
+        labelled("a", "Ski", "Red"),
+        labelled("b", "Ski", "Red", parentID="a"),
+        labelled("c", "Ski", parentID="a"),
+    ]
+    assert [(one.region, len(one.pieces)) for one in read(result).objects] == [("a", 2), ("c", 1)]

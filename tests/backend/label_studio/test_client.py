@@ -66,3 +66,17 @@ def test_queries_are_sent(label_studio: FakeLabelStudio) -> None:
 )
 def test_keys_are_told_by_their_shape(key: str | None, kind: KeyKind | None) -> None:
     assert LabelStudioAuth("http://ls", key, 5).key_kind == kind
+
+
+def test_a_redirect_says_which_address_to_set(label_studio: FakeLabelStudio) -> None:
+    label_studio.redirect = "https://127.0.0.1"
+    with pytest.raises(
+        ApiError, match=r"redirects to https://127\.0\.0\.1; set LABEL_STUDIO_URL=https://127\.0\.0\.1$"
+    ):
+        api(label_studio.url, LEGACY).get("/api/projects/1/")
+
+
+def test_answers_with_nan_and_lone_surrogates_are_read(label_studio: FakeLabelStudio) -> None:
+    label_studio.tasks.append({"id": 1, "data": {"a": float("nan"), "b": "\ud800"}, "annotations": []})
+    answer = api(label_studio.url, PERSONAL).get("/api/tasks/", page_size=1)
+    assert answer["tasks"][0]["data"] == {"a": None, "b": "\ufffd"}

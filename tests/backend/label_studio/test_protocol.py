@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.label_studio.labeling_config import ConfigError
 from backend.label_studio.leftovers import without_leftovers
 from backend.label_studio.protocol import (
     MaskRequest,
@@ -172,7 +174,7 @@ def test_only_clicks_of_the_newest_label_count() -> None:
     context(body)[1]["value"]["keypointlabels"] = ["Helmet"]
     found = asked(body)
     assert [click.id for click in found.clicks] == ["k1gg5WWqE1", "7FYFLQaxJ_"]
-    assert found.target.label == "Ski"
+    assert found.target.labels == ("Ski",)
 
 
 def test_rotation_page_and_sizes_are_echoed() -> None:
@@ -301,3 +303,176 @@ def test_a_damaged_mask_accounts_for_nothing() -> None:
     assert left(body) == [0, 1, 2]
     body["tasks"][0]["drafts"] = [None, {"result": None}, {"result": [None, 3]}]
     assert left(body) == [0, 1, 2]
+
+
+# --- the sign of a click
+
+
+@pytest.mark.parametrize(
+    ("beside", "inside", "positive"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (None, True, True),
+        (None, False, False),
+        (False, True, False),  # the released editor's field counts first
+        (True, False, True),
+        (0, None, False),
+        (1, None, True),
+        (0.0, None, False),
+        (None, 0, False),
+        ("false", None, False),
+        (" True ", None, True),
+        (None, "0", False),
+        (None, None, True),
+    ],
+)
+def test_the_sign_stands_beside_the_value_or_in_it(beside: Any, inside: Any, positive: bool) -> None:
+    body = clicked_bodies("03")[0]
+    item = context(body)[0]
+    item["is_positive"] = beside
+    item["value"]["positive"] = inside
+    assert [click.positive for click in asked(body).clicks] == [positive]
+
+
+@pytest.mark.parametrize("sign", ["", "no", 2, -1, [], {}, [True], "negative"])
+@pytest.mark.parametrize("field", ["is_positive", "value.positive"])
+def test_a_sign_that_cannot_be_read_is_refused(sign: Any, field: str) -> None:
+    body = clicked_bodies("03")[0]
+    item = context(body)[0]
+    del item["is_positive"]
+    (item["value"] if field == "value.positive" else item)[field.removeprefix("value.")] = sign
+    with pytest.raises(ProtocolError, match=f'"{field}" of a keypointlabels item must be true or false'):
+        asked(body)
+
+
+def test_signs_in_the_value_count_beside_others_and_come_back_from_drafts() -> None:
+    body = clicked_bodies("05")[1]
+    second = context(body)[1]
+    del second["is_positive"]
+    second["value"]["positive"] = False
+    assert [click.positive for click in asked(body).clicks] == [True, False]
+    body["tasks"][0]["drafts"] = [{"result": [json.loads(json.dumps(second))]}]
+    del second["value"]["positive"]
+    assert [click.positive for click in asked(body).clicks] == [True, False]
+
+
+def test_clicks_without_ids_keep_their_own_signs() -> None:
+    body = clicked_bodies("05")[1]
+    for item in context(body):
+        del item["id"]
+    assert [click.positive for click in asked(body).clicks] == [True, False]
+
+
+# --- which control, which labels, which image
+
+
+def labelled(config: str, *clicks: tuple[str, list[str]], data: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The recorded click, once for each pair of a tag's name and labels."""
+    body = clicked_bodies("03")[0]
+    (item,) = context(body)
+    value = {"x": 25, "y": 31.25, "width": 0.3}
+    body["label_config"] = f"<View>{config}</View>"
+    body["tasks"][0]["data"] = data or {"image": "/a.png"}
+    body["params"]["context"]["result"] = [
+        item
+        | {"id": f"k{number}", "from_name": name, "to_name": name.replace("click", "page") if "_" in name else "image"}
+        | {"value": value | {"labels": labels, "keypointlabels": labels}}
+        for number, (name, labels) in enumerate(clicks)
+    ]
+    return body
+
+
+TWO_MASKS = (
+    '<Image name="image" value="$image"/>'
+    '<BrushLabels name="m1" toName="image"><Label value="Tree"/><Label value="Both"/></BrushLabels>'
+    '<BrushLabels name="m2" toName="image" choice="multiple"><Label value="Ski" alias="s"/><Label value="Red"/>'
+    "</BrushLabels>"
+    '<KeyPointLabels name="click" toName="image" smart="true" choice="multiple"><Label value="Ski"/>'
+    '<Label value="Red"/><Label value="Tree"/><Label value="Other"/></KeyPointLabels>'
+)
+
+
+@pytest.mark.parametrize(
+    ("labels", "name", "answered"),
+    [(["Tree"], "m1", ["Tree"]), (["Ski"], "m2", ["s"]), (["Red", "Ski"], "m2", ["Red", "s"])],
+)
+def test_the_mask_goes_to_the_tag_that_has_the_labels(labels: list[str], name: str, answered: list[str]) -> None:
+    found = asked(labelled(TWO_MASKS, ("click", labels)))
+    region = mask_response(found.target, [1], 0.9, "v")["results"][0]["result"][0]
+    assert (region["from_name"], region["value"]["brushlabels"]) == (name, answered)
+
+
+@pytest.mark.parametrize("labels", [["Other"], ["Tree", "Red"], []])
+def test_a_click_whose_labels_no_mask_tag_has_is_refused(labels: list[str]) -> None:
+    with pytest.raises(ConfigError, match="label"):
+        asked(labelled(TWO_MASKS, ("click", labels)))
+
+
+def test_clicks_are_of_one_object_if_their_first_label_is_the_same() -> None:
+    """So the editor groups them; what is answered are the newest click's labels."""
+    body = labelled(TWO_MASKS, ("click", ["Red"]), ("click", ["Ski"]), ("click", ["Red", "Ski"]))
+    found = asked(body)
+    assert [click.id for click in found.clicks] == ["k0", "k2"]
+    assert found.target.labels == ("Red", "s")
+
+
+PAGES = (
+    '<Repeater on="$document" indexFlag="{{idx}}" mode="pagination">'
+    '<Image name="page_{{idx}}" value="$document[{{idx}}].page"/>'
+    '<BrushLabels name="mask_{{idx}}" toName="page_{{idx}}" smart="false"><Label value="Object"/></BrushLabels>'
+    '<KeyPointLabels name="click_{{idx}}" toName="page_{{idx}}" smart="true"><Label value="Object"/></KeyPointLabels>'
+    "</Repeater>"
+)
+
+
+def test_a_click_on_a_page_of_a_repeater() -> None:
+    data = {"document": [{"page": "/0.png"}, {"page": "/1.png"}]}
+    found = asked(labelled(PAGES, ("click_0", ["Object"]), ("click_1", ["Object"]), data=data))
+    assert (found.target.from_name, found.target.to_name, found.image.url) == ("mask_1", "page_1", "/1.png")
+    assert [click.id for click in found.clicks] == ["k1"]
+    with pytest.raises(ProtocolError, match='no tag named "click_2"; its tags for clicks: click_0, click_1'):
+        asked(labelled(PAGES, ("click_2", ["Object"]), data=data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"from_name": "gone"}, 'no tag named "gone"; its tags for clicks: tag2, tag3'),
+        ({"from_name": None}, 'no tag named "None"'),
+        ({"from_name": "tag"}, '"tag" is a tag of another kind (brushlabels)'),
+        ({"from_name": "tag3"}, 'the RectangleLabels tag "tag3" makes no items of type "keypointlabels"'),
+        ({"to_name": "other"}, 'the KeyPointLabels tag "tag2" is for the image "image", not for "other"'),
+        ({"type": "polygonlabels"}, 'makes no items of type "polygonlabels"'),
+        ({"type": "ellipse", "from_name": "image"}, "takes clicks of KeyPointLabels and RectangleLabels tags"),
+        ({"value": {"x": 1, "y": 2}}, 'lacks the list "keypointlabels"'),
+        ({"value": None}, 'lacks the list "keypointlabels"'),
+    ],
+)
+def test_a_click_that_cannot_be_used_is_an_error_and_not_no_mask(changes: dict[str, Any], why: str) -> None:
+    body = clicked_bodies("03")[0]
+    context(body)[0].update(changes)
+    with pytest.raises(ProtocolError, match=re.escape(why)):
+        asked(body)
+
+
+def test_what_is_no_click_asks_for_nothing() -> None:
+    body = clicked_bodies("03")[0]
+    click = context(body)[0]
+    del click["is_positive"]
+    mask = {"type": "brushlabels", "value": {"rle": [1], "brushlabels": ["Ski"]}}
+    copy_of_mask = {"value": {"rle": [1], "keypointlabels": ["Ski"]}}
+    choice = {"type": "choices", "value": {"choices": ["x"]}, "from_name": "unknown"}
+    for result in ([], [click | mask], [click | copy_of_mask], [click | choice], [{}]):
+        body["params"]["context"]["result"] = result
+        assert mask_request(read_predict(body), SignMemory().recall) is None
+
+
+def test_strange_values_in_unrelated_fields_refuse_no_click() -> None:
+    body = clicked_bodies("03")[0]
+    body["tasks"][0] |= {"meta": "@", "comment": "\ud800"}
+    body["tasks"][0]["annotations"] = [{"result": [{"type": "brushlabels", "value": {"rle": [1, 2, 3]}}]}]
+    raw = json.dumps(body).replace('"@"', "[NaN, -Infinity, 1e999]").encode()
+    found = read_json(raw)
+    assert len(asked(found).clicks) == 1
+    assert region_rle(found["tasks"][0]["annotations"][0]["result"][0], raw) == [1, 2, 3]

@@ -1,4 +1,4 @@
-"""Protects the factory of rivals, the methods without a network, and methods from outside the project."""
+"""Protects the factory of baselines, the methods without a network, and methods from outside the project."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from skimage.data import coffee
 
-from bench.baselines import RIVALS, load_rival
+from bench.baselines import BASELINES, load_baseline
 from bench.baselines.external import ExternalModel
 from bench.baselines.random_walker import RandomWalkerModel
+from bench.noc import main
 from skipclick import Click
 from skipclick.evaluation.evaluate import Rules, simulate
 from skipclick.metrics import iou
@@ -44,17 +45,17 @@ def cup() -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
 @pytest.mark.parametrize("name", SEEDED)
 def test_a_plain_object_is_cut_out_and_the_same_each_time(name: str) -> None:
     image, target = scene()
-    model = load_rival(name)
+    model = load_baseline(name)
     ious, clicks, _ = simulate(model, model.encode(image), target, Rules(num_clicks=5))
     assert max(ious) > 0.9
-    again = load_rival(name)
+    again = load_baseline(name)
     assert simulate(again, again.encode(image), target, Rules(num_clicks=5))[:2] == (ious, clicks)
 
 
 @pytest.mark.parametrize("name", SEEDED)
 def test_clicks_improve_the_mask_on_a_photo(name: str) -> None:
     image, target = cup()
-    model = load_rival(name)
+    model = load_baseline(name)
     ious, _, _ = simulate(model, model.encode(image), target, Rules(num_clicks=8))
     assert max(ious) > max(0.8, ious[0])
 
@@ -63,7 +64,7 @@ def test_clicks_improve_the_mask_on_a_photo(name: str) -> None:
 def test_a_click_decides_about_its_own_place(name: str) -> None:
     """Also at the border of the photo, which the random walker takes for background elsewhere."""
     image, _ = scene()
-    model = load_rival(name)
+    model = load_baseline(name)
     features = model.encode(image)
     previous = None
     clicks: list[Click] = []
@@ -78,7 +79,7 @@ def test_a_click_decides_about_its_own_place(name: str) -> None:
 def test_answers_have_the_size_of_the_photo_whatever_the_clicks(name: str, size: tuple[int, int]) -> None:
     height, width = size
     image = cv2.resize(scene()[0], (width, height)).astype(np.uint8)
-    model = load_rival(name)
+    model = load_baseline(name)
     features = model.encode(image)
     corners = [Click(0.0, 0.0), Click(width - 1, height - 1, False), Click(width // 2, height // 2)]
     for clicks in (corners[:1], corners[1:2], corners):
@@ -92,7 +93,7 @@ def test_answers_have_the_size_of_the_photo_whatever_the_clicks(name: str, size:
 @pytest.mark.parametrize("name", SEEDED)
 @pytest.mark.filterwarnings("error")
 def test_a_photo_of_one_colour_is_no_accident(name: str) -> None:
-    model = load_rival(name)
+    model = load_baseline(name)
     features = model.encode(np.full((60, 80, 3), 90, np.uint8))
     clicks = [Click(40, 30), Click(10, 30, positive=False)]
     probability = model.click(features, clicks, model.click(features, clicks[:1], None))
@@ -152,12 +153,12 @@ class Speechless:
 
 def test_a_method_of_ones_own_is_measured() -> None:
     image, target = scene()
-    model = load_rival(f"{__name__}:Nearest")
+    model = load_baseline(f"{__name__}:Nearest")
     ious, clicks, _ = simulate(model, model.encode(image), target, Rules(num_clicks=20))
     assert max(ious) > 0.8 > ious[0]
     assert not all(click.positive for click in clicks)
     assert model.version == f"{__name__}:Nearest"
-    assert load_rival(f"{__name__}:Named").version == "nearest click 1.0"
+    assert load_baseline(f"{__name__}:Named").version == "nearest click 1.0"
 
 
 @pytest.mark.parametrize(
@@ -183,13 +184,13 @@ def test_wrong_answers_of_a_method_are_not_measured(method: Nearest, message: st
         (":factory", "unknown model ':factory'"),
         ("no_such_module:factory", "cannot import 'no_such_module'"),
         ("bench.baselines:no_such_factory", "has no callable 'no_such_factory'"),
-        ("bench.baselines:RIVALS", "has no callable 'RIVALS'"),
+        ("bench.baselines:BASELINES", "has no callable 'BASELINES'"),
         (f"{__name__}:Speechless", "a Speechless has no click;"),
     ],
 )
 def test_what_is_wrong_with_a_name_is_said_in_one_line(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=r".+") as error:
-        load_rival(name)
+        load_baseline(name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -209,22 +210,18 @@ def test_an_absent_package_is_one_line_that_says_how_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"bench.baselines.{module}", raising=False)
     with pytest.raises(ValueError, match=f"needs the Python package {package.partition('.')[0]}, ") as error:
-        load_rival(name)
-    assert "pip install -r requirements-bench.txt" in str(error.value)
-    assert load_rival("grabcut").version.startswith("OpenCV ")
+        load_baseline(name)
+    assert "pip install -r requirements/bench.txt" in str(error.value)
+    assert load_baseline("grabcut").version.startswith("OpenCV ")
 
 
-def test_the_help_names_every_rival() -> None:
-    assert list(RIVALS) == [
-        "grabcut",
-        "random-walker",
-        "sam:WEIGHTS",
-        "sam2:WEIGHTS",
-        "sam-hq:WEIGHTS",
-        "MODULE:FACTORY",
-    ]
+def test_the_list_names_every_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("grabcut", "random-walker", "sam:WEIGHTS", "sam2:WEIGHTS", "sam-hq:WEIGHTS", "MODULE:FACTORY"):
+        assert f"  {name}: {BASELINES[name]}" in shown
 
 
 def test_what_the_line_says_to_install_is_what_is_missing() -> None:
-    lines = (Path(__file__).parents[3] / "requirements-bench.txt").read_text().splitlines()
+    lines = (Path(__file__).parents[3] / "requirements" / "bench.txt").read_text().splitlines()
     assert {"scikit-image", "transformers"} <= {line.partition("==")[0] for line in lines}

@@ -27,7 +27,7 @@ from transformers import (
     SamProcessor,
 )
 
-from bench.baselines import load_rival
+from bench.baselines import load_baseline
 from bench.baselines.sam import click_inputs
 from skipclick import Click
 from skipclick.evaluation.evaluate import Rules, simulate
@@ -137,11 +137,11 @@ def session_by_the_book(
 
 
 def session(weights: Weights, clicks: list[Click]) -> list[NDArray[np.float32]]:
-    rival = load_rival(f"{weights.family}:{weights.folder}")
-    features = rival.encode(PHOTO)
+    baseline = load_baseline(f"{weights.family}:{weights.folder}")
+    features = baseline.encode(PHOTO)
     masks: list[NDArray[np.float32]] = []
     for count in range(1, len(clicks) + 1):
-        masks.append(rival.click(features, clicks[:count], masks[-1] if masks else None))
+        masks.append(baseline.click(features, clicks[:count], masks[-1] if masks else None))
     return masks
 
 
@@ -170,27 +170,29 @@ def test_only_sam2_limits_what_is_fed_back(weights: Weights) -> None:
 
 def test_an_answer_depends_on_photo_and_clicks_alone(weights: Weights) -> None:
     masks = session(weights, CLICKS)
-    rival = load_rival(f"{weights.family}:{weights.folder}")
-    features = rival.encode(PHOTO)
+    baseline = load_baseline(f"{weights.family}:{weights.folder}")
+    features = baseline.encode(PHOTO)
     other = [CLICKS[0], Click(3, 3), Click(40, 30, positive=False)]
     for count in (1, 2, 3):  # two objects of one photo in turn, whose first clicks are the same
-        np.testing.assert_array_equal(rival.click(features, CLICKS[:count], None), masks[count - 1])
-        rival.click(features, other[:count], None)
-    np.testing.assert_array_equal(rival.click(rival.encode(PHOTO), CLICKS, None), masks[-1])  # all clicks replayed
-    np.testing.assert_array_equal(rival.click(features, CLICKS[:1], masks[2]), masks[0])  # and back
+        np.testing.assert_array_equal(baseline.click(features, CLICKS[:count], None), masks[count - 1])
+        baseline.click(features, other[:count], None)
+    np.testing.assert_array_equal(
+        baseline.click(baseline.encode(PHOTO), CLICKS, None), masks[-1]
+    )  # all clicks replayed
+    np.testing.assert_array_equal(baseline.click(features, CLICKS[:1], masks[2]), masks[0])  # and back
 
 
 def test_an_object_keeps_one_map_however_often_it_is_clicked(weights: Weights) -> None:
-    rival = load_rival(f"{weights.family}:{weights.folder}")
-    features = rival.encode(PHOTO)
+    baseline = load_baseline(f"{weights.family}:{weights.folder}")
+    features = baseline.encode(PHOTO)
     for count in range(1, len(CLICKS) + 1):
-        rival.click(features, CLICKS[:count], None)
+        baseline.click(features, CLICKS[:count], None)
     assert list(features.logits) == [tuple(CLICKS)]
 
 
 def test_points_are_where_the_processor_puts_them(weights: Weights) -> None:
     """At the photo's corners and in between, for a photo that is not square."""
-    features = load_rival(f"{weights.family}:{weights.folder}").encode(PHOTO)
+    features = load_baseline(f"{weights.family}:{weights.folder}").encode(PHOTO)
     assert features.image_size == (50, 90)
     assert features.input_size == ((SIDE, SIDE) if weights.family == "sam2" else (71, SIDE))
     for click in (Click(0, 0), Click(89, 49), Click(12.5, 40)):
@@ -204,18 +206,18 @@ def test_points_are_where_the_processor_puts_them(weights: Weights) -> None:
 def test_the_benchmark_runs_them(weights: Weights) -> None:
     target = np.zeros((50, 90), np.int8)
     target[10:40, 20:60] = 1
-    rival = load_rival(f"{weights.family}:{weights.folder}")
-    runs = [simulate(rival, rival.encode(PHOTO), target, Rules(num_clicks=5)) for _ in range(2)]
+    baseline = load_baseline(f"{weights.family}:{weights.folder}")
+    runs = [simulate(baseline, baseline.encode(PHOTO), target, Rules(num_clicks=5)) for _ in range(2)]
     assert len(runs[0][0]) == 5
     assert runs[0][:2] == runs[1][:2]
-    assert rival.version.startswith(f"{weights.family}:{weights.folder}, transformers ")
+    assert baseline.version.startswith(f"{weights.family}:{weights.folder}, transformers ")
 
 
 def test_weights_of_another_family_are_refused(weights: Weights) -> None:
     for family in FAMILIES:
         if family != weights.family:
             with pytest.raises(ValueError, match=f"not one of the family '{family}'"):
-                load_rival(f"{family}:{weights.folder}")
+                load_baseline(f"{family}:{weights.folder}")
 
 
 def copied(weights: Weights, folder: Path, *names: str) -> Path:
@@ -231,7 +233,7 @@ SAVED = ("config.json", "model.safetensors", "processor_config.json")
 def test_what_is_not_there_is_said_in_one_line(weights: Weights, tmp_path: Path, lacking: str) -> None:
     folder = copied(weights, tmp_path, *(name for name in SAVED if name != lacking))
     with pytest.raises(ValueError, match="cannot be loaded from") as error:
-        load_rival(f"{weights.family}:{folder}")
+        load_baseline(f"{weights.family}:{folder}")
     assert "\n" not in str(error.value)
 
 
@@ -241,7 +243,7 @@ def test_a_damaged_file_is_said_in_one_line(weights: Weights, tmp_path: Path, da
     content = (folder / damaged).read_bytes()
     (folder / damaged).write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="cannot be loaded from") as error:
-        load_rival(f"{weights.family}:{folder}")
+        load_baseline(f"{weights.family}:{folder}")
     assert "\n" not in str(error.value)
 
 
@@ -253,7 +255,7 @@ def test_incomplete_weights_are_refused(weights: Weights, tmp_path: Path) -> Non
         tmp_path, state_dict={key: state[key] for key in state if "iou_prediction_head" not in key}
     )
     with pytest.raises(ValueError, match=r"lacks \d+ of the weights .*iou_prediction_head"):
-        load_rival(f"{weights.family}:{tmp_path}")
+        load_baseline(f"{weights.family}:{tmp_path}")
 
 
 @pytest.mark.parametrize("weights", ["sam2"], indirect=True)
@@ -261,4 +263,4 @@ def test_sam2_takes_weights_that_were_published_for_videos(weights: Weights, tmp
     folder = copied(weights, tmp_path, *SAVED)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "sam2_video"}))
-    assert load_rival(f"sam2:{folder}").encode(PHOTO).input_size == (SIDE, SIDE)
+    assert load_baseline(f"sam2:{folder}").encode(PHOTO).input_size == (SIDE, SIDE)

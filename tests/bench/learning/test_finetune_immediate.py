@@ -12,10 +12,11 @@ import pytest
 
 from bench.learning import finetune_immediate
 from bench.learning.finetune import Domain
-from bench.learning.finetune_immediate import Clicked, Sequel, main, objects_of, run_sequence, table
+from bench.learning.finetune_immediate import ClickCounts, SequenceResult, main, objects_of, run_sequence, table
 from skipclick import load_checkpoint
 from skipclick.evaluation.results import ObjectResult
 from skipclick.model import SkipClick
+from tests.support.commands import exit_status
 from train.finetune import Example
 from train.finetune.adapt import AdaptConfig, Adapted
 from train.finetune.gate import Measured
@@ -55,14 +56,14 @@ def test_every_object_is_clicked_on_what_was_adapted_to_those_before(monkeypatch
     assert [keys[-1] for _, keys, _ in seen] == list(found.objects.images)
     assert all(len(set(keys)) == 1 for _, keys, _ in seen)
     assert found.objects.base == found.objects.adapted  # nothing was learnt
-    assert found.canary == Clicked(("a",), ((2, 3),), ((2, 3),))
+    assert found.retention == ClickCounts(("a",), ((2, 3),), ((2, 3),))
     assert (found.num_steps, len(found.seconds)) == (3, 3)
 
 
 def test_the_table_pairs_object_by_object() -> None:
-    clicked = Clicked(("a", "a", "b", "c"), ((4, 6), (2, 4), (8, 12), (6, 8)), ((4, 6), (2, 4), (6, 8), (4, 6)))
-    canary = Clicked(("x", "y"), ((2, 4), (2, 4)), ((2, 4), (4, 6)))
-    lines = table([Sequel("horses", 0, clicked, canary, (2.0, 3.0, 4.0, 3.0), 30)]).splitlines()
+    clicked = ClickCounts(("a", "a", "b", "c"), ((4, 6), (2, 4), (8, 12), (6, 8)), ((4, 6), (2, 4), (6, 8), (4, 6)))
+    canary = ClickCounts(("x", "y"), ((2, 4), (2, 4)), ((2, 4), (4, 6)))
+    lines = table([SequenceResult("horses", 0, clicked, canary, (2.0, 3.0, 4.0, 3.0), 30)]).splitlines()
     # clicks: (5 + 3 + 10 + 7) / 4 = 6.25, then (5 + 3 + 7 + 5) / 4 = 5
     assert lines[2].startswith("| horses | 4 (3) | 5.00 / 7.50 | 4.00 / 6.00 | -1.25 (-20%) | ")
     assert lines[2].endswith(" | 3.0 | 7.5 |")
@@ -70,7 +71,7 @@ def test_the_table_pairs_object_by_object() -> None:
         "| its second half | 2 (2) | 7.00 / 10.00 | 5.00 / 7.00 | -2.50 (-29%) | -3.00 to -2.00 |"
     )
     assert lines[4].startswith(
-        "| canary after it | 2 (2) | 2.00 / 4.00 | 3.00 / 5.00 | +1.00 (+33%) | +0.00 to +2.00 |"
+        "| retention set after it | 2 (2) | 2.00 / 4.00 | 3.00 / 5.00 | +1.00 (+33%) | +0.00 to +2.00 |"
     )
 
 
@@ -81,7 +82,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         ["--domain", "a=folder:b", "--objects", "0"],
         ["--domain", "a=folder:b", "--share", "2"],
     ):
-        assert main([*wrong, *output]) == 2
+        assert exit_status(main, [*wrong, *output]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.scaling.balancer import Names
+from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace, Plan, Ring, Times, simulate
-from bench.scaling.scale import TIMES, body_of, main, need, times_of
+from bench.scaling.scale import main
+from bench.scaling.stub_fleet import click_body
 from bench.scaling.stub_replica import ENCODED, build
+from tests.support.processes import descendants, is_running
+
+ROOT = Path(__file__).parents[3]
 
 STAYING = Pace(think=3.0, photo=1e9)
 FAST = Times("a device", encode=0.030, click=0.005, source="a test")
@@ -75,7 +85,7 @@ def test_the_ring_s_shares_are_nearly_equal() -> None:
 
 
 def test_what_is_needed_is_enough_and_one_less_is_not() -> None:
-    found = need(FAST, 1000, 30.0, Pace(), later_ms=100, first_ms=500)
+    found = find_need(FAST, 1000, 30.0, Pace(), later_ms=100, first_ms=500)
     replicas = found.enough.replicas
     assert found.enough.later["p95"] <= 100
     assert found.enough.first["p95"] <= 500
@@ -84,7 +94,7 @@ def test_what_is_needed_is_enough_and_one_less_is_not() -> None:
     fewer = simulate(FAST, Plan(1000, replicas - 1, 30.0))
     assert np.percentile([one.seconds for one in fewer if one.begin >= 3 and not one.first], 95) > 0.1
     with pytest.raises(ValueError, match="alone takes longer"):
-        need(TIMES["vit-b-cpu"], 10, 30.0, Pace(), later_ms=100, first_ms=500)
+        find_need(TIMES["vit-b-cpu"], 10, 30.0, Pace(), later_ms=100, first_ms=500)
 
 
 def test_times_come_from_a_result_of_the_latency_benchmark(tmp_path: Path) -> None:
@@ -100,9 +110,31 @@ def test_times_come_from_a_result_of_the_latency_benchmark(tmp_path: Path) -> No
             times_of(wrong)
 
 
-def test_bad_options_end_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["simulate", "--annotators", "0"]) == 2
-    assert capsys.readouterr().err == "scale: there are 1 to 1,000,000 annotators and 1 to 3600 seconds\n"
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["simulate", "--annotators", "0"], "'0' is not a positive number"),
+        (["simulate", "--annotators", "1000001"], "at most 1,000,000"),
+        (["measure", "--replicas", "0"], "'0' is not a positive number"),
+        (["failure", "--seconds", "nan"], "'nan' is not a number of seconds from 1 to 3600"),
+        (["failure", "--times", "fast"], "none of gpu"),
+        (["overhead", "--rounds", "-1"], "'-1' is not a positive number"),
+    ],
+)
+def test_malformed_options_are_refused_with_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    (error_line,) = capsys.readouterr().err.splitlines()
+    assert message in error_line
+
+
+def test_a_need_that_cannot_be_met_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--times", "vit-b-cpu"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith("scale: ViT-B, two cores alone takes longer")
 
 
 def test_a_simulation_leaves_its_table_picture_and_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,10 +156,10 @@ def test_the_stub_encodes_a_photo_once_and_replays_what_it_has_not_seen() -> Non
 
             async def click(task: int, clicks: int) -> tuple[str, float]:
                 begin = loop.time()
-                async with client.post("/predict", data=body_of(task, clicks)) as answer:
+                async with client.post("/predict", data=click_body(task, clicks)) as answer:
                     return answer.headers[ENCODED], loop.time() - begin
 
-            async with client.post("/warm", data=body_of(7, 1)) as answer:
+            async with client.post("/warm", data=click_body(7, 1)) as answer:
                 assert (await answer.json())["kept"] == 1
             assert (await click(7, 3))[0] == "0"
             new, seconds = await click(8, 3)
@@ -147,3 +179,35 @@ def test_names_are_answered_as_the_dns_does() -> None:
     assert answer[12:].startswith(question)
     assert answer.endswith(b"\x00\x04\x7f\x00\x01\x02")
     assert names.answer(b"\x12\x34\x01\x00\x00\x01" + bytes(6) + b"\x05other\x00\x00\x01\x00\x01")[6:8] == b"\x00\x00"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the started processes in Linux's /proc")
+def test_a_measurement_that_is_ended_ends_what_it_started(tmp_path: Path) -> None:
+    """HAProxy's place is taken by a program that does nothing, so that the measurement waits for it."""
+    folder, balancer = tmp_path / "temporary", tmp_path / "haproxy"
+    folder.mkdir()
+    balancer.write_text("#!/bin/sh\nexec sleep 600\n")
+    balancer.chmod(0o755)
+    command = [
+        sys.executable,
+        "bench/scaling/scale.py",
+        "measure",
+        "--replicas",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"HAPROXY": str(balancer), "TMPDIR": str(folder)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as process:
+        try:
+            deadline = time.monotonic() + 200
+            while len(started := descendants(process.pid)) < 3:  # two replicas, and HAProxy when they are ready
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(60) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert not any(map(is_running, started))
+    assert list(folder.iterdir()) == []

@@ -11,6 +11,7 @@ import pytest
 from backend.label_studio.annotations import read_event, read_task
 from backend.label_studio.labeling_config import parse_labeling_config
 from bench.serving.finetune_latency import ANNOTATED, LEARNT, Phase, annotated_project, large_body, lines, main, ratio
+from tests.support.commands import exit_status
 
 PHASES = [
     Phase(0, False, (10.0, 20.0, 30.0), (5.0,), 0, ()),
@@ -58,7 +59,7 @@ def test_the_project_that_is_learnt_has_masks_and_pictures() -> None:
 
 def test_bad_input_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (["--annotators", "0"], ["--seconds", "0"], ["--megabytes", "1000"]):
-        assert main(wrong) == 2
+        assert exit_status(main, wrong) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -15,13 +15,9 @@ from werkzeug.serving import make_server
 
 from backend.annotator import Annotator
 from backend.app import create_app
-from backend.label_studio.protocol import mask_request, read_predict
 from backend.settings import Settings
-from bench.serving.annotators import Request
-from bench.serving.load import Load, Sent, draw, image_server, main, measure, predict_body
-from skipclick import Click
+from bench.serving.load import Load, Sent, Target, Workload, draw, image_server, main, measure
 from tests.support.fakes import FlatImages
-from tests.support.recorded import clicked_bodies
 
 MakeAnnotator = Callable[..., Annotator]
 
@@ -39,27 +35,11 @@ def backend(annotator: Annotator, **settings: Any) -> Iterator[str]:
         server.server_close()
 
 
-def test_a_body_says_what_label_studios_does() -> None:
-    request = Request(3, (Click(0, 0), Click(159, 119, positive=False), Click(40, 60)))
-    body = predict_body(request, "/data/upload/1/a.jpg", (120, 160))
-    asked = mask_request(read_predict(body), lambda task, keypoint: None)
-    assert asked is not None
-    assert [(click.x, click.y, click.positive) for click in asked.clicks] == [
-        (click.x, click.y, click.positive) for click in request.clicks
-    ]
-    assert (asked.target.width, asked.target.height, asked.image.url) == (160, 120, "/data/upload/1/a.jpg")
-    recorded = clicked_bodies("03")[0]
-    item, real = body["params"]["context"]["result"][0], recorded["params"]["context"]["result"][0]
-    assert item.keys() == real.keys()
-    assert item["value"].keys() == real["value"].keys()
-    assert body["params"].keys() == recorded["params"].keys()
-
-
 def test_a_session_against_a_server(make_annotator: MakeAnnotator, tmp_path: Path) -> None:
     urls = [f"/data/upload/1/{place}.jpg" for place in range(3)]
-    bounds = {"annotators": 4, "clicks": 60, "seconds": 30.0, "think": 0.0, "login": ("me", "secret")}
     with backend(make_annotator(), basic_auth_user="me", basic_auth_pass="secret") as url:
-        load = measure(url, urls, [(120, 160)] * 3, **bounds)  # type: ignore[arg-type]
+        target = Target(url, urls, [(120, 160)] * 3, login=("me", "secret"))
+        load = measure(target, Workload(4, clicks=60, seconds=30.0, think=0.0))
     assert len(load.sent) == 60
     assert load.failures == {}
     assert 4 <= len(load.latencies(first=True)) <= 12
@@ -73,7 +53,7 @@ def test_a_session_against_a_server(make_annotator: MakeAnnotator, tmp_path: Pat
 def test_failures_are_counted_and_drawn(make_annotator: MakeAnnotator, tmp_path: Path) -> None:
     images = FlatImages(sizes={"/a.jpg": (10, 10)})
     with backend(make_annotator(images=images)) as url:
-        load = measure(url, ["/a.jpg"], [(120, 160)], annotators=2, clicks=5, seconds=30, think=0.001)
+        load = measure(Target(url, ["/a.jpg"], [(120, 160)]), Workload(2, clicks=5, seconds=30, think=0.001))
     assert load.failures == {400: 5}
     assert load.latencies(first=True) == []
     assert "failed requests: 5 x status 400" in "\n".join(load.lines())
@@ -94,11 +74,11 @@ def test_the_summary_in_words() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--url", "http://example.com:9090"], "is not this machine"),
+        (["--url", "http://example.com:9090"], "is not on this machine"),
         (["--url", "http://localhost:9"], "is the server running"),
-        (["--spawn", "--annotators", "1000"], "1 to 256 annotators"),
-        (["--spawn", "--seconds", "inf"], "at most 3600"),
-        (["--spawn", "--size", "1080p"], "is not a size such as 1920x1080"),
+        (["--spawn", "--annotators", "1000"], "at most 256 --annotators"),
+        (["--spawn", "--seconds", "3601"], "at most 3600"),
+        (["--spawn", "--think", "nan"], "not negative"),
         (["--spawn", "--images", "nowhere"], "holds 0 images"),
     ],
 )
@@ -106,6 +86,24 @@ def test_what_cannot_be_measured_is_said_in_one_line(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--size", "1080p"], "'1080p' is not a size such as 1920x1080"),
+        (["--seconds", "inf"], "'inf' is not a positive number"),
+        (["--clicks", "0"], "'0' is not a positive number"),
+    ],
+)
+def test_malformed_options_are_refused_with_exit_code_2(
+    arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["--spawn", *arguments])
+    assert error.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert complaint in line
 

@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from bench.serving.annotators import MAX_OBJECT_CLICKS, drawn_photo, photos, session
-from bench.serving.soak import ALLOWED_DIFFERENCE, ALLOWED_GROWTH, Outcome, SoakReport, main, soak
+from bench.serving.soak import ALLOWED_DIFFERENCE, ALLOWED_GROWTH, PackedAnswer, SoakReport, main, soak
 from skipclick.config import TINY
 from skipclick.masks import BoxMask
 from skipclick.model import SkipClick
 from skipclick.predictor import Answer, ClickRequest, Predictor
+from tests.support.commands import exit_status
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,13 @@ def test_in_batches_answers_differ_by_last_bits_at_most(network: Predictor) -> N
 def test_outcomes_tell_masks_apart() -> None:
     mask = np.random.default_rng(0).random((30, 40)) > 0.5
     mask[:3] = False
-    one = Outcome.of(BoxMask.of(mask), 0.9)
+    one = PackedAnswer.of(BoxMask.of(mask), 0.9)
     np.testing.assert_array_equal(one.full(), mask)
-    assert one.difference(Outcome.of(BoxMask.of(mask), 0.9)) == 0
-    assert one.difference(Outcome.of(BoxMask.of(mask), 0.8)) == pytest.approx(0.1)
+    assert one.difference(PackedAnswer.of(BoxMask.of(mask), 0.9)) == 0
+    assert one.difference(PackedAnswer.of(BoxMask.of(mask), 0.8)) == pytest.approx(0.1)
     mask[20, 20] ^= True
-    assert one.difference(Outcome.of(BoxMask.of(mask), 0.9)) == pytest.approx(1 / 1200)
-    nothing = Outcome.of(BoxMask.of(np.zeros((30, 40), bool)), 0.0)
+    assert one.difference(PackedAnswer.of(BoxMask.of(mask), 0.9)) == pytest.approx(1 / 1200)
+    nothing = PackedAnswer.of(BoxMask.of(np.zeros((30, 40), bool)), 0.0)
     assert not nothing.full().any()
 
 
@@ -94,7 +95,7 @@ def test_one_bit_is_noticed_and_so_are_errors_and_growth(network: Predictor) -> 
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--images", str(tmp_path), "--photos", "2"]) == 2
+    assert exit_status(main, ["--images", str(tmp_path), "--photos", "2"]) == 2
     assert "holds 0 images" in capsys.readouterr().err
     for name in ("a.png", "b.jpg"):
         Image.fromarray(drawn_photo(1, (60, 80))).save(tmp_path / name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +11,24 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from skipclick import Click, Predictor
+from skipclick import Click, Predictor, load_checkpoint
 from skipclick.evaluation.datasets import Sample
-from skipclick.evaluation.evaluate import MAX_BATCH, Rules, evaluate, evaluate_together, make_rules, simulate
+from skipclick.evaluation.evaluate import (
+    MAX_BATCH,
+    Rules,
+    evaluate,
+    evaluate_together,
+    extent_of,
+    make_rules,
+    replay,
+    simulate,
+)
 from skipclick.evaluation.results import ObjectResult
 from skipclick.metrics import iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import error_regions
+from skipclick.zoom import answer_zoomed, crop_encoder, zoom_request
 from tests.support.bench_models import BatchDiscModel, DiscModel, scene
 from tests.support.parity_files import for_each_golden, load_golden
 from tests.support.rule_weights import layout_of, rule_model
@@ -96,10 +104,8 @@ def test_photos_together_give_what_they_give_alone() -> None:
     image, target = scene()
     samples = [two_objects(), Sample("b", image[:, ::-1], {3: target[:, ::-1].copy()})]
     rules = Rules(num_clicks=5)
-    seconds: defaultdict[str, float] = defaultdict(float)
-    together = evaluate_together(BatchDiscModel(radius=8), samples, rules, None, nullcontext(), seconds)
+    together = evaluate_together(BatchDiscModel(radius=8), samples, rules, None)
     assert found(together) == found(list(evaluate(BatchDiscModel(radius=8), samples, rules)))
-    assert set(seconds) == {"encode", "search", "click", "score"}
 
 
 def test_jittered_clicks_depend_on_seed_photo_and_object_alone() -> None:
@@ -167,7 +173,7 @@ def test_the_paper_protocol_goes_as_the_released_evaluation(golden: Path, flip: 
 def test_the_serve_protocol_is_click_by_click_what_annotators_get(network: SkipClick) -> None:
     predictor = Predictor(network)
     _, target = scene()
-    rules = replace(make_rules("serve", "center", 0, [85], None), num_clicks=3)
+    rules = replace(make_rules("serve", "center", 0, [85], None, zoom=False), num_clicks=3)
     (result,) = evaluate(predictor, [Sample("a", photo(), {1: target})], rules)
     features = predictor.encode(photo())
     state = None
@@ -175,6 +181,54 @@ def test_the_serve_protocol_is_click_by_click_what_annotators_get(network: SkipC
         (answer,) = predictor.answer([ClickRequest(features, result.clicks[:count], state)])
         assert value == iou(answer.mask.full(), target)
         state = answer.state
+
+
+def small_things() -> Sample:
+    """Two small objects of a larger photo."""
+    image = np.full((240, 320, 3), 90, np.uint8)
+    targets = {}
+    for number, centre in enumerate([(80, 60), (230, 170)], 1):
+        cv2.circle(image, centre, 22, (250, 220, 30), cv2.FILLED)
+        targets[number] = np.asarray(cv2.circle(np.zeros((240, 320), np.uint8), centre, 22, (1,), cv2.FILLED), np.int8)
+    return Sample("small", image, targets)
+
+
+def test_the_serve_protocol_zooms_in_click_by_click() -> None:
+    """What `skipclick.zoom` answers from scratch, and which crops that took; the whole photo has other answers."""
+    predictor = Predictor(load_checkpoint("bundled"))
+    sample = small_things()
+    rules = replace(make_rules("serve", "center", 0, [85], None), num_clicks=3, target_iou=1.01)
+    results = list(evaluate(predictor, [sample], rules))
+    features = predictor.encode(sample.image)
+    for result in results:
+        target = sample.targets[result.object_id]
+        before, views = None, set()
+        for count, value in enumerate(result.ious, start=1):
+            request = zoom_request(features, result.clicks[:count], before, crop_encoder(predictor, sample.image))
+            (answer,) = answer_zoomed(predictor, [request])
+            assert value == pytest.approx(iou(answer.mask.full(), target), abs=1e-3)  # a batch of two rounds otherwise
+            before = answer.state
+            views.add(request.view)
+        assert result.crops == len(views) - 1 >= 1
+        assert result.extent == pytest.approx(45 / 240)
+        np.testing.assert_array_equal(replay(predictor, sample.image, result.clicks, rules), answer.mask.full())
+    without = list(evaluate(predictor, [sample], replace(rules, zoom=False)))
+    assert [one.crops for one in without] == [0, 0]
+    assert [one.ious[0] for one in without] == [one.ious[0] for one in results]
+    assert all(one.ious[1:] != other.ious[1:] for one, other in zip(results, without, strict=True))
+
+
+def test_other_models_are_measured_without_zoom() -> None:
+    rules = replace(make_rules("serve", "center", 0, [85], None), num_clicks=3)
+    plain = list(evaluate(DiscModel(radius=8), [two_objects()], replace(rules, zoom=False)))
+    assert found(list(evaluate(DiscModel(radius=8), [two_objects()], rules))) == found(plain)
+
+
+def test_an_objects_extent_is_its_longer_side_in_the_photos() -> None:
+    target = np.full((40, 200), -1, np.int8)
+    assert extent_of(target) == 0.0
+    target[10:30, 50:90] = 1
+    assert extent_of(target) == 0.5
 
 
 def test_a_batch_of_the_network_repeats_bit_for_bit(network: SkipClick) -> None:
@@ -190,5 +244,11 @@ def test_rules_follow_the_protocol() -> None:
     assert (serve.flip, serve.threshold, serve.seeds, serve.target_iou) == (False, 0.5, (0, 1), 0.95)
     assert make_rules("paper", "center", 3, [85, 98], False).target_iou == 0.98
     assert paper.to_dict()["thresholds"] == [85, 90, 95]
-    with pytest.raises(ValueError, match="without mirrored photos"):
+    assert (paper.zoom, serve.zoom) == (False, True)
+    assert make_rules("serve", "center", 0, [85], None, zoom=False).zoom is False
+    older = {name: value for name, value in paper.to_dict().items() if name != "zoom"}
+    assert Rules.from_dict(older) == paper
+    with pytest.raises(ValueError, match="published figures are without zoom-in"):
+        make_rules("paper", "center", 0, [85], None, zoom=True)
+    with pytest.raises(ValueError, match="mirrored photo"):
         make_rules("serve", "center", 0, [85], True)

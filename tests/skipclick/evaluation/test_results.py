@@ -14,13 +14,13 @@ from skipclick.evaluation.results import (
     Measurement,
     ModelRun,
     ObjectResult,
-    Problem,
     Results,
-    Spread,
+    SkippedPhoto,
     read_results,
     summarise,
     write_results,
 )
+from skipclick.evaluation.timing import MedianP95
 
 RULES = {"num_clicks": 4, "thresholds": [85, 90]}
 FIRST = ObjectResult("a", 1, None, [0.5, 0.86, 0.9], [Click(1, 2), Click(3, 4, False), Click(5, 6)], 10.0, [1, 2, 3])
@@ -29,11 +29,13 @@ THIRD = ObjectResult("b", 1, None, [0.95], [Click(9, 9)], 30.0, [8])
 
 
 def results() -> Results:
-    measurement = Measurement("GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [Problem("c", "broken")])
-    rival = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
+    measurement = Measurement(
+        "GrabCut", "/sets/GrabCut", (448, 448), None, [FIRST, SECOND], [SkippedPhoto("c", "broken")]
+    )
+    baseline = Measurement("GrabCut", "/sets/GrabCut", None, 3, [THIRD], [])
     runs = [
         ModelRun("bundled", "tiny", "ab" * 32, "cpu", "float32", [measurement]),
-        ModelRun("grabcut", "OpenCV", None, "cpu", "float32", [rival]),
+        ModelRun("grabcut", "OpenCV", None, "cpu", "float32", [baseline]),
     ]
     return Results(["--model", "bundled"], "2025-01-01T00:00:00+00:00", {"commit": None}, dict(RULES), runs)
 
@@ -43,6 +45,17 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     write_results(path, results())
     assert read_results(path) == results()
     assert [entry.name for entry in path.parent.iterdir()] == ["noc.json"]
+
+
+def test_files_from_before_zoom_in_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "noc.json"
+    write_results(path, results())
+    content = json.loads(path.read_text())
+    for run in content["runs"]:
+        for one in run["measurements"][0]["objects"]:
+            del one["extent"], one["crops"]
+    path.write_text(json.dumps(content))
+    assert read_results(path) == results()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "skipclick-noc-1"}', '{"format": "other", "runs": []}'])
@@ -69,7 +82,7 @@ def test_a_summary_counts_clicks_failures_and_times() -> None:
     assert summary.noc == {85: (2 + 4 + 1) / 3, 90: (3 + 4 + 1) / 3}
     assert summary.failures == {85: 1, 90: 1}
     assert summary.miou == pytest.approx([np.mean([0.5, 0.2, 0.95]), *(np.mean(x) for x in MIOU_AFTER)])
-    assert summary.encode_ms == Spread(20.0, 29.0)  # a photo's time counts once, however many objects share it
+    assert summary.encode_ms == MedianP95(20.0, 29.0)  # a photo's time counts once, however many objects share it
     assert summary.click_ms.median == 4.5
 
 

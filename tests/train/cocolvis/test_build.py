@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from skipclick.evaluation.datasets.sample import read_photo
 from skipclick.safe_unpickle import read_plain_pickle
 from tests.support.drawn_cocolvis import SKY, THING, Drawing, draw, write_official
+from tests.support.processes import descendants, is_running
 from train.__main__ import main
 from train.cocolvis.combine import combine
 from train.sources import open_sources
@@ -150,7 +151,8 @@ def test_a_killed_build_goes_on_and_ends_byte_for_byte_the_same(tmp_path: Path) 
     write_official(tmp_path, [draw(f"{number:012d}", (240, 320), number) for number in range(150)])
     command = [sys.executable, "-m", "train", "build-cocolvis", "--jobs", "2", "--coco", str(tmp_path / "coco")]
     command += ["--lvis", str(tmp_path / "lvis"), "--out", str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = os.environ | {"TMPDIR": str(tmp_path)}  # what multiprocessing leaves when it is killed
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = tmp_path / "killed" / "train" / "records.jsonl"
     wait_until(lambda: records.exists() and records.read_bytes().count(b"\n") > 20)
     children = descendants(process.pid)
@@ -172,18 +174,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.005)
-
-
-def descendants(parent: int) -> list[int]:
-    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [one for child in map(int, found) for one in (child, *descendants(child))]
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_what_a_kill_can_leave_is_put_right(official: Path) -> None:
@@ -215,7 +205,9 @@ def test_an_output_of_other_files_is_not_mixed_with_these(official: Path, capsys
     assert build(official) == 0
     before = content_of(official / "out")
     write_official(official, DRAWINGS[:2])
-    assert_refused(build(official), capsys, "was begun from other annotation files: give another --out, or delete it")
+    assert_refused(
+        build(official), capsys, "was started with different sources: give another --out, or delete the file"
+    )
     assert content_of(official / "out") == before
 
 
@@ -354,9 +346,11 @@ def test_a_place_that_cannot_be_written_is_said_in_one_line(official: Path, caps
 def test_a_damaged_journal_is_said(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert build(official) == 0
     records = official / "out" / "train" / "records.jsonl"
-    for content in ('{"format": "other"}\n', "no JSON\n", "", '{"format": "skipclick-cocolvis-1"}\n', "[]\n"):
+    for content in ('{"format": "other"}\n', "no JSON\n", "", "[]\n"):
         records.write_text(content)
-        assert_refused(build(official), capsys, "records.jsonl is damaged: delete it")
+        assert_refused(
+            build(official), capsys, "records.jsonl is damaged, or not a journal of this command: give another --out"
+        )
 
 
 def test_what_is_built_is_what_training_reads(official: Path) -> None:

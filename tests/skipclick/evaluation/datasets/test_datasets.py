@@ -104,5 +104,5 @@ def test_a_missing_package_is_said_with_its_remedy(
     folder: Path, name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ValueError, match=rf"need {module}: pip install -r requirements-bench\.txt"):
+    with pytest.raises(ValueError, match=rf"need {module}: pip install 'skipclick\[eval\]'"):
         open_dataset(name, folder)

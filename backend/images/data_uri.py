@@ -1,0 +1,45 @@
+"""The content of `data:` URIs as browsers read them, by the Fetch standard."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from urllib.parse import unquote_to_bytes
+
+_ASCII_BLANKS = "\t\n\f\r "
+_BASE64_MARK = re.compile(r"; *base64\Z", re.IGNORECASE)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+
+
+class DataUriError(ValueError):
+    """A `data:` URI has no readable content; the message says why."""
+
+
+def data_uri_content(uri: str, max_bytes: int) -> bytes:
+    """The bytes of a cleaned `data:` URI. Raises `DataUriError`."""
+    head, comma, payload = uri.partition(",")
+    if not comma:
+        raise DataUriError("is no data URI: it has no comma")
+    payload = payload.partition("#")[0]
+    raw = unquote_to_bytes(payload) if "%" in payload else payload.encode()
+    if _BASE64_MARK.search(head.rstrip(_ASCII_BLANKS)):
+        raw = _from_base64(raw, max_bytes)
+    if len(raw) > max_bytes:
+        raise DataUriError(f"is larger than IMAGE_MAX_BYTES={max_bytes} allows")
+    return raw
+
+
+def _from_base64(raw: bytes, max_bytes: int) -> bytes:
+    """As browsers do: blanks anywhere, and padding either complete or left out."""
+    raw = raw.translate(None, _ASCII_BLANKS.encode())
+    if len(raw) * 3 // 4 > max_bytes + 2:
+        raise DataUriError(f"is larger than IMAGE_MAX_BYTES={max_bytes} allows")
+    if len(raw) % 4 == 0:
+        raw = raw.removesuffix(b"=").removesuffix(b"=")
+    if not _BASE64.fullmatch(raw) or len(raw) % 4 == 1:
+        raise DataUriError("is not base64")
+    try:
+        return base64.b64decode(raw + b"=" * (-len(raw) % 4))
+    except binascii.Error:
+        raise DataUriError("is not base64") from None

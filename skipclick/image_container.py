@@ -1,0 +1,321 @@
+"""What of an image file decides its pixels: the rest is left out before a decoder sees it.
+
+Decoders stumble over metadata: over text with a wrong check sum, a broken profile, an orientation where no browser
+looks for it. Here each format's container is read just far enough to leave those out, to find the orientation that
+browsers obey, and to end a file that lacks its end. Nothing is copied but headers: pixels are read from the file when
+they are asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import sys
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from skipclick.exif import UPRIGHT, orientation
+
+_Part = bytes | tuple[int, int]
+"""Bytes, or where in the file they are: start and length, at most up to the file's end."""
+
+_BLOCK = 1 << 16
+_LARGEST_EXIF = 1 << 20
+_LARGEST_BOXES = 1 << 22
+_LARGEST_FILE = 1 << 62
+
+
+@dataclass(frozen=True)
+class Container:
+    """An image file without what does not matter to its pixels."""
+
+    file: BinaryIO
+    orientation: int | None
+    """1 to 8 as EXIF numbers them; None where the decoder finds it, in boxes or tags."""
+    bits: int | None = None
+    """Per value, where the container says it."""
+    interlaced: bool = False
+    first_frame: int = 0
+    """The frame that is shown first: 1 where an animation does not contain the still picture."""
+
+
+def open_container(file: BinaryIO) -> Container:
+    """Reads no more of the seekable `file` than the headers before the pixels."""
+    start = _read(file, 0, 12)
+    if start.startswith(b"\xff\xd8\xff"):
+        return _open_jpeg(file)
+    if start.startswith(_PNG_SIGNATURE):
+        return _open_png(file)
+    if start[4:8] == b"ftyp":
+        return _open_avif(file)
+    file.seek(0)
+    return Container(file, None if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else UPRIGHT)
+
+
+def is_cut_off(file: BinaryIO) -> bool:
+    """Whether an image file says of itself that it should go on; of a TIFF this is not known."""
+    start = _read(file, 0, 12)
+    if not start.startswith((b"\xff\xd8\xff", _PNG_SIGNATURE, b"RIFF", b"GIF8", b"BM")) and start[4:8] != b"ftyp":
+        return False  # is not fetched to its end
+    size = file.seek(0, io.SEEK_END)
+    if start.startswith(b"\xff\xd8\xff"):
+        return not _has_jpeg_end(file, _read_jpeg_head(file)[2])
+    if start.startswith(_PNG_SIGNATURE):
+        return all(name != b"IEND" for name, _, _ in _png_chunks(file))
+    if start[4:8] == b"ftyp":
+        return any(at + length > size for _, at, length in _boxes(file))
+    if start.startswith(b"RIFF"):
+        return len(start) < 12 or struct.unpack("<L", start[4:8])[0] + 8 > size
+    if start.startswith(b"GIF8"):
+        return b"\x3b" not in _read(file, max(0, size - _BLOCK), _BLOCK)
+    return len(start) < 12 or struct.unpack("<L", start[2:6])[0] > size
+
+
+class _Parts(io.RawIOBase):
+    """A seekable file of parts, which are asked for when they are reached."""
+
+    def __init__(self, file: BinaryIO, parts: Iterator[_Part]) -> None:
+        self._file = file
+        self._coming = parts
+        self._starts: list[int] = []
+        self._parts: list[_Part] = []
+        self._end = 0
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        if whence == io.SEEK_END:
+            raise io.UnsupportedOperation("the end is not known before it is reached")
+        self._place = max(0, offset + (self._place if whence == io.SEEK_CUR else 0))
+        return self._place
+
+    def readinto(self, buffer: Any, /) -> int:
+        while self._place >= self._end:
+            part = next(self._coming, None)
+            if part is None:
+                return 0
+            self._starts.append(self._end)
+            self._parts.append(part)
+            self._end += len(part) if isinstance(part, bytes) else part[1]
+        index = bisect_right(self._starts, self._place) - 1
+        data = self._inside(self._parts[index], self._place - self._starts[index], len(buffer))
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def _inside(self, part: _Part, offset: int, count: int) -> bytes:
+        if isinstance(part, bytes):
+            return part[offset : offset + count]
+        start, length = part
+        return _read(self._file, start + offset, min(count, length - offset))
+
+
+def _of_parts(file: BinaryIO, parts: Iterator[_Part]) -> BinaryIO:
+    return io.BufferedReader(_Parts(file, parts), _BLOCK)
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+# JPEG
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
+_START_OF_SCAN, _EXIF_SEGMENT, _JFIF_SEGMENT, _ADOBE_SEGMENT = 0xDA, 0xE1, 0xE0, 0xEE
+_METADATA_SEGMENTS = (*range(0xE0, 0xF0), 0xFE)
+_JPEG_END = b"\xff\xd9"
+_SEGMENT_BETWEEN_SCANS = re.compile(rb"\xff[\xc4\xcc\xda\xdb\xdd\xe0-\xef\xfe]")
+
+
+def _open_jpeg(file: BinaryIO) -> Container:
+    head, turn, scans = _read_jpeg_head(file)
+    return Container(_of_parts(file, _jpeg_parts(file, head, scans)), turn)
+
+
+def _read_jpeg_head(file: BinaryIO) -> tuple[bytes, int, int]:
+    """What precedes the first scan's data, without metadata; the orientation; where that data begins.
+
+    Of the metadata only the two segments that tell the colours stay: JFIF's and Adobe's, if they are long enough.
+    """
+    head, turn, at = bytearray(b"\xff\xd8"), None, 2
+    while (found := _jpeg_marker(file, at)) is not None:
+        marker, at = found
+        if marker in _WITHOUT_LENGTH:
+            continue
+        length_bytes = _read(file, at, 2)
+        length = int.from_bytes(length_bytes, "big")
+        data = _read(file, at + 2, max(0, length - 2))
+        at += 2 + len(data)
+        if len(data) + 2 < length:
+            break  # cut off before its pixels
+        if marker == _EXIF_SEGMENT and data.startswith(b"Exif\0") and len(data) > 6 and turn is None:
+            turn = orientation(data[6:])  # the first counts, even if it says nothing; the prefix's last byte may be any
+        if marker not in _METADATA_SEGMENTS or _tells_colours(marker, data):
+            head += bytes([0xFF, marker]) + length_bytes + data
+        if marker == _START_OF_SCAN:
+            break
+    return bytes(head), turn or UPRIGHT, at
+
+
+def _has_jpeg_end(file: BinaryIO, at: int) -> bool:
+    """Whether an end marker follows; the data of scans cannot contain one."""
+    while len(block := _read(file, at, _BLOCK)) > 1:
+        if _JPEG_END in block:
+            return True
+        at += len(block) - 1  # its last byte may begin the marker
+    return False
+
+
+def _jpeg_marker(file: BinaryIO, at: int) -> tuple[int, int] | None:
+    """The next marker and where it ends; whatever lies before it is passed over, as browsers do."""
+    while True:
+        block = _read(file, at, 4096)
+        if found := _JPEG_MARKER.search(block):
+            return found[1][0], at + found.end()
+        if len(block) < 4096:
+            return None
+        at += len(block) - 1  # its last byte may begin the marker
+
+
+def _tells_colours(marker: int, data: bytes) -> bool:
+    if marker == _JFIF_SEGMENT:
+        return data.startswith(b"JFIF\0") and len(data) >= 14
+    return marker == _ADOBE_SEGMENT and data.startswith(b"Adobe") and len(data) >= 12
+
+
+def _jpeg_parts(file: BinaryIO, head: bytes, scans: int) -> Iterator[_Part]:
+    """The head, what follows, and an end that is there in any case: a decoder that has to wait for more bytes may keep
+    the last rows to itself, and all of a progressive picture."""
+    yield head
+    at, step = scans, 2 * _BLOCK
+    while len(block := _read(file, at, 2 * step)) == 2 * step:
+        yield at, step
+        at += step
+    yield at, _without_partial_segment(block)
+    yield _JPEG_END
+
+
+def _without_partial_segment(end: bytes) -> int:
+    """The length of a file's last bytes up to a segment that they only begin, such as a table between two scans; the
+    longest segment has half as many bytes as are looked at."""
+    for found in _SEGMENT_BETWEEN_SCANS.finditer(end):
+        at = found.start()
+        if at + 4 > len(end) or at + 2 + int.from_bytes(end[at + 2 : at + 4], "big") > len(end):
+            return at
+    return len(end)
+
+
+# PNG
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def _open_png(file: BinaryIO) -> Container:
+    parts: list[_Part] = [_PNG_SIGNATURE]
+    found, header, colours, animation, in_animation = None, b"", 0, list[_Part](), False
+    chunks = _png_chunks(file)
+    for name, at, length in chunks:
+        whole = (at - 8, length + 12)
+        if name == b"IHDR" and not header:
+            header = _read(file, at, 13)
+            parts.append(whole)
+        elif name == b"IDAT":
+            apart = bool(animation) and not in_animation
+            kept = (b"IDAT", *_ANIMATION) if apart else (b"IDAT",)
+            # Where the still picture is the animation's first frame, it is all that counts.
+            parts += [*(animation if apart else ()), whole]
+            file_parts = _png_parts(parts, chunks, kept)
+            bits, interlaced = (header[8], header[12] != 0) if len(header) == 13 else (None, False)
+            return Container(_of_parts(file, file_parts), found or UPRIGHT, bits, interlaced, int(apart))
+        elif name == b"PLTE":
+            parts.append(whole)
+            colours = length // 3
+        elif name == b"tRNS" and _fits(length, header, colours) and _sum_is_right(file, name, at, length):
+            parts.append(whole)
+        elif name == b"eXIf" and found is None and _sum_is_right(file, name, at, length):
+            found = orientation(_read(file, at, min(length, _LARGEST_EXIF)))  # the first counts
+        elif name == b"acTL" and length == 8 and _read(file, at, 4) != bytes(4):
+            animation = [whole]
+        elif name == b"fcTL":
+            in_animation = True
+    return Container(_of_parts(file, iter(parts)), UPRIGHT)  # no pixels: the decoder says so
+
+
+def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start of the data and length of each chunk, up to the end or to what cannot be a chunk."""
+    at = len(_PNG_SIGNATURE)
+    while len(head := _read(file, at, 8)) == 8 and all(0x20 < byte < 0x7F for byte in head[4:]):
+        length = int.from_bytes(head[:4], "big")
+        yield head[4:], at + 8, length
+        if head[4:] == b"IEND":
+            return
+        at += 12 + length
+
+
+def _png_parts(
+    before: list[_Part], chunks: Iterator[tuple[bytes, int, int]], kept: tuple[bytes, ...]
+) -> Iterator[_Part]:
+    yield from before
+    for name, at, length in chunks:
+        if name in kept:
+            yield at - 8, length + 12
+        elif name == b"IEND":
+            yield _PNG_END
+
+
+def _fits(length: int, header: bytes, colours: int) -> bool:
+    """Whether a transparency of this length suits the colour type: one grey value, one colour, or a palette."""
+    fitting = {0: length == 2, 2: length == 6, 3: length <= colours}
+    return len(header) == 13 and fitting.get(header[9], False)
+
+
+def _sum_is_right(file: BinaryIO, name: bytes, at: int, length: int) -> bool:
+    check, left = zlib.crc32(name), length
+    file.seek(at)
+    while left and (block := file.read(min(left, _BLOCK))):
+        check, left = zlib.crc32(block, check), left - len(block)
+    return file.read(4) == check.to_bytes(4, "big")
+
+
+# AVIF
+
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
+
+
+def _open_avif(file: BinaryIO) -> Container:
+    """Its boxes say how it is turned, which the decoder obeys, and its EXIF data says nothing that browsers heed: they
+    are given another name of the same length, so that nothing moves."""
+    for name, at, length in _boxes(file):
+        if name == b"meta":
+            head = _EXIF_ITEM.sub(rb"\1skip", _read(file, 0, min(at + length, _LARGEST_BOXES)))
+            return Container(_of_parts(file, iter((head, (len(head), sys.maxsize)))), None)
+    file.seek(0)
+    return Container(file, None)
+
+
+def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
+    """Name, start and length of each box on the outermost level."""
+    at = 0
+    while len(head := _read(file, at, 16)) >= 8:
+        length, name = struct.unpack(">L4s", head[:8])
+        if length == 1 and len(head) == 16:
+            length = int.from_bytes(head[8:], "big")
+        if length < 8:  # 0: up to the end of the file; less than its own head: broken
+            return
+        yield name, at, length
+        at += length
+        if at > _LARGEST_FILE:  # nowhere that a file can be read
+            return

@@ -1,0 +1,412 @@
+"""Zoom-in: from the second click on, the network looks at a crop of the photo around the object.
+
+A network that sees 320 or 448 pixels of a photo draws a small object coarsely. The first click is answered on the whole
+photo, each further one on the view that `next_view` chooses from the answer before and the clicks:
+
+    photo, encode_crop, state = predictor.encode(image), crop_encoder(predictor, image), None
+    for count in range(1, len(clicks) + 1):
+        request = zoom_request(photo, clicks[:count], state, encode_crop)
+        (answer,) = answer_zoomed(predictor, [request])
+        state = answer.state
+
+Everything is a value: features of the photo and of its crops, states, answers. Where crops are encoded and kept is the
+caller's business, and no answer depends on it. While the view is the whole photo, answers are those of
+`Predictor.answer`, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skipclick.features import ImageFeatures
+from skipclick.masks import BoxMask, enlarge, weighted_rows
+from skipclick.predictor import ClickRequest, Predictor, check_clicks
+from skipclick.prompts import Click
+
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels of the photo, the last two exclusive."""
+
+NOTHING: Box = (0, 0, 0, 0)
+"""The box of an empty mask."""
+
+FEATHER = 1 / 16
+"""Part of a crop's side, along each border within the photo, in which its answer fades into the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZoomRule:
+    """Which part of the photo the network looks at. The defaults are the best of an experiment, see bench/ZOOM.md."""
+
+    margin: float = 1.4
+    """Sides of a new crop in those of the box around mask and clicks."""
+    largest: float = 0.9
+    """A crop of more than this part of the photo's sides is not worth an encode: the view is the whole photo. Where the
+    parts of both sides differ, their geometric mean counts."""
+    elongation: float = 0.0
+    """Shape of a crop: 0 for the photo's aspect ratio, 1 for that of the box, between them what lies between."""
+    smallest: float = 0.25
+    """Sides of a crop have at least this part of the network's pixels: closer up there is nothing more to be seen."""
+    loosest: float = 1.8
+    """A crop is left for a closer one when its sides are more than this many times as long; likewise."""
+
+
+DEFAULT_RULE = ZoomRule()
+
+
+@dataclass(frozen=True, eq=False)
+class ZoomState:
+    """What the next click needs of the answer before it; its size depends on nothing but the network's."""
+
+    whole: Tensor
+    """(H, W) of the network, in its dtype, on its device: the object's probability over the photo, with that of the
+    crops so far averaged in."""
+    crop: Tensor | None
+    """The same over `view`; None where that is the whole photo."""
+    view: Box
+    """What the last click was answered on."""
+    mask_box: Box
+    """Around the mask; `NOTHING` if it is empty."""
+
+    @property
+    def resolution(self) -> tuple[int, int]:
+        """(H, W) of the network."""
+        return self.whole.shape[0], self.whole.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.whole.nbytes + (0 if self.crop is None else self.crop.nbytes)
+
+
+@dataclass(frozen=True, eq=False)
+class ZoomRequest:
+    """One object's clicks on one photo, to be answered on one view of it."""
+
+    features: ImageFeatures
+    """Of the view; their `image_size` is the view's in pixels of the photo."""
+    view: Box
+    size: tuple[int, int]
+    """(H, W) of the photo in pixels."""
+    clicks: Sequence[Click]
+    """All clicks of the object, oldest first, in pixels of the photo. Those outside the view are left out."""
+    previous: ZoomState | None = None
+    """After all clicks but the last; None at the first click."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZoomAnswer:
+    """What the annotator gets, and what the next click needs."""
+
+    mask: BoxMask
+    score: float
+    """Mean probability inside the mask, 0 if it is empty."""
+    state: ZoomState
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.mask.nbytes + self.state.nbytes
+
+
+def whole_view(size: tuple[int, int]) -> Box:
+    """The view of a whole photo of `size` (H, W)."""
+    return 0, 0, size[0], size[1]
+
+
+def next_view(
+    previous: ZoomState | None, clicks: Sequence[Click], size: tuple[int, int], rule: ZoomRule = DEFAULT_RULE
+) -> Box:
+    """The view for the last of `clicks`: the likely one, or where that click falls outside it, one around all.
+
+    It follows from the clicks and the answer to all but the last, and from nothing else.
+    """
+    if previous is None or previous.mask_box == NOTHING:
+        return whole_view(size)
+    view = likely_view(previous, clicks[:-1], size, rule)
+    if contains(core(view, size), around(clicks[-1:], size)):
+        return view
+    return new_view(around(clicks, size, previous.mask_box), size, previous.resolution, rule)
+
+
+def likely_view(
+    previous: ZoomState, clicks: Sequence[Click], size: tuple[int, int], rule: ZoomRule = DEFAULT_RULE
+) -> Box:
+    """The view for the click after `clicks`, to which `previous` is the answer, unless that click falls outside it.
+
+    The present crop stays while mask and clicks fit into it with room to spare and it is not far too large.
+    """
+    if previous.mask_box == NOTHING:
+        return whole_view(size)
+    box = around(clicks, size, previous.mask_box)
+    closer = new_view(box, size, previous.resolution, rule)
+    view = previous.view
+    is_tight = math.sqrt(_area(view) / _area(closer)) <= rule.loosest
+    return view if view != whole_view(size) and is_tight and contains(core(view, size), box) else closer
+
+
+def new_view(box: Box, size: tuple[int, int], resolution: tuple[int, int], rule: ZoomRule = DEFAULT_RULE) -> Box:
+    """A view with `box` in its middle; the whole photo where it would be almost that.
+
+    resolution: (H, W) of the network.
+    """
+    sides = box[2] - box[0], box[3] - box[1]
+    wanted = [
+        max(rule.margin * side, rule.smallest * pixels) / length
+        for side, pixels, length in zip(sides, resolution, size, strict=True)
+    ]
+    parts = [min(max(wanted) ** (1 - rule.elongation) * part**rule.elongation, 1.0) for part in wanted]
+    if math.sqrt(math.prod(parts)) > rule.largest:
+        return whole_view(size)
+    top, bottom = _stretch_around(box[0], box[2], size[0], parts[0])
+    left, right = _stretch_around(box[1], box[3], size[1], parts[1])
+    return top, left, bottom, right
+
+
+def _stretch_around(start: int, stop: int, length: int, part: float) -> tuple[int, int]:
+    """`part` of `length`, as far as the photo's border allows with start:stop in its middle."""
+    extent = max(round(part * length), stop - start)
+    first = min(max((start + stop - extent) // 2, 0), length - extent)
+    return first, first + extent
+
+
+def around(clicks: Sequence[Click], size: tuple[int, int], box: Box = NOTHING) -> Box:
+    """The box around the pixels of clicks and another box."""
+    rows = [min(int(click.y), size[0] - 1) for click in clicks]
+    columns = [min(int(click.x), size[1] - 1) for click in clicks]
+    if box != NOTHING:
+        rows += [box[0], box[2] - 1]
+        columns += [box[1], box[3] - 1]
+    return min(rows), min(columns), max(rows) + 1, max(columns) + 1
+
+
+def core(view: Box, size: tuple[int, int]) -> Box:
+    """The part of a view in which its answer counts fully: all but `FEATHER` along borders within the photo."""
+    top, left, bottom, right = view
+    down, across = math.ceil(FEATHER * (bottom - top)), math.ceil(FEATHER * (right - left))
+    return (
+        top and top + down,
+        left and left + across,
+        bottom if bottom == size[0] else bottom - down,
+        right if right == size[1] else right - across,
+    )
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def contains(outer: Box, inner: Box) -> bool:
+    """Whether no pixel of `inner` lies outside of `outer`."""
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def crop_encoder(predictor: Predictor, image: NDArray[np.uint8]) -> Callable[[Box], ImageFeatures]:
+    """A function that encodes views of `image`, uint8 RGB (H, W, 3), and remembers the last one."""
+
+    @lru_cache(maxsize=1)
+    def encode(view: Box) -> ImageFeatures:
+        top, left, bottom, right = view
+        return predictor.encode(image[top:bottom, left:right])
+
+    return encode
+
+
+def zoom_request(
+    photo: ImageFeatures,
+    clicks: Sequence[Click],
+    previous: ZoomState | None,
+    encode_crop: Callable[[Box], ImageFeatures],
+    rule: ZoomRule = DEFAULT_RULE,
+) -> ZoomRequest:
+    """The request for the last of `clicks`, with the features of its view: the photo's or those of `encode_crop`."""
+    view = next_view(previous, clicks, photo.image_size, rule)
+    features = photo if view == whole_view(photo.image_size) else encode_crop(view)
+    return ZoomRequest(features, view, photo.image_size, clicks, previous)
+
+
+@torch.inference_mode()
+def answer_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> list[ZoomAnswer]:
+    """Masks after the objects' clicks so far: one batch, of any photos and any views of them.
+
+    Raises `ValueError` if there is no request, a click lies outside its photo, none in the view, or what is given does
+    not belong together.
+    """
+    for request in requests:
+        _check(request)
+    antialias = predictor.model.config.antialias
+    before = [_in_view(request, antialias) for request in requests]
+    probabilities = predictor.probabilities(
+        [
+            ClickRequest(request.features, _clicks_in_view(request), known)
+            for request, known in zip(requests, before, strict=True)
+        ]
+    )
+    # All work is handed to the device before the first result is waited for.
+    work = []
+    for request, known, probability in zip(requests, before, probabilities, strict=True):
+        seamless = _feathered(request, known, probability)
+        enlarged = enlarge(seamless, request.features.image_size, antialias=antialias)
+        work.append((request, enlarged, seamless.to(predictor.dtype, copy=True)))
+    answers = []
+    for request, enlarged, probability in work:
+        inner, score = enlarged.fetch()
+        mask = _in_photo(inner, request)
+        answers.append(ZoomAnswer(mask, score, _state(request, probability, mask.box, antialias)))
+    return answers
+
+
+def _check(request: ZoomRequest) -> None:
+    check_clicks(request.clicks, request.size)
+    top, left, bottom, right = view = request.view
+    if not contains(whole_view(request.size), view):
+        raise ValueError(f"the view {view} is no part of a photo of {request.size[1]} x {request.size[0]} pixels")
+    if request.features.image_size != (bottom - top, right - left):
+        raise ValueError(
+            f"the features are of {request.features.image_size[1]} x {request.features.image_size[0]} pixels, but the "
+            f"view {view} has {right - left} x {bottom - top}; encode that part of the photo"
+        )
+    if (
+        request.previous is not None
+        and request.previous.mask_box != NOTHING
+        and not contains(view, request.previous.mask_box)
+    ):
+        raise ValueError(
+            f"the view {view} cuts off a part of the mask, which lies in {request.previous.mask_box}; "
+            "give the view of `next_view`"
+        )
+
+
+def _clicks_in_view(request: ZoomRequest) -> list[Click]:
+    """In pixels of the view."""
+    top, left, bottom, right = request.view
+    moved = [Click(click.x - left, click.y - top, click.positive) for click in request.clicks]
+    return [click for click in moved if 0 <= click.x <= right - left and 0 <= click.y <= bottom - top]
+
+
+def _in_view(request: ZoomRequest, antialias: bool) -> Tensor | None:
+    """What is known before the click, on the view's network pixels: from the crop if it covers the view, else from the
+    whole photo."""
+    state, view = request.previous, request.view
+    if state is None:
+        return None
+    if state.crop is not None and contains(state.view, view):
+        source, source_view = state.crop, state.view
+    else:
+        source, source_view = state.whole, whole_view(request.size)
+    return source if source_view == view else _resample(source, source_view, view, antialias).to(source.dtype)
+
+
+def _feathered(request: ZoomRequest, known: Tensor | None, probability: Tensor) -> Tensor:
+    """The answer on a view, float32 (h, w), fading into what was known before towards borders within the photo."""
+    if request.view == whole_view(request.size):
+        return probability
+    top, left, bottom, right = request.view
+    rows = _ramp(probability.shape[0], top > 0, bottom < request.size[0], probability.device)
+    columns = _ramp(probability.shape[1], left > 0, right < request.size[1], probability.device)
+    before = torch.zeros_like(probability) if known is None else known.float()
+    return torch.lerp(before, probability, torch.minimum(rows[:, None], columns[None, :]))
+
+
+@lru_cache(maxsize=32)
+def _ramp(length: int, at_start: bool, at_end: bool, device: torch.device) -> Tensor:
+    """Weights (length,) that rise from 0 at the given ends to 1 within `FEATHER` of the length."""
+    rising = ((torch.arange(length) + 0.5) / (FEATHER * length)).clamp(max=1)
+    weights = torch.ones(length)
+    if at_start:
+        weights = torch.minimum(weights, rising)
+    if at_end:
+        weights = torch.minimum(weights, rising.flip(0))
+    return weights.to(device)
+
+
+def _in_photo(inner: BoxMask, request: ZoomRequest) -> BoxMask:
+    """A view's mask as the photo's: outside the view nothing was the object's before, and nothing is now."""
+    if inner.empty:
+        return BoxMask(request.size, NOTHING, inner.pixels)
+    top, left = request.view[:2]
+    box = (inner.box[0] + top, inner.box[1] + left, inner.box[2] + top, inner.box[3] + left)
+    return BoxMask(request.size, box, inner.pixels)
+
+
+def _state(request: ZoomRequest, probability: Tensor, mask_box: Box, antialias: bool) -> ZoomState:
+    """The state after an answer on the request's view, (h, w) in the network's dtype."""
+    photo = whole_view(request.size)
+    if request.view == photo:
+        return ZoomState(probability, None, photo, mask_box)
+    whole = torch.zeros_like(probability) if request.previous is None else request.previous.whole.clone()
+    rows, columns = (
+        _inside(length, extent, stretch, antialias)
+        for length, extent, stretch in zip(whole.shape, request.size, _stretches(request.view), strict=True)
+    )
+    averaged = _resample(probability, request.view, photo, antialias, rows, columns)
+    whole[rows, columns] = averaged.to(whole.dtype)
+    return ZoomState(whole, probability, request.view, mask_box)
+
+
+def _stretches(view: Box) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A view's rows and columns, as (first, end)."""
+    return (view[0], view[2]), (view[1], view[3])
+
+
+def _inside(length: int, extent: int, stretch: tuple[int, int], antialias: bool) -> slice:
+    """Of the network's `length` pixels over a photo's `extent` those whose centres lie in a stretch of it."""
+    first, last = np.searchsorted(_centres(length, (0, extent), antialias), (stretch[0] - 0.5, stretch[1] - 0.5))
+    return slice(int(first), int(last))
+
+
+def _resample(
+    source: Tensor,
+    source_view: Box,
+    view: Box,
+    antialias: bool,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
+) -> Tensor:
+    """A probability (h, w) over one view as float32 on some network pixels of another; beyond its border it goes on."""
+    result = source.float()
+    stretches = zip(_stretches(source_view), _stretches(view), strict=True)
+    for length, (here, there), part in zip(source.shape, stretches, (rows, columns), strict=True):
+        first, weights = _taps(length, here, there, antialias, source.device)
+        result = weighted_rows(result.contiguous(), first[part], weights[part]).T
+    return result.contiguous()
+
+
+@lru_cache(maxsize=256)
+def _taps(
+    length: int, source: tuple[int, int], target: tuple[int, int], antialias: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Bilinear interpolation for `length` network pixels over one stretch of the photo from as many over another.
+
+    The first of the neighbouring source pixels, (length,), and their weights, (length, K): a triangle that widens when
+    shrinking, as in `F.interpolate` with antialiasing.
+    """
+    start, spacing = _grid(length, source, antialias)
+    support = max(_grid(length, target, antialias)[1] / spacing, 1.0)
+    position = np.clip((_centres(length, target, antialias) - start) / spacing, 0, length - 1)
+    first = np.maximum(np.ceil(position - support), 0).astype(np.int64)
+    pixels = first[:, None] + np.arange(math.floor(2 * support) + 1)
+    weights = np.maximum(1 - np.abs(pixels - position[:, None]) / support, 0) * (pixels < length)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return torch.from_numpy(first).to(device), torch.from_numpy(weights).to(device)
+
+
+def _centres(length: int, stretch: tuple[int, int], antialias: bool) -> NDArray[np.float64]:
+    """Where the centres of a view's network pixels lie, in pixels of the photo, whose own centres are whole numbers."""
+    start, spacing = _grid(length, stretch, antialias)
+    return start + spacing * np.arange(length, dtype=np.float64)
+
+
+def _grid(length: int, stretch: tuple[int, int], antialias: bool) -> tuple[float, float]:
+    """The first of `_centres` and their distance: half-pixel centres, or aligned corners, as `Predictor` resizes."""
+    extent = stretch[1] - stretch[0]
+    if antialias:
+        return stretch[0] + extent / length / 2 - 0.5, extent / length
+    return float(stretch[0]), max(extent - 1, 1e-6) / max(length - 1, 1)

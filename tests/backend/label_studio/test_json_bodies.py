@@ -1,0 +1,82 @@
+"""Protects the reading of JSON that strict parsers refuse for one value somewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.label_studio.json_bodies import loads
+
+ODD = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(st.characters() | st.sampled_from('"\\\ud800'), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["NaN", '"', "\\"]), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(ODD, st.booleans())
+def test_what_python_writes_is_read_as_a_browser_would(value: Any, escaped: bool) -> None:
+    """NaN and the like are null, half a surrogate pair is U+FFFD, and all the rest is as it was."""
+
+    def expected(value: Any) -> Any:
+        match value:
+            case float():
+                return value if math.isfinite(value) else None
+            case str():
+                return re.sub("[\ud800-\udfff]", "\ufffd", value)
+            case list():
+                return [expected(inner) for inner in value]
+            case dict():
+                return {key: expected(inner) for key, inner in value.items()}
+        return value
+
+    raw = json.dumps(value, ensure_ascii=escaped).encode("utf-8", "surrogatepass")
+    assert loads(raw) == expected(value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"[NaN, -Infinity, Infinity, 1e999, -1e999, 1" + b"0" * 400 + b"]", [None] * 6),
+        (b'["\\ud800", "a\\uDC00b", "\\udc00\\ud83d\\ude00\\ud83d"]', ["\ufffd", "a\ufffdb", "\ufffd\U0001f600\ufffd"]),
+        (b'[NaN, "\\\\ud800 \\" NaN -Infinity 1e999"]', [None, '\\ud800 " NaN -Infinity 1e999']),
+        (b'{"\\ud800": NaN}', {"\ufffd": None}),
+        (b'["\xed\xa0\x80"]', ["\ufffd"]),
+    ],
+)
+def test_values_that_json_has_not(raw: bytes, expected: Any) -> None:
+    assert loads(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"[nan]", b'{"a" NaN}', b"\xff\xfe", b'["\xff"]', b'"\\ud8', b"[1,]", b"[--1]"]
+)
+def test_what_is_no_json_is_refused(raw: bytes) -> None:
+    with pytest.raises(orjson.JSONDecodeError):
+        loads(raw)
+
+
+@pytest.mark.parametrize("piece", [b'"', b'\\"', b'"\\"', b"\\ud800", b"[", b"-", b"NaN", b"1"])
+def test_nothing_takes_quadratic_time(piece: bytes) -> None:
+    def seconds(count: int) -> float:
+        begin = time.process_time()
+        try:
+            loads(b'["' + piece * count)
+        except orjson.JSONDecodeError:
+            return time.process_time() - begin
+        raise AssertionError
+
+    seconds(1000)
+    assert seconds(100_000) < 2.0  # quadratic would take minutes

@@ -1,0 +1,442 @@
+"""Protects zoom-in: which view is chosen, that answers depend on nothing else, and masks without seams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skipclick import Click, Predictor, load_checkpoint
+from skipclick.features import ImageFeatures
+from skipclick.masks import enlarge
+from skipclick.metrics import iou
+from skipclick.model import PreparedFeatures, SkipClick
+from skipclick.predictor import ClickRequest
+from skipclick.simulation import next_click
+from skipclick.zoom import (
+    FEATHER,
+    NOTHING,
+    Box,
+    ZoomAnswer,
+    ZoomRequest,
+    ZoomRule,
+    ZoomState,
+    _resample,
+    answer_zoomed,
+    contains,
+    core,
+    crop_encoder,
+    likely_view,
+    new_view,
+    next_view,
+    whole_view,
+    zoom_request,
+)
+from tests.support.small_models import SMALL, SMALL_CONV
+
+RESOLUTION = (64, 96)
+RULE = ZoomRule()
+
+
+def state(mask_box: Box, size: tuple[int, int], view: Box | None = None) -> ZoomState:
+    whole = torch.zeros(RESOLUTION)
+    return ZoomState(whole, None if view is None else whole, view or whole_view(size), mask_box)
+
+
+sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[ZoomState, list[Click], tuple[int, int]]:
+    """A photo, an answer on it and clicks, the last of which the answer does not know."""
+    size = draw(sizes)
+    rows, columns = (sorted(draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))) for n in size)
+    points = draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=2, max_size=5))
+    clicks = [Click(x * size[1], y * size[0], positive) for x, y, positive in points]
+    return state((rows[0], columns[0], rows[1] + 1, columns[1] + 1), size), clicks, size
+
+
+def pixel(click: Click, size: tuple[int, int]) -> Box:
+    row, column = min(int(click.y), size[0] - 1), min(int(click.x), size[1] - 1)
+    return row, column, row + 1, column + 1
+
+
+class TestViews:
+    """Which part of the photo the network looks at."""
+
+    @given(situations())
+    def test_a_view_holds_mask_and_click_and_is_worth_an_encode(
+        self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
+    ) -> None:
+        before, clicks, size = situation
+        view = next_view(before, clicks, size)
+        assert contains(whole_view(size), view)
+        assert contains(view, before.mask_box)
+        assert contains(view, pixel(clicks[-1], size))
+        if view != whole_view(size):
+            parts = (view[2] - view[0]) / size[0], (view[3] - view[1]) / size[1]
+            assert math.sqrt(parts[0] * parts[1]) <= RULE.largest + 1 / min(size)
+
+    @given(situations())
+    def test_the_likely_view_is_the_next_one_wherever_within_it_the_click_falls(
+        self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
+    ) -> None:
+        """So what is encoded ahead is what will be needed."""
+        before, clicks, size = situation
+        likely = likely_view(before, clicks[:-1], size)
+        if contains(core(likely, size), pixel(clicks[-1], size)):
+            assert next_view(before, clicks, size) == likely
+
+    @given(situations())
+    def test_a_view_is_kept_while_nothing_moves(
+        self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
+    ) -> None:
+        before, clicks, size = situation
+        view = next_view(before, clicks, size)
+        after = before if view == whole_view(size) else replace(before, crop=before.whole, view=view)
+        assert likely_view(after, clicks, size) == view
+
+    def test_first_clicks_and_objects_that_fill_the_photo_see_all_of_it(self) -> None:
+        size = (1000, 1500)
+        clicks = [Click(700, 500), Click(720, 500)]
+        assert next_view(None, clicks[:1], size) == whole_view(size)
+        assert next_view(state((100, 200, 900, 1400), size), clicks, size) == whole_view(size)
+
+    def test_an_empty_mask_goes_back_to_the_whole_photo(self) -> None:
+        size = (1000, 1500)
+        before = state(NOTHING, size, view=(400, 600, 600, 900))
+        assert next_view(before, [Click(700, 500), Click(720, 500)], size) == whole_view(size)
+
+    def test_a_click_outside_the_crop_leaves_it_at_once(self) -> None:
+        size = (1000, 1500)
+        crop = new_view((450, 650, 550, 800), size, RESOLUTION)
+        before = state((450, 650, 550, 800), size, crop)
+        outside = Click(crop[3] + 60, 500)
+        view = next_view(before, [Click(700, 500), outside], size)
+        assert view != crop
+        assert contains(core(view, size), pixel(outside, size))
+
+    def test_a_mask_that_touches_the_crops_border_leaves_it(self) -> None:
+        size = (1000, 1500)
+        crop = new_view((450, 650, 550, 800), size, RESOLUTION)
+        before = state((450, 650, 550, crop[3]), size, crop)
+        view = next_view(before, [Click(700, 500), Click(700, 510)], size)
+        assert contains(core(view, size), before.mask_box)
+
+    def test_a_crop_far_too_large_is_left_for_a_closer_one(self) -> None:
+        size = (1000, 1500)
+        crop = (0, 0, 800, 1200)
+        box = (450, 650, 550, 800)
+        assert next_view(state(box, size, crop), [Click(700, 500)] * 2, size) == new_view(box, size, RESOLUTION)
+        large = (200, 300, 700, 1000)
+        assert next_view(state(large, size, crop), [Click(700, 500)] * 2, size) == crop
+
+    def test_a_crop_can_follow_the_shape_of_the_object(self) -> None:
+        """A ski of 40 x 600 pixels in a photo of 1000 x 1500."""
+        box, size = (480, 300, 520, 900), (1000, 1500)
+        shapes = [new_view(box, size, RESOLUTION, replace(RULE, elongation=part)) for part in (0.0, 0.5, 1.0)]
+        heights = [view[2] - view[0] for view in shapes]
+        assert {view[3] - view[1] for view in shapes} == {840}
+        assert heights == [560, round(1000 * math.sqrt(0.56 * 0.056)), 56]
+        assert all(contains(view, box) for view in shapes)
+
+    def test_a_crop_is_no_closer_than_there_is_something_to_see(self) -> None:
+        top, left, bottom, right = new_view((500, 500, 501, 501), (1000, 1500), RESOLUTION)
+        assert bottom - top >= RULE.smallest * RESOLUTION[0]
+        assert right - left >= RULE.smallest * RESOLUTION[1]
+
+
+@pytest.fixture(params=["vit", "convnet"])
+def model(request: pytest.FixtureRequest) -> SkipClick:
+    """One that aligns corners, as the released code does, and one that resizes photos with antialiasing."""
+    torch.manual_seed(0)
+    return SkipClick({"vit": SMALL, "convnet": SMALL_CONV}[request.param]).eval()
+
+
+def predictor_of(model: SkipClick, **options: Any) -> Predictor:
+    multiple = model.config.size_multiple
+    return Predictor(model, (4 * multiple, 3 * multiple), **options)
+
+
+@pytest.fixture
+def photo() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (240, 360, 3), dtype=np.uint8)
+
+
+CLICKS = [Click(200, 110), Click(215.5, 120.25, positive=False), Click(190, 100), Click(205, 130)]
+
+
+def fixed_views(predictor: Predictor, image: NDArray[np.uint8], views: Sequence[Box]) -> list[ZoomAnswer]:
+    """A session on given views, whatever the masks are."""
+    encode = crop_encoder(predictor, image)
+    size = (image.shape[0], image.shape[1])
+    answers: list[ZoomAnswer] = []
+    for count, view in enumerate(views, 1):
+        before = replace(answers[-1].state, mask_box=NOTHING) if answers else None
+        answers += answer_zoomed(predictor, [ZoomRequest(encode(view), view, size, CLICKS[:count], before)])
+    return answers
+
+
+CROP = (60, 120, 180, 300)
+CLOSER = (80, 150, 160, 270)
+WHOLE = (0, 0, 240, 360)
+
+
+def test_on_the_whole_photo_answers_are_the_predictors_bit_for_bit(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    predictor = predictor_of(model)
+    features = predictor.encode(photo)
+    never = ZoomRule(largest=0.0)
+    before = plain = None
+    for count in range(1, len(CLICKS) + 1):
+        request = zoom_request(features, CLICKS[:count], before, crop_encoder(predictor, photo), never)
+        (zoomed,) = answer_zoomed(predictor, [request])
+        (expected,) = predictor.answer([ClickRequest(features, CLICKS[:count], plain)])
+        assert torch.equal(zoomed.state.whole, expected.state)
+        assert zoomed.state.crop is None
+        assert (zoomed.mask.box, zoomed.score) == (expected.mask.box, expected.score)
+        np.testing.assert_array_equal(zoomed.mask.pixels, expected.mask.pixels)
+        before, plain = zoomed.state, expected.state
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_answers_as_the_cpu(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    views = [WHOLE, CROP, CROP, CLOSER]
+    answers = [fixed_views(predictor_of(model, device=device), photo, views) for device in ("cpu", "cuda")]
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(other.state.whole.cpu(), one.state.whole, atol=1e-3, rtol=0)
+        assert other.state.nbytes == one.state.nbytes
+
+
+def test_the_same_request_gives_the_same_bits(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    """Whatever was encoded and answered before, and by whichever predictor of the same weights."""
+    views = [WHOLE, CROP, CROP, CLOSER]
+    first, other = predictor_of(model), predictor_of(model)
+    fixed_views(other, photo, [WHOLE, CLOSER, WHOLE])
+    for one, again in zip(fixed_views(first, photo, views), fixed_views(other, photo, views), strict=True):
+        assert torch.equal(one.state.whole, again.state.whole)
+        assert (one.mask.box, one.score, one.state.view) == (again.mask.box, again.score, again.state.view)
+        np.testing.assert_array_equal(one.mask.pixels, again.mask.pixels)
+
+
+def test_views_of_all_kinds_share_a_batch(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    predictor = predictor_of(model)
+    encode = crop_encoder(predictor, photo)
+    first, cropped = (replace(one.state, mask_box=NOTHING) for one in fixed_views(predictor, photo, [WHOLE, CROP]))
+    requests = [
+        ZoomRequest(encode(WHOLE), WHOLE, (240, 360), CLICKS[:1]),
+        ZoomRequest(encode(CROP), CROP, (240, 360), CLICKS[:2], first),
+        ZoomRequest(encode(CLOSER), CLOSER, (240, 360), CLICKS[:3], cropped),
+        ZoomRequest(encode(WHOLE), WHOLE, (240, 360), CLICKS[:3], cropped),
+    ]
+    for request, together in zip(requests, answer_zoomed(predictor, requests), strict=True):
+        (alone,) = answer_zoomed(predictor, [request])
+        torch.testing.assert_close(together.state.whole, alone.state.whole, atol=1e-4, rtol=0)
+        assert together.state.view == alone.state.view == request.view
+
+
+def test_clicks_outside_the_view_are_left_out(model: SkipClick, photo: NDArray[np.uint8]) -> None:
+    predictor = predictor_of(model)
+    features = crop_encoder(predictor, photo)(CROP)
+    far = [Click(10, 10, positive=False), Click(350, 230)]
+    with_far, without = (
+        answer_zoomed(predictor, [ZoomRequest(features, CROP, (240, 360), clicks)])[0]
+        for clicks in ([*far, *CLICKS], CLICKS)
+    )
+    assert torch.equal(with_far.state.whole, without.state.whole)
+
+
+def test_the_size_of_a_state_is_bounded(photo: NDArray[np.uint8]) -> None:
+    predictor = Predictor(SkipClick(SMALL_CONV).eval(), dtype="bfloat16")
+    shrinking = [WHOLE, CROP, CLOSER, (90, 170, 150, 260)]
+    for answer in fixed_views(predictor, photo, shrinking):
+        maps = [one for one in (answer.state.whole, answer.state.crop) if one is not None]
+        assert {one.dtype for one in maps} == {torch.bfloat16}
+        assert sum(one.untyped_storage().nbytes() for one in maps) == answer.state.nbytes
+        assert len(maps) <= 2
+
+
+def test_what_does_not_belong_together_is_refused(photo: NDArray[np.uint8]) -> None:
+    predictor = Predictor(SkipClick(SMALL_CONV).eval())
+    features = crop_encoder(predictor, photo)(CROP)
+    good = ZoomRequest(features, CROP, (240, 360), CLICKS[:1])
+    (answer,) = answer_zoomed(predictor, [good])
+    cut_off = replace(good, previous=replace(answer.state, mask_box=(0, 0, 10, 10)))
+    for wrong, message in [
+        (replace(good, view=(60, 120, 180, 301)), "encode that part"),
+        (replace(good, view=(60, 300, 180, 480)), "no part of a photo"),
+        (replace(good, clicks=[Click(1, 1)]), "no clicks"),
+        (cut_off, "cuts off a part of the mask"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            answer_zoomed(predictor, [wrong])
+    with pytest.raises(ValueError, match="no requests"):
+        answer_zoomed(predictor, [])
+
+
+@dataclass(frozen=True)
+class Saying:
+    """A predictor whose network says the same of every view."""
+
+    probability: Tensor
+    antialias: bool
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def model(self) -> Any:
+        return self
+
+    config = model
+
+    def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
+        return torch.stack([self.probability] * len(requests))
+
+
+def seen_as(size: tuple[int, int]) -> ImageFeatures:
+    return ImageFeatures((), PreparedFeatures(torch.zeros(0), ()), size)
+
+
+def disc(size: tuple[int, int], centre: tuple[float, float], radius: float) -> Tensor:
+    """A soft disc, seen at the network's resolution."""
+    y, x = np.mgrid[: RESOLUTION[0], : RESOLUTION[1]]
+    row, column = (y + 0.5) * size[0] / RESOLUTION[0] - 0.5, (x + 0.5) * size[1] / RESOLUTION[1] - 0.5
+    distance = np.hypot(row - centre[0], column - centre[1])
+    return torch.from_numpy(1 / (1 + np.exp((distance - radius) / 8))).float()
+
+
+SIZE = (320, 480)
+VIEW = (80, 120, 240, 360)  # a half of the photo's sides
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+class TestSeams:
+    """What an answer on a crop leaves at the crop's border."""
+
+    def answer(self, antialias: bool, known: Tensor, said: Tensor) -> ZoomAnswer:
+        mask_box = enlarge(known, SIZE, antialias=antialias).fetch()[0].box
+        before = ZoomState(known, None, whole_view(SIZE), mask_box)
+        request = ZoomRequest(seen_as((160, 240)), VIEW, SIZE, [Click(240, 160)] * 2, before)
+        (answer,) = answer_zoomed(Saying(said, antialias), [request])  # type: ignore[arg-type]
+        return answer
+
+    def test_an_object_that_fills_the_crop_is_not_cut_at_its_border(self, antialias: bool) -> None:
+        """The mask ends where the answer fades, before the border: nothing outside the crop is the object's."""
+        answer = self.answer(antialias, disc(SIZE, (160, 240), 50), torch.ones(RESOLUTION))
+        top, left, bottom, right = answer.mask.box
+        assert VIEW[0] < top < bottom < VIEW[2]
+        assert VIEW[1] < left < right < VIEW[3]
+        assert bottom - top > 0.9 * (VIEW[2] - VIEW[0])
+        assert not contains(core(VIEW, SIZE), answer.mask.box)  # so the next click gets a larger view
+
+    def test_the_probability_has_no_step_at_the_crops_border(self, antialias: bool) -> None:
+        known = disc(SIZE, (160, 240), 50)
+        whole = self.answer(antialias, known, torch.ones(RESOLUTION)).state.whole
+        fade = 1 / (FEATHER * RESOLUTION[0] / 2)  # of one network pixel of the whole photo: two of the crop
+        for axis in (0, 1):
+            steps = (whole.diff(dim=axis) - known.diff(dim=axis)).abs()
+            assert float(steps.max()) <= 1.05 * fade
+        outside = torch.ones(RESOLUTION, dtype=torch.bool)
+        outside[16:48, 24:72] = False
+        assert torch.equal(whole[outside], known[outside])
+
+    def test_at_the_photos_border_nothing_fades(self, antialias: bool) -> None:
+        known = torch.zeros(RESOLUTION)
+        request = ZoomRequest(
+            seen_as((160, 240)),
+            (0, 0, 160, 240),
+            SIZE,
+            [Click(9, 9)] * 2,
+            ZoomState(known, None, whole_view(SIZE), NOTHING),
+        )
+        (answer,) = answer_zoomed(Saying(torch.ones(RESOLUTION), antialias), [request])  # type: ignore[arg-type]
+        assert answer.mask.box[:2] == (0, 0)
+        assert float(answer.state.whole[0, 0]) == 1
+
+    def test_an_answer_that_changes_nothing_moves_no_edge(self, antialias: bool) -> None:
+        """The crop says what is known: the mask stays where it was, to the pixel that interpolation may shift it."""
+        known = disc(SIZE, (160, 240), 50)
+        said = _resample(known, whole_view(SIZE), VIEW, antialias)
+        answer = self.answer(antialias, known, said)
+        before = enlarge(known, SIZE, antialias=antialias).fetch()[0].full()
+        edge = cv2.morphologyEx(before.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        assert not ((answer.mask.full() != before) & ~edge).any()
+        torch.testing.assert_close(answer.state.whole, known, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+class TestResampling:
+    """Between the network pixels of two views."""
+
+    def plane(self, view: Box, antialias: bool) -> Tensor:
+        """A plane over the photo, seen on a view."""
+        height, width = RESOLUTION
+        if antialias:
+            y = view[0] + (np.arange(height) + 0.5) * (view[2] - view[0]) / height - 0.5
+            x = view[1] + (np.arange(width) + 0.5) * (view[3] - view[1]) / width - 0.5
+        else:
+            y = np.linspace(view[0], view[2] - 1, height)
+            x = np.linspace(view[1], view[3] - 1, width)
+        return torch.from_numpy(y[:, None] / 500 + x[None, :] / 1000).float()
+
+    @pytest.mark.parametrize(
+        ("source", "target"),
+        [(whole_view(SIZE), VIEW), (VIEW, (100, 140, 200, 290)), (VIEW, whole_view(SIZE)), ((3, 5, 180, 270), VIEW)],
+    )
+    def test_a_plane_stays_where_it_is(self, source: Box, target: Box, antialias: bool) -> None:
+        found = _resample(self.plane(source, antialias), source, target, antialias)
+        expected = self.plane(target, antialias)
+        # Away from the source's border, beyond which it goes on as it ends.
+        spacing = [(source[2 + axis] - source[axis]) / RESOLUTION[axis] for axis in (0, 1)]
+        reach = [2 * max(spacing[axis], (target[2 + axis] - target[axis]) / RESOLUTION[axis]) for axis in (0, 1)]
+        rows, columns = (np.linspace(target[axis], target[2 + axis], RESOLUTION[axis]) for axis in (0, 1))
+        inner = np.ix_(
+            (rows > source[0] + reach[0]) & (rows < source[2] - reach[0]),
+            (columns > source[1] + reach[1]) & (columns < source[3] - reach[1]),
+        )
+        assert found[inner].numel() > 100
+        torch.testing.assert_close(found[inner], expected[inner], atol=1e-5, rtol=0)
+
+    def test_shrinking_averages(self, antialias: bool) -> None:
+        """Of noise over a quarter of the photo's sides little is left in the photo's pixels but its mean."""
+        noise = torch.from_numpy(np.random.default_rng(0).random(RESOLUTION)).float()
+        averaged = _resample(noise, (80, 120, 160, 240), whole_view(SIZE), antialias)[18:30, 27:45]
+        assert abs(float(averaged.mean()) - 0.5) < 0.02
+        assert float(averaged.std()) < 0.1
+
+
+def small_object() -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+    """A photo of 1200 x 900 pixels with a thing of 90 x 60 in it, whose outline a network of 320 pixels cannot draw."""
+    rng = np.random.default_rng(3)
+    image = cv2.GaussianBlur(rng.integers(60, 200, (900, 1200, 3)).astype(np.uint8), (0, 0), 6)
+    target = np.zeros((900, 1200), np.uint8)
+    cv2.ellipse(target, (800, 300), (45, 10), 25, 0, 360, (1,), cv2.FILLED)
+    cv2.ellipse(target, (800, 300), (10, 30), 25, 0, 360, (1,), cv2.FILLED)
+    image[target > 0] = (250, 230, 20)
+    return cv2.GaussianBlur(image, (0, 0), 1), target.astype(np.int8)
+
+
+def test_the_bundled_model_draws_a_small_object_better() -> None:
+    predictor = Predictor(load_checkpoint("bundled"))
+    image, target = small_object()
+    features, encode = predictor.encode(image), crop_encoder(predictor, image)
+    ious: dict[str, float] = {}
+    for name, rule in {"zoom": RULE, "whole": ZoomRule(largest=0.0)}.items():
+        clicks: list[Click] = []
+        mask, before = np.zeros(target.shape, np.bool_), None
+        for _ in range(3):
+            clicks.append(next_click(mask, target, [(int(c.y), int(c.x)) for c in clicks]))
+            (answer,) = answer_zoomed(predictor, [zoom_request(features, clicks, before, encode, rule)])
+            mask, before = answer.mask.full(), answer.state
+        ious[name] = iou(mask, target)
+    assert ious["zoom"] > ious["whole"] + 0.05
+    print(ious)

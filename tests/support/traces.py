@@ -1,0 +1,93 @@
+"""What a run of the tests must not leave behind: files, processes, another share of the processor."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+CACHES = {".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"}
+GRACE = 30.0  # seconds that processes have to end
+
+
+@contextmanager
+def no_traces() -> Iterator[None]:
+    """Raises `AssertionError` where the block, or a process that it started, leaves something behind.
+
+    Temporary files go to a folder of the block's own meanwhile, by which its processes are known too.
+    """
+    files, shares, environment = checkout_files(), processor_shares(), dict(os.environ)
+    folder = Path(tempfile.mkdtemp(prefix="skipclick-tests-"))
+    before, tempfile.tempdir = tempfile.tempdir, None
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+        found = {
+            "processes": await_end_of_processes(folder),
+            "temporary files": sorted(path.name for path in folder.iterdir() if path not in own_folders()),
+            "files in the checkout": sorted(checkout_files() - files),
+            "shares of the processor": [] if processor_shares() == shares else [str(processor_shares())],
+        }
+    finally:
+        os.environ.pop("TMPDIR")
+        os.environ |= {name: value for name, value in environment.items() if name == "TMPDIR"}
+        tempfile.tempdir = before
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not any(found.values()), f"the tests left behind: {found}"
+
+
+def checkout_files() -> set[str]:
+    """Files and folders of the checkout, but for environments, what tools keep for themselves, and what somebody may
+    be writing while the tests run."""
+    found: set[str] = set()
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name not in CACHES and not name.startswith(".venv")]
+        names = [*folders, *(name for name in files if not name.endswith((".py", ".md", ".swp")))]
+        found |= {os.path.relpath(os.path.join(folder, name), ROOT) for name in names}
+    return found
+
+
+def processor_shares() -> tuple[int, str]:
+    """Niceness of this process, and of its session where Linux shares processors between sessions."""
+    session = Path("/proc/self/autogroup")
+    return os.getpriority(os.PRIO_PROCESS, 0), session.read_text().strip() if session.exists() else ""
+
+
+def await_end_of_processes(folder: Path) -> list[str]:
+    """Command lines of processes that still run after a while, of those whose temporary files go to a folder.
+
+    Those by which Python's multiprocessing serves this process end with it.
+    """
+    deadline = time.monotonic() + GRACE
+    while (found := processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def processes_of(folder: Path) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+            if process.name == str(os.getpid()) or f"TMPDIR={folder}".encode() not in environment:
+                continue
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:  # it has just ended, or is somebody else's
+            continue
+        if command and not (parent == os.getpid() and "multiprocessing" in command):
+            found.append(command)
+    return found
+
+
+def own_folders() -> set[Path]:
+    """Folders that multiprocessing made for this process; it removes them when the process ends."""
+    from multiprocessing.process import current_process
+
+    folder = getattr(current_process(), "_config", {}).get("tempdir")
+    return {Path(folder)} if folder else set()
