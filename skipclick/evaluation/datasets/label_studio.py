@@ -230,14 +230,17 @@ def _tops(parents: Mapping[str, str | None]) -> dict[str, str]:
     return {one: tops[one] for one in parents}
 
 
-def _belonging(region: Json) -> tuple[str | None, Any, Any]:
-    return _label(region), region.get("to_name"), region.get("item_index")
+def _belonging(region: Json) -> tuple[list[str], Any, Any]:
+    return _labels(region), region.get("to_name"), region.get("item_index")
 
 
 def _label(region: Json) -> str | None:
+    return next(iter(_labels(region)), None)
+
+
+def _labels(region: Json) -> list[str]:
     labels = mapping(region.get("value")).get("brushlabels")
-    label = labels[0] if isinstance(labels, list) and labels else None
-    return label if isinstance(label, str) else None
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
 
 
 def _piece(region: Json, rle_of: Callable[[Json], Sequence[int]]) -> Piece:
