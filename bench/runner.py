@@ -30,6 +30,7 @@ from bench.models import (
     use_deterministic_kernels,
 )
 from skipclick.evaluation.datasets import EvaluationSet, Photo, Sample
+from skipclick.evaluation.datasets.left_out import LeftOut, count_by_reason, left_out_for
 from skipclick.evaluation.evaluate import Rules, evaluate_together
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto, read_object
 from skipclick.evaluation.versions import software_versions
@@ -57,12 +58,15 @@ class Entry:
     photos: list[str]
     objects: list[ObjectResult]
     problems: list[SkippedPhoto]
+    left_out: list[LeftOut]
 
     @staticmethod
     def from_dict(content: dict[str, Any]) -> Entry:
         """From its `asdict`."""
         objects = [read_object(one) for one in content["objects"]]
-        return Entry(**content | {"objects": objects, "problems": [SkippedPhoto(**one) for one in content["problems"]]})
+        problems = [SkippedPhoto(**one) for one in content["problems"]]
+        left_out = [LeftOut(**one) for one in content["left_out"]]
+        return Entry(**content | {"objects": objects, "problems": problems, "left_out": left_out})
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class GroupResult:
 
     objects: list[ObjectResult]
     problems: list[SkippedPhoto]
+    left_out: list[LeftOut]
 
 
 def plan(
@@ -149,7 +154,15 @@ def run_task(
     progress = _Progress(task, entries.values())
     for group, result in zip(still_open, _results(task, still_open, workers.pool), strict=True):
         names = _names(group)
-        entry = Entry(task.spec.name, task.dataset.name, task.seed, list(names), result.objects, result.problems)
+        entry = Entry(
+            task.spec.name,
+            task.dataset.name,
+            task.seed,
+            list(names),
+            result.objects,
+            result.problems,
+            result.left_out,
+        )
         on_entry(entry)
         entries[names] = entry
         progress.add(entry)
@@ -162,6 +175,7 @@ def run_task(
         task.seed,
         [one for entry in in_order for one in entry.objects],
         [one for entry in in_order for one in entry.problems],
+        count_by_reason([*task.dataset.left_out, *(one for entry in in_order for one in entry.left_out)]),
     )
 
 
@@ -220,16 +234,17 @@ def _measure_group(
     group: Sequence[Photo],
     device: AbstractContextManager[Any] = nullcontext(),  # noqa: B008 (it holds nothing)
 ) -> GroupResult:
-    """Load, encode and click some photos; one that is broken becomes a `SkippedPhoto`."""
+    """Load, encode and click some photos; one that cannot be used becomes a `SkippedPhoto`."""
     samples: list[Sample] = []
     problems: list[SkippedPhoto] = []
     for photo in group:
         try:
             samples.append(photo.load())
         except ValueError as error:
-            problems.append(SkippedPhoto(photo.name, str(error)))
+            problems.append(SkippedPhoto(photo.name, str(error), left_out_for(error).reason))
     objects = evaluate_together(load_model(spec), samples, rules, seed, device)
-    return GroupResult(objects, problems)
+    left_out = count_by_reason(one for sample in samples for one in sample.left_out)
+    return GroupResult(objects, problems, left_out)
 
 
 class _Progress:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.published import PUBLISHED
 from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, summarise
 from skipclick.zoom import DEFAULT_RULE
 
@@ -21,7 +22,7 @@ NO_FIGURE = "–"
 
 
 def report(results: Results) -> str:
-    """Everything about a result file in Markdown: how it was measured, a table per data set, the problems met."""
+    """Everything about a result file in Markdown: how it was measured, a table per data set, what was left out."""
     sections = ["\n".join(_model_line(run) for run in results.runs), _rules_line(results.rules)]
     names = datasets(results)
     if len(results.runs) > 1 and len(names) > 1:
@@ -34,8 +35,8 @@ def report(results: Results) -> str:
         if results.rules.get("protocol") == "serve":
             sections.append(size_table(results, dataset))
     sections.append("### Times\n\n" + times_table(results))
-    problems = problem_list(results)
-    return "\n\n".join(sections + ([problems] if problems else []))
+    left_out = left_out_list(results)
+    return "\n\n".join(sections + ([left_out] if left_out else []))
 
 
 def dataset_table(results: Results, dataset: str) -> str:
@@ -121,20 +122,29 @@ def published_table(results: Results) -> str:
     return "### Beside the published figures\n\n" + "\n".join(lines) + "\n\n" + _caveats(results, names)
 
 
-def problem_list(results: Results) -> str:
-    """The photos and masks that could not be used, by name; empty if there were none."""
-    problems = sorted(
-        {
-            (measurement.dataset, problem.name, problem.reason)
-            for run in results.runs
-            for measurement in run.measurements
-            for problem in measurement.problems
-        }
-    )
-    if not problems:
-        return ""
-    lines = [f"- {dataset} {name}: {reason}" for dataset, name, reason in problems]
-    return f"Not measured, {len(problems)} photos:\n\n" + "\n".join(lines)
+def left_out_list(results: Results) -> str:
+    """What was not used, counted by reason: photos, then annotations and records; empty if there was nothing."""
+    photos: dict[tuple[str, str, str], LeftOut] = {}
+    others: dict[tuple[str, str], LeftOut] = {}
+    for measurement in (one for run in results.runs for one in run.measurements):  # all leave out the same
+        for problem in measurement.problems:
+            one = LeftOut(problem.kind or problem.reason, f"{problem.name} ({problem.reason})")
+            photos[measurement.dataset, problem.name, problem.reason] = one
+        for one in measurement.left_out:
+            others[measurement.dataset, one.reason] = one
+    names = datasets(results)
+    sections = []
+    if photos:
+        by_dataset = {name: [one for key, one in sorted(photos.items()) if key[0] == name] for name in names}
+        sections.append(f"Not measured, {len(photos)} photos:\n\n{_counted(by_dataset)}")
+    if others:
+        by_dataset = {name: [one for key, one in others.items() if key[0] == name] for name in names}
+        sections.append(f"Left out of the data sets:\n\n{_counted(by_dataset)}")
+    return "\n\n".join(sections)
+
+
+def _counted(by_dataset: Mapping[str, Sequence[LeftOut]]) -> str:
+    return "\n".join(f"- {name}: {line}" for name, things in by_dataset.items() for line in describe_left_out(things))
 
 
 def datasets(results: Results) -> list[str]:

@@ -21,7 +21,7 @@ from skipclick.predictor import DTYPES
 from train.checkpoints import provenance, read_state, trained_model
 from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
 from train.config import BACKBONES, DINOV3_LICENSE, PRECISIONS, RECIPES, Run, TrainConfig, with_network
-from train.dataset import ObjectDataset
+from train.dataset import ObjectDataset, report_left_out
 from train.distributed import Group
 from train.fit import fit
 from train.frozen.commands import add_commands
@@ -297,13 +297,17 @@ def _export(options: argparse.Namespace) -> None:
 
 def _validate(options: argparse.Namespace) -> None:
     model = load_checkpoint(options.checkpoint)
+    listings = {path: held_out_photos([path]) for path in options.data}
     sets = [
-        ValidationSet(path, [photo.load for photo in held_out_photos([path])[: options.limit]]) for path in options.data
+        ValidationSet(path, [photo.load for photo in listing.photos[: options.limit]])
+        for path, listing in listings.items()
     ]
     group = Group(device=_device(options.device))
-    figures = validate(model, sets, group, rules=Rules(flip=False), dtype=options.dtype, show_progress=True)
+    left_out = {one for listing in listings.values() for one in listing.left_out}
+    figures = validate(model, sets, group, left_out, rules=Rules(flip=False), dtype=options.dtype, show_progress=True)
     for name, value in figures.items():
         print(f"{name}: {value:.3f}")
+    report_left_out(left_out)
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -319,12 +323,14 @@ def _inspect(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     print(sources)
+    left_out = set(sources.left_out)
     if options.output is not None:
-        save_contact_sheet(dataset, options.count, options.output)
+        left_out |= save_contact_sheet(dataset, options.count, options.output)
         print(f"saved {options.output}")
     if options.speed:
         torch.set_num_threads(1)
         print(describe_speed(dataset, options.count))
+    report_left_out(left_out)
 
 
 def _build_cocolvis(options: argparse.Namespace) -> None:

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out, left_out_for
 from train.augment import AugmentConfig, augment
 from train.sampler import ObjectSample, Points, SamplerConfig, sample_object, sample_points, with_stuff
 from train.scene import Scene
-from train.sources import Sources
+from train.sources import Photo, Sources
 
-MAX_BROKEN_SHARE = 0.01
-MAX_BROKEN_AT_LEAST = 3
-MAX_TRIES = 20
+NO_USABLE = "none of the photo's annotations can be used"
+MAX_TRIES = 20  # photos drawn for a sample, before it takes the next one that can be used in their order
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Batch:
     target: Tensor  # (B * K, H, W) int8: 1 object, 0 background, -1 ignored
     positives: Tensor  # (B * K, NUM_SLOTS, 2) float32 (row, column), padded with -1
     negatives: Tensor  # the same
-    broken: tuple[str, ...] = ()  # photos that could not be read and were passed over: what was wrong with them
+    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
 
     def to(self, device: torch.device) -> Batch:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
@@ -43,7 +43,7 @@ class Batch:
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
         tensors = (self.image, self.target, self.positives, self.negatives)
         image, target, positives, negatives = map(change, tensors)
-        return Batch(image, target, positives, negatives, self.broken)
+        return Batch(image, target, positives, negatives, self.left_out)
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class View:
     name: str
     image: NDArray[np.uint8]  # RGB (H, W, 3)
     scene: Scene
-    broken: tuple[str, ...]  # what was wrong with photos that had been drawn before it
+    left_out: tuple[LeftOut, ...]  # of the photo, and of those that had been drawn before it in vain
 
 
 class ObjectDataset(Dataset[Batch]):
     """An endless sequence of training samples; sample `position` depends on (seed, position) and nothing else.
 
-    So a run is the same for any number of workers, and continues where it stopped. Where a photo cannot be read,
-    another one is drawn.
+    So a run is the same for any number of workers, and continues where it stopped. Where a photo cannot be read, or
+    none of its annotations can be used, another one is drawn.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ObjectDataset(Dataset[Batch]):
             torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
             torch.from_numpy(np.stack([points.positives for _, points in samples])),
             torch.from_numpy(np.stack([points.negatives for _, points in samples])),
-            view.broken,
+            view.left_out,
         )
 
     def draw(self, position: int) -> tuple[View, list[tuple[ObjectSample, Points]]]:
@@ -99,19 +99,29 @@ class ObjectDataset(Dataset[Batch]):
         return view, samples
 
     def _draw_view(self, rng: np.random.Generator) -> View:
-        """A view of a random photo. Raises ValueError where one photo after the other is broken."""
-        broken: list[str] = []
-        while True:
-            photo = self.sources.draw(rng)
+        """A view of a random photo. Raises ValueError where no photo can be used."""
+        left_out: list[LeftOut] = []
+        for photo in self._photos(rng):
             try:
                 image, scene = photo.load()
-                break
             except ValueError as error:
-                broken.append(str(error))
-                if len(broken) == MAX_TRIES:
-                    raise
+                left_out.append(left_out_for(error))
+                continue
+            left_out += scene.left_out
+            if scene.objects or not scene.left_out:
+                break
+            left_out.append(LeftOut(NO_USABLE, photo.name))
+        else:
+            raise ValueError(f"none of the {len(self.sources)} photos can be used, the last: {left_out[-1].example}")
         image, scene = self._augmented(image, with_stuff(scene, self.sampler_config, rng), rng)
-        return View(photo.name, image, scene, tuple(broken))
+        return View(photo.name, image, scene, tuple(left_out))
+
+    def _photos(self, rng: np.random.Generator) -> Iterator[Photo]:
+        """Photos to try: some at random, and then all, so that a sample is found wherever there is one."""
+        for _ in range(MAX_TRIES):
+            yield self.sources.draw(rng)
+        for source in self.sources.parts:
+            yield from source.photos
 
     def _augmented(
         self, image: NDArray[np.uint8], scene: Scene, rng: np.random.Generator
@@ -131,20 +141,26 @@ def collate(samples: Sequence[Batch]) -> Batch:
         torch.cat([s.target for s in samples]),
         torch.cat([s.positives for s in samples]),
         torch.cat([s.negatives for s in samples]),
-        tuple(reason for s in samples for reason in s.broken),
+        tuple(one for s in samples for one in s.left_out),
     )
 
 
-def watched(batches: Iterable[Batch], num_photos: int) -> Iterator[Batch]:
-    """The batches, while each broken photo is named on standard error once.
+def watched(batches: Iterable[Batch], left_out: set[LeftOut]) -> Iterator[Batch]:
+    """The batches, while what they leave out is collected, and the first of each reason named on standard error.
 
-    Raises ValueError when more than 1 % of the photos, and more than three, have turned out to be broken.
+    However much that is: a run ends only where no photo can be used any more.
     """
-    broken: set[str] = set()
+    reasons = {one.reason for one in left_out}
     for batch in batches:
-        for reason in sorted(set(batch.broken) - broken):
-            broken.add(reason)
-            tqdm.write(f"train: passed over ({len(broken)} of {num_photos} photos): {reason}", file=sys.stderr)
-        if len(broken) > max(MAX_BROKEN_AT_LEAST, MAX_BROKEN_SHARE * num_photos):
-            raise ValueError(f"{len(broken)} of {num_photos} photos are broken, the last one: {reason}")
+        for one in batch.left_out:
+            if one.reason not in reasons:
+                reasons.add(one.reason)
+                tqdm.write(f"train: left out from now on: {one.reason}, for example {one.example}", file=sys.stderr)
+            left_out.add(one)
         yield batch
+
+
+def report_left_out(things: Iterable[LeftOut]) -> None:
+    """A line for each reason on standard error."""
+    for line in describe_left_out(sorted(things, key=lambda one: (one.reason, one.example))):
+        tqdm.write(f"train: left out: {line}", file=sys.stderr)

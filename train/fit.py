@@ -21,11 +21,12 @@ import cv2
 import torch
 from torch.utils.data import DataLoader
 
+from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.versions import software_versions
 from skipclick.model import SkipClick
 from train.checkpoints import Identity, TrainingState, check_same, read_state, save_state
 from train.config import Run, TrainConfig
-from train.dataset import Batch, ObjectDataset, collate, watched
+from train.dataset import Batch, ObjectDataset, collate, report_left_out, watched
 from train.distributed import Group, distributed, joined_group
 from train.init_weights import backbone_origin, new_model, take_weights
 from train.log import RunLog, opened_log
@@ -53,12 +54,13 @@ def fit(config: TrainConfig, run: Run) -> Path:
         if run.compile:
             compile_parts(state.model)
         sets = validation_sets(run) if run.validate_every != 0 else []
-        batches = global_batches(config, run, sources, state.step, group)
+        left_out: set[LeftOut] = set()
+        batches = global_batches(config, run, sources, state.step, group, left_out)
         saver = Saver(identity, run, group)
         # An error's traceback would keep the loader's processes, for which the interpreter then waits without end.
         with closing(batches), opened_log(config, run, state.step, group) as log:
             if sets and state.validation_due:
-                saver.save(state, best=improved(state, sets, group, log))
+                saver.save(state, best=improved(state, sets, group, log, left_out))
             for parts in batches:
                 result = optimise(state, objective, parts, config, group, run.output, asked_to_stop())
                 log.step(state.step, result)
@@ -66,9 +68,12 @@ def fit(config: TrainConfig, run: Run) -> Path:
                 if result.stop:  # a validation may take longer than who asked will wait: it is left to --resume
                     break
                 if state.validation_due:
-                    saver.save(state, best=improved(state, sets, group, log))
+                    saver.save(state, best=improved(state, sets, group, log, left_out))
                 saver.save_if_due(state)
             saver.save(state)
+        everything = set(sources.left_out).union(*(one.left_out for one in sets), *group.gathered(left_out))
+        if group.is_main:
+            report_left_out(everything)
     if run.elastic and (state.step < config.steps or state.validation_due):
         raise StoppedError(f"stopped after step {state.step} of {config.steps}")
     return run.output / "last.pt"
@@ -118,11 +123,11 @@ def describe_data(sources: Sources) -> dict[str, Any]:
 
 
 def global_batches(
-    config: TrainConfig, run: Run, sources: Sources, first_step: int, group: Group
+    config: TrainConfig, run: Run, sources: Sources, first_step: int, group: Group, left_out: set[LeftOut]
 ) -> Generator[list[Part], None, None]:
     """This process's parts of every global batch from `first_step` on; they differ by a photo where it does not divide.
 
-    Raises `ValueError` where there are more parts than photos.
+    What cannot be used is added to `left_out`. Raises `ValueError` where there are more parts than photos.
     """
     num_parts = group.size * run.accumulate
     if config.batch_size < num_parts:
@@ -130,11 +135,11 @@ def global_batches(
             f"a batch of {config.batch_size} photos cannot be shared by {group.size} processes in {run.accumulate} "
             f"parts each: use a --batch-size of at least {num_parts}"
         )
-    return _loaded(config, run, sources, range(first_step, config.steps), group)
+    return _loaded(config, run, sources, range(first_step, config.steps), group, left_out)
 
 
 def _loaded(
-    config: TrainConfig, run: Run, sources: Sources, steps: range, group: Group
+    config: TrainConfig, run: Run, sources: Sources, steps: range, group: Group, left_out: set[LeftOut]
 ) -> Generator[list[Part], None, None]:
     num_parts = group.size * run.accumulate
     bounds = [config.batch_size * part // num_parts for part in range(num_parts + 1)]  # in a batch
@@ -156,7 +161,7 @@ def _loaded(
         worker_init_fn=_start_worker,
         pin_memory=group.device.type == "cuda",
     )
-    loaded = zip(places, watched(loader, len(sources)), strict=True)
+    loaded = zip(places, watched(loader, left_out), strict=True)
     for _ in steps:
         yield [Part(place, batch.to(group.device)) for place, batch in itertools.islice(loaded, run.accumulate)]
 
@@ -179,10 +184,12 @@ def is_validation_step(step: int, config: TrainConfig, run: Run) -> bool:
     return step == config.steps or step % (run.validate_every or config.steps_per_epoch) == 0
 
 
-def improved(state: TrainingState, sets: Sequence[ValidationSet], group: Group, log: RunLog) -> bool:
+def improved(
+    state: TrainingState, sets: Sequence[ValidationSet], group: Group, log: RunLog, left_out: set[LeftOut]
+) -> bool:
     """Validate; whether NoC@90 is lower than ever before in this run."""
     model = state.average.module if state.average else state.model
-    state.validation = validate(model, sets, group)  # type: ignore[arg-type]
+    state.validation = validate(model, sets, group, left_out)  # type: ignore[arg-type]
     state.validation_due = False
     log.validated(state.step, state.validation)
     noc = state.validation["NoC@90"]

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from skipclick.atomic_io import replaced_atomically
 from skipclick.drawing import draw_overlay
+from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.datasets.sample import read_photo
 from skipclick.prompts import Click
 from train.augment import augment, labels_in
@@ -30,11 +31,16 @@ COLUMNS = 6
 GAP = 6
 
 
-def save_contact_sheet(dataset: ObjectDataset, count: int, path: Path) -> None:
-    """Write the first `count` samples of a data set as one picture: photo, outline of the target, clicks."""
-    sheet = contact_sheet(list(_tiles(dataset, count)))
+def save_contact_sheet(dataset: ObjectDataset, count: int, path: Path) -> set[LeftOut]:
+    """Write the first `count` samples of a data set as one picture: photo, outline of the target, clicks.
+
+    Returns what of their photos, and of those drawn in vain, is left out.
+    """
+    left_out: set[LeftOut] = set()
+    sheet = contact_sheet(list(_tiles(dataset, count, left_out)))
     with replaced_atomically(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
+    return left_out
 
 
 def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -50,10 +56,11 @@ def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return sheet
 
 
-def _tiles(dataset: ObjectDataset, count: int) -> Iterator[NDArray[np.uint8]]:
+def _tiles(dataset: ObjectDataset, count: int, left_out: set[LeftOut]) -> Iterator[NDArray[np.uint8]]:
     """A tile for each target: a photo of which several objects are clicked has several."""
     for position in range(count):
         view, samples = dataset.draw(position)
+        left_out.update(view.left_out)
         for chosen, points in samples:
             yield draw_tile(view.name, view.image, chosen, points)
 

@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.evaluation.datasets.left_out import LeftOut
+
 NUM_VALUES = 256
 VALUES_PER_LAYER = NUM_VALUES - 1
 
@@ -40,6 +42,8 @@ class Scene:
     """Uncountable regions such as sky: targets only now and then."""
     ignored: NDArray[np.bool_] | None = None
     """(H, W): pixels of which nothing is known."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Of the photo's annotations, those that are no objects."""
 
     def mask(self, part: SceneObject) -> NDArray[np.bool_]:
         """bool (H, W): all pixels of an object, its descendants' too."""

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipclick import Predictor
 from skipclick.evaluation.datasets import Sample, open_dataset, sample
+from skipclick.evaluation.datasets.left_out import LeftOut, Listing, left_out_for
 from skipclick.evaluation.evaluate import Rules, evaluate
 from skipclick.metrics import mean_iou_at, mean_noc
 from skipclick.model import SkipClick
@@ -29,39 +29,44 @@ class ValidationSet:
 
     name: str
     loads: Sequence[Callable[[], Sample]]
+    left_out: tuple[LeftOut, ...] = ()
+    """What its files name and cannot be used, as far as it shows before a photo is read."""
 
 
 def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None:
     """The first photos that training holds out of its sources; None where it holds out none."""
     try:
-        photos = held_out_photos(data)
+        listing = held_out_photos(data)
     except ValueError:  # a small source
         return None
-    return ValidationSet("held out", [photo.load for photo in photos[:limit]])
+    return ValidationSet("held out", [photo.load for photo in listing.photos[:limit]], tuple(listing.left_out))
 
 
-def held_out_photos(data: Sequence[str]) -> list[sample.Photo]:
+def held_out_photos(data: Sequence[str]) -> Listing[sample.Photo]:
     """The photos that training holds out of its sources, as the benchmark sees them: each root object is one to be
     segmented. Raises `ValueError` where a source holds out none."""
-    photos = [photo for source in open_sources(data, "held_out").parts for photo in source.photos]
-    return [sample.Photo(photo.name, partial(_image_and_targets, photo)) for photo in photos]
+    sources = open_sources(data, "held_out")
+    photos = [photo for source in sources.parts for photo in source.photos]
+    return Listing([sample.Photo(photo.name, partial(_content, photo)) for photo in photos], sources.left_out)
 
 
 def named_set(name: str, folder: Path, limit: int | None) -> ValidationSet:
     """A data set of the benchmark. Raises `ValueError` where the folder is not of this layout."""
-    return ValidationSet(name, [photo.load for photo in open_dataset(name, folder, limit).photos])
+    dataset = open_dataset(name, folder, limit)
+    return ValidationSet(name, [photo.load for photo in dataset.photos], dataset.left_out)
 
 
-def _image_and_targets(photo: Photo) -> tuple[NDArray[np.uint8], sample.Targets]:
+def _content(photo: Photo) -> sample.Content:
     image, scene = photo.load()
     masks = {index: scene.mask(part) for index, part in enumerate(scene.objects, 1) if part.parent is None}
-    return image, sample.mask_targets(masks, scene.ignored)
+    return sample.Content(image, sample.mask_targets(masks, scene.ignored), scene.left_out)
 
 
 def validate(
     model: SkipClick,
     sets: Sequence[ValidationSet],
     group: Group,
+    left_out: set[LeftOut],
     *,
     rules: Rules = RULES,
     dtype: str = "float32",
@@ -70,13 +75,14 @@ def validate(
     """NoC at the thresholds of the rules and mIoU after clicks 1 and 5 of each set, and their means over the sets; by
     name.
 
-    The processes of a group share the photos, and all get the same figures. A broken photo is passed over.
+    The processes of a group share the photos, and all get the same figures. Photos and annotations that cannot be used
+    are added to `left_out`.
     """
     predictor = Predictor(model, device=group.device, dtype=dtype, flip=rules.flip)
     figures: dict[str, float] = {}
     for one in sets:
         mine = tqdm(one.loads[group.rank :: group.size], one.name, unit="photo", disable=not show_progress)
-        ious = [result.ious for result in evaluate(predictor, _readable(mine), rules)]
+        ious = [result.ious for result in evaluate(predictor, _readable(mine, left_out), rules)]
         together = [ious for part in group.gathered(ious) for ious in part]
         figures |= {f"{one.name}/{metric}": value for metric, value in _figures(together, rules).items()}
     for metric in _figures([[1.0]], rules):
@@ -84,12 +90,15 @@ def validate(
     return figures
 
 
-def _readable(loads: Iterable[Callable[[], Sample]]) -> Iterator[Sample]:
+def _readable(loads: Iterable[Callable[[], Sample]], left_out: set[LeftOut]) -> Iterator[Sample]:
     for load in loads:
         try:
-            yield load()
-        except ValueError:
+            loaded = load()
+        except ValueError as error:
+            left_out.add(left_out_for(error))
             continue
+        left_out.update(loaded.left_out)
+        yield loaded
 
 
 def _figures(ious: Sequence[Sequence[float]], rules: Rules) -> dict[str, float]:

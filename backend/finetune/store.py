@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.label_studio.annotations import Annotation, Event, Reason, UnusableError, read_event
+from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
 from backend.label_studio.protocol import read_json
 from skipclick.atomic_io import replaced_atomically, synchronize
 
@@ -254,7 +254,7 @@ class AnnotationStore:
     def _prepare(self, database: sqlite3.Connection, project: int, annotation: Annotation) -> _Prepared:
         """Decode an annotation's masks and write those that the store does not have yet."""
         known = {row["region"]: row for row in _object_rows(database, project, annotation.id)}
-        skipped = Counter(annotation.skipped)
+        skipped: Counter[str] = Counter(annotation.skipped)
         new, kept = [], set()
         for one in annotation.objects:
             try:
@@ -287,7 +287,7 @@ class AnnotationStore:
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(project, one.id, *row) for row in prepared.new],
         )
-        rows = [(project, one.id, reason.value, count) for reason, count in prepared.skipped.items()]
+        rows = [(project, one.id, str(reason), count) for reason, count in prepared.skipped.items()]
         database.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?)", rows)
 
     def _delete(self, database: sqlite3.Connection, project: int, annotation: int, number: int, at: float) -> None:
@@ -355,7 +355,7 @@ class _Prepared:
     annotation: Annotation
     new: list[tuple[str | int | None, ...]]
     kept: set[int]
-    skipped: Mapping[Reason, int]
+    skipped: Mapping[str, int]
 
 
 def _event(body: bytes, project: int) -> Event:

@@ -176,7 +176,7 @@ def measure(options: argparse.Namespace) -> None:
     if not isinstance(predictor, Predictor):
         raise ValueError(f"{options.model} is no model of this project, and zoom-in is only for those")
     done = {outcome.photo for outcome in read_outcomes(options.output)} if options.output.exists() else set()
-    photos = [photo for photo in held_out_photos(options.data)[: options.limit] if photo.name not in done]
+    photos = [photo for photo in held_out_photos(options.data).photos[: options.limit] if photo.name not in done]
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with options.output.open("a", encoding="utf-8") as file:
         for photo in tqdm(photos, unit="photo", disable=None):

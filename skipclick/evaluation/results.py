@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from skipclick import Click
 from skipclick.atomic_io import replaced_atomically
+from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.timing import MedianP95
 from skipclick.metrics import mean_iou_at, mean_noc, num_failures
 
@@ -47,6 +48,8 @@ class SkippedPhoto:
 
     name: str
     reason: str
+    kind: str | None = None
+    """The reason without names and numbers, to count by; None in files of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class Measurement:
     """Of jittered clicks; None for centre clicks, which draw nothing."""
     objects: list[ObjectResult]
     problems: list[SkippedPhoto]
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Annotations and records of the data set that were not used, counted by reason."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ def _read_measurement(content: dict[str, Any]) -> Measurement:
             "resolution": tuple(resolution) if resolution else None,
             "objects": [read_object(one) for one in content["objects"]],
             "problems": [SkippedPhoto(**one) for one in content["problems"]],
+            "left_out": [LeftOut(**one) for one in content.get("left_out", ())],
         }
     )
 

@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 
 from bench.noc import main
+from skipclick.evaluation.datasets.coco import Reason
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
+from tests.support.coco_files import SQUARE, run_lengths, write_set
+from tests.support.drawn_pictures import blank
 from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
@@ -71,6 +74,29 @@ def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureF
     assert "### DAVIS (2 objects)" in printed
     assert "Not measured, 1 photos:" in printed
     assert "1.png" in printed
+
+
+def test_what_is_left_out_is_counted_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the report, in the result file, and in the list of data sets."""
+    masks = {1: [SQUARE], 2: [], 3: [SQUARE[:4]], 4: [SQUARE[:4]], 5: run_lengths(blank() == 0)}
+    write_set(tmp_path, masks, crowds=(5,))
+    output = tmp_path / "out" / "noc.json"
+    assert main([*MODEL, "--dataset", f"coco={tmp_path}", "--output", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "### coco (1 objects)" in printed
+    assert f"- coco: 1 × {Reason.NO_ANNOTATION}, for example empty.jpg\n" in printed
+    assert f"- coco: 1 × {Reason.NO_MASK}, for example a.jpg, annotations[1]\n" in printed
+    assert f"- coco: 2 × {Reason.SHORT}, for example a.jpg, annotations[2]\n" in printed
+    assert f"- coco: 1 × {Reason.CROWD}, for example a.jpg, annotations[4]\n" in printed
+    (run,) = read_results(output).runs
+    assert {one.reason: one.count for one in run.measurements[0].left_out} == {
+        Reason.NO_ANNOTATION: 1,
+        Reason.NO_MASK: 1,
+        Reason.SHORT: 2,
+        Reason.CROWD: 1,
+    }
+    assert main(["--list", "--dataset", f"coco={tmp_path}"]) == 0
+    assert f"  left out: 2 × {Reason.SHORT}, for example a.jpg" in capsys.readouterr().out
 
 
 def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:

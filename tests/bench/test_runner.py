@@ -13,6 +13,7 @@ from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules
 from skipclick.evaluation.results import Measurement, SkippedPhoto
 from tests.support.bench_models import write_davis
+from tests.support.coco_files import SQUARE, write_set
 
 MODEL = "tests.support.bench_models:small_discs"
 RULES = Rules(num_clicks=4)
@@ -52,6 +53,16 @@ def test_a_broken_mask_is_a_problem_and_the_others_are_measured(davis: Evaluatio
     assert isinstance(problem, SkippedPhoto)
     assert problem.name == "3"
     assert "3.png" in problem.reason
+
+
+def test_a_journal_keeps_what_was_left_out(tmp_path: Path) -> None:
+    write_set(tmp_path, {1: [SQUARE], 2: []})
+    (task,) = plan([MODEL], [open_dataset("coco", tmp_path)], RULES)
+    written: list[Entry] = []
+    whole = run_task(task, Workers(), on_entry=written.append)
+    read = [Entry.from_dict(json.loads(json.dumps(asdict(entry)))) for entry in written]
+    assert run_task(task, Workers(), read) == whole
+    assert [one.count for one in whole.left_out] == [1, 1]
 
 
 def test_a_resumed_run_ends_as_an_uninterrupted_one(davis: EvaluationSet) -> None:

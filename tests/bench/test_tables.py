@@ -112,7 +112,7 @@ def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
     text = report(results(run("tiny", broken)))
     assert "- `tiny`: tiny-1, cpu, float32, SHA-256 abababababab" in text
     assert "protocol paper" in text
-    assert "Not measured, 1 photos:\n\n- DAVIS 007: no mask" in text
+    assert "Not measured, 1 photos:\n\n- DAVIS: 1 × no mask, for example 007 (no mask)" in text
     assert "| DAVIS | `tiny` | 10.0 | 10.0 | 2.0 | 2.0 |" in text
 
 

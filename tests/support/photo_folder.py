@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -32,6 +34,25 @@ def write_photos(folder: Path) -> None:
         cv2.imwrite(str(folder / "masks" / f"photo{i:02}.png"), ids)
         lines.append(f"photo{i:02},{'even' if i % 2 == 0 else 'odd'}")
     (folder / "index.csv").write_text("\n".join(lines) + "\n")
+
+
+def write_coco(folder: Path, photo_folder: Path, bad: Collection[int] = ()) -> None:
+    """The photos of `write_photos` as a COCO file beside links to them. Each has an annotation without a mask too, and
+    of the photos with these numbers no annotation can be used."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i, mask in enumerate(sorted((photo_folder / "masks").iterdir())):
+        name = f"{mask.stem}.jpg"
+        (folder / "images" / name).symlink_to(photo_folder / "images" / name)
+        pixels = np.asarray(cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)).T.reshape(-1) > 0
+        ends = [*(np.flatnonzero(pixels[1:] != pixels[:-1]) + 1).tolist(), pixels.size]
+        counts = [-1] if i in bad else np.diff([0, *ends]).tolist()
+        images.append({"id": i, "file_name": name, "height": 80, "width": 110})
+        annotations += [
+            {"image_id": i, "segmentation": {"size": [80, 110], "counts": counts}},
+            {"image_id": i, "bbox": [1, 2, 3, 4]},
+        ]
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": annotations}))
 
 
 def dataset(folder: Path, view: str = "window") -> ObjectDataset:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
+from skipclick.evaluation.datasets.left_out import LeftOut
 from tests.support.photo_folder import dataset
 from train.augment import AugmentConfig, augment, labels_in, random_crop, random_window
-from train.dataset import Batch, ObjectDataset, collate, watched
+from train.dataset import NO_USABLE, Batch, ObjectDataset, collate, report_left_out, watched
 from train.sampler import SamplerConfig
 from train.scene import Scene, SceneObject
 from train.sources import Photo, Source, Sources, open_sources
@@ -77,13 +78,13 @@ def test_image_and_target_are_cut_alike(photo_folder: Path, view: str) -> None:
 
 def test_batches_keep_the_objects_of_a_photo_together(photo_folder: Path) -> None:
     samples = dataset(photo_folder)
-    batch = collate([samples[0], replace(samples[1], broken=("a.jpg",))])
+    batch = collate([samples[0], replace(samples[1], left_out=(LeftOut("missing", "a.jpg"),))])
     assert isinstance(batch, Batch)
     assert batch.image.shape == (2, 3, 64, 64)
     assert batch.target.shape == (4, 64, 64)
     assert batch.target[2:].equal(samples[1].target)
     assert batch.positives.shape == (4, 24, 2)
-    assert batch.broken == ("a.jpg",)
+    assert batch.left_out == (LeftOut("missing", "a.jpg"),)
 
 
 @pytest.mark.parametrize("view", ["crop", "window"])
@@ -192,27 +193,44 @@ def with_broken(folder: Path, num_broken: int) -> ObjectDataset:
     return samples
 
 
-def test_a_broken_photo_is_named_counted_and_passed_over(
-    photo_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def batches(samples: ObjectDataset, count: int = 200) -> Iterator[Batch]:
+    return (collate([samples[i], samples[i + 1]]) for i in range(0, count, 2))
+
+
+def test_a_broken_photo_is_counted_and_passed_over(photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     samples = with_broken(photo_folder, 2)
-
-    def batches() -> Iterator[Batch]:
-        return (collate([samples[i], samples[i + 1]]) for i in range(0, 200, 2))
-
-    found = list(watched(batches(), len(samples.sources)))
+    left_out: set[LeftOut] = set()
+    found = list(watched(batches(samples), left_out))
     assert len(found) == 100
-    assert {reason for batch in found for reason in batch.broken} == {f"broken{i}.jpg: cannot be read" for i in (0, 1)}
+    assert {one.example for one in left_out} == {f"broken{i}.jpg: cannot be read" for i in (0, 1)}
     assert all(batch.target.shape == (4, 64, 64) for batch in found)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2, "each once"
-    assert f"(2 of {len(samples.sources)} photos)" in lines[1]
+    assert len(capsys.readouterr().err.splitlines()) == 1, "the reason, once"
+    report_left_out(left_out)
+    assert "left out: 2 × the photo or its masks cannot be used, for example broken0.jpg" in capsys.readouterr().err
 
 
-def test_too_many_broken_photos_end_the_run(photo_folder: Path) -> None:
-    samples = with_broken(photo_folder, 6)
-    with pytest.raises(ValueError, match=r"4 of 4\d photos are broken, the last one: broken"):
-        list(watched((collate([samples[i]]) for i in range(200)), len(samples.sources)))
+def test_training_goes_on_while_there_is_an_object(photo_folder: Path) -> None:
+    """However many photos are broken, and wherever the good one is."""
+    samples = with_broken(photo_folder, 3000)
+    good = samples.sources.parts[0].photos[-1]
+    samples.sources = as_sources([*samples.sources.parts[0].photos[:3000], good])
+    left_out: set[LeftOut] = set()
+    found = list(watched(batches(samples, 4), left_out))
+    assert all((batch.target == 1).any() for batch in found)
+    assert len(left_out) == 3000
+    assert samples[3].image.equal(found[1].image[1])
+
+
+def test_a_photo_of_which_no_annotation_can_be_used_is_no_background(photo_folder: Path) -> None:
+    """It holds objects, only nobody can tell where."""
+    (source,) = open_sources([str(photo_folder)]).parts
+    image = np.zeros((80, 110, 3), np.uint8)
+    nothing = Scene(np.zeros((1, 80, 110), np.uint8), (), left_out=(LeftOut("no mask", "x.jpg, annotation 3"),))
+    samples = dataset(photo_folder)
+    samples.sources = as_sources([Photo("x.jpg", partial(answer, (image, nothing)))] * 5 + list(source.photos[:1]))
+    left_out: set[LeftOut] = set()
+    assert all((batch.target == 1).any() for batch in watched(batches(samples, 20), left_out))
+    assert left_out == {LeftOut("no mask", "x.jpg, annotation 3"), LeftOut(NO_USABLE, "x.jpg")}
 
 
 def test_where_all_is_broken_drawing_ends() -> None:

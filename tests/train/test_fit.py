@@ -21,11 +21,15 @@ import torch
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import read_metadata
 from skipclick.config import Preset, preset
+from skipclick.evaluation.datasets.coco import Reason
+from skipclick.evaluation.datasets.sample import NO_OBJECT
+from tests.support.photo_folder import write_coco
 from tests.support.small_runs import QUICK, run
 from tests.support.training_process import SMALL_VIT
 from train.__main__ import main
 from train.augment import AugmentConfig
 from train.checkpoints import read_state, trained_model
+from train.dataset import NO_USABLE
 from train.distributed import Group
 from train.fit import fit, global_batches
 from train.log import read_log
@@ -56,6 +60,30 @@ def test_it_learns_to_find_discs(photo_folder: Path, tmp_path: Path) -> None:
     assert last["iou"] > 0.6
     assert last["images_per_second"] > 0
     assert last["peak_memory_bytes"] > 1e7
+
+
+def test_a_run_ends_well_where_half_of_the_photos_cannot_be_used(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says at its end what it left out, of training and of validation, with a count for each reason."""
+    write_coco(tmp_path / "coco", photo_folder, bad=range(20))
+    (tmp_path / "coco" / "images" / "photo39.jpg").unlink()
+    (tmp_path / "coco" / "images" / "photo38.jpg").unlink()
+    (tmp_path / "coco" / "images" / "photo38.jpg").write_bytes(b"no picture")
+    settings = run(tmp_path / "coco", tmp_path / "run", validate_every=1000, validate_limit=50)
+    fit(replace(QUICK, steps=30), settings)
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "train: left out: " in line]
+    found = {line.partition("× ")[2].partition(", for example")[0]: line for line in lines}
+    assert set(found) == {
+        Reason.NOT_FOUND,
+        Reason.NO_MASK,
+        Reason.RUNS_DAMAGED,
+        NO_OBJECT,
+        NO_USABLE,
+        "the file cannot be read as a picture",
+    }
+    assert f"left out: 1 × {Reason.NOT_FOUND}, for example photo39.jpg" in found[Reason.NOT_FOUND]
+    assert f"left out: 20 × {Reason.RUNS_DAMAGED}" in found[Reason.RUNS_DAMAGED], "each photo once, however often drawn"
 
 
 def test_a_resumed_run_ends_bit_for_bit_like_an_uninterrupted_one(photo_folder: Path, tmp_path: Path) -> None:

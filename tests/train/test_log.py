@@ -77,7 +77,7 @@ def test_validation_is_the_benchmarks(photo_folder: Path) -> None:
     torch.manual_seed(0)
     model = SkipClick(QUICK.model)
     sets = [named_set("folder", photo_folder, 2)]
-    figures = validate(model, sets, Group())
+    figures = validate(model, sets, Group(), set())
     samples = [photo.load() for photo in open_dataset("folder", photo_folder, 2).photos]
     ious = [one.ious for one in evaluate(Predictor(model), samples, RULES)]
     assert figures["folder/NoC@90"] == figures["NoC@90"] == mean_noc(ious, 0.9)

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from skipclick.drawing import MASK_COLOUR, NEGATIVE_COLOUR, POSITIVE_COLOUR
-from tests.support.photo_folder import dataset
+from skipclick.evaluation.datasets.coco import Reason
+from tests.support.photo_folder import dataset, write_coco
 from train.__main__ import main
 from train.preview import CAPTION_HEIGHT, GAP, TILE, contact_sheet, describe_speed, draw_tile
 from train.sampler import NUM_SLOTS, ObjectSample, Points
@@ -55,6 +56,18 @@ def test_the_command_writes_a_picture_and_says_where_the_time_goes(
     assert "samples per second and core" in printed
     assert main(["inspect", *data]) == 2
     assert "inspect needs --output" in capsys.readouterr().err
+
+
+def test_the_command_counts_what_it_leaves_out(
+    photo_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coco(tmp_path / "coco", photo_folder)
+    (tmp_path / "coco" / "images" / "photo39.jpg").unlink()
+    data = ["--data", str(tmp_path / "coco"), "--recipe", "tiny", "--count", "2"]
+    assert main(["inspect", *data, "--output", str(tmp_path / "sheet.png")]) == 0
+    said = capsys.readouterr().err
+    assert f"train: left out: 1 × {Reason.NOT_FOUND}, for example photo39.jpg" in said
+    assert f"train: left out: 2 × {Reason.NO_MASK}, for example photo" in said
 
 
 def test_the_shares_of_the_time_sum_to_all_of_it(photo_folder: Path) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipclick.evaluation.datasets import Sample
+from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out, left_out_for
+from skipclick.evaluation.datasets.sample import NO_PIXEL, OTHER_SIZE
 
 HELD_OUT_SHARE = 0.25  # of the images, by their hash ...
 HELD_OUT_AT_LEAST = 0.2  # ... and never less, however the hashes of a few images fall
@@ -54,24 +56,38 @@ def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
 
 
 def load_image(examples: Sequence[Example]) -> Sample:
-    """All examples of one image as a sample of the benchmark. Raises `ValueError`, saying what is wrong."""
-    image = examples[0].image()
-    targets = {}
+    """All examples of one image as a sample of the benchmark; masks that cannot be used are left out of it.
+
+    Raises `ValueError`, saying what is wrong, where the image cannot be had or none of its masks can be used.
+    """
+    key, image = examples[0].key, examples[0].image()
+    targets: dict[int, NDArray[np.int8]] = {}
+    left_out: list[LeftOut] = []
     for number, example in enumerate(examples, 1):
-        target = example.target()
+        try:
+            target = example.target()
+        except ValueError as error:
+            left_out.append(left_out_for(error))
+            continue
         if target.shape != image.shape[:2]:
-            raise ValueError(f"{example.key}: a mask has the shape {target.shape}, its image {image.shape[:2]}")
-        if (target == 1).any():
+            sizes = f"a mask has the shape {target.shape}, its image {image.shape[:2]}"
+            left_out.append(LeftOut(OTHER_SIZE, f"{key}: {sizes}"))
+        elif (target == 1).any():
             targets[number] = target
+        else:
+            left_out.append(LeftOut(NO_PIXEL, f"{key}: a mask is empty"))
     if not targets:
-        raise ValueError(f"{examples[0].key}: all its masks are empty")
-    return Sample(examples[0].key, image, targets)
+        raise ValueError(f"{key}: none of its masks can be used: {'; '.join(describe_left_out(left_out))}")
+    return Sample(key, image, targets, left_out=tuple(left_out))
 
 
 def load_images(examples: Iterable[Example], problems: list[str]) -> Iterable[Sample]:
-    """Each image with its objects, one after the other; what cannot be had is passed over and told to `problems`."""
+    """Each image with its objects, one after the other; images and masks that cannot be used are told to `problems`."""
     for of_image in by_image(examples).values():
         try:
-            yield load_image(of_image)
+            sample = load_image(of_image)
         except ValueError as error:
             problems.append(str(error))
+            continue
+        problems += [one.example for one in sample.left_out]
+        yield sample

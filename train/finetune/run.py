@@ -28,7 +28,7 @@ class Report:
     num_objects: int
     num_images: int
     problems: tuple[str, ...]
-    """Images that were passed over: what was wrong with them."""
+    """Images and masks that were left out: what was wrong with them."""
     step: int
     """After which the candidate's weights were; 0: nothing that was learnt was better."""
     share: float

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
-from train.sources.annotated import list_coco, list_label_studio
+from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.datasets.annotation_file import SUFFIXES, annotation_files, read_head, split_given
+from skipclick.evaluation.datasets.left_out import LeftOut, Listing, describe_left_out, left_out_for
+from train.sources.annotated import list_layout
 from train.sources.cocolvis import ANNOTATIONS, list_cocolvis
 from train.sources.folder import list_folder
 from train.sources.hqseg import HQSEG_TRAINING_PARTS, list_hqseg
 from train.sources.photo import Photo, Split, is_held_out
 
 __all__ = ["KINDS", "Kind", "Photo", "Source", "Sources", "Split", "is_held_out", "open_sources"]
-
-TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,23 @@ class Kind:
 
     expects: str
     """What the path must hold, in a line."""
-    list_photos: Callable[[Path, Split], list[Photo]]
+    list_photos: Callable[[Path, Split], Listing[Photo]]
     """Raises ValueError, saying what is missing."""
     recognises: Callable[[Path], bool]
     """Whether a path looks like it."""
 
 
-def _json_begins(path: Path, first: bytes) -> bool:
-    """Whether the annotation file that a path stands for (`evaluation/datasets/annotation_file.py`) begins so."""
-    files = sorted(path.glob("*.json")) or sorted((path / "annotations").glob("*.json")) if path.is_dir() else [path]
-    if len(files) != 1 or not files[0].is_file() or files[0].suffix != ".json":
-        return False
-    with files[0].open("rb") as file:
-        return file.read(64).lstrip().startswith(first)
+def _head(path: Path) -> str:
+    """How the annotation file begins that a path stands for; empty if there is none, or more than one."""
+    file, _ = split_given(path)
+    files = annotation_files(file) if file.is_dir() else [file]
+    is_one = len(files) == 1 and files[0].is_file() and files[0].suffix.lower() in SUFFIXES
+    return read_head(files[0]) if is_one else ""
 
 
-def _before_colon(path: Path) -> Path:
-    """The file of `FILE.json:IMAGES`."""
-    name, colon, _ = str(path).partition(".json:")
-    return Path(f"{name}.json") if colon else path
+def _begins_as_task(head: str) -> bool:
+    """Whether a JSON object is one of Label Studio's tasks, as in JSON lines, by its first key."""
+    return re.match(r'\{\s*"(id|data)"', head) is not None
 
 
 KINDS = {
@@ -69,13 +68,19 @@ KINDS = {
     ),
     "coco": Kind(
         "COCO instance JSON with its photos: FILE.json:IMAGES, or a folder with one .json and images/",
-        list_coco,
-        lambda path: _json_begins(_before_colon(path), b"{"),
+        list_layout("coco"),
+        lambda path: (head := _head(path)).startswith("{") and not _begins_as_task(head),
+    ),
+    "coco-with-crowds": Kind(
+        LAYOUTS["coco-with-crowds"].expects,
+        list_layout("coco-with-crowds"),
+        lambda path: False,  # what iscrowd means, the file does not tell
     ),
     "label-studio": Kind(
-        "Label Studio's export as JSON with its photos: FILE.json:IMAGES, or a folder with one .json and images/",
-        list_label_studio,
-        lambda path: _json_begins(_before_colon(path), b"["),
+        "Label Studio's export as JSON or JSON-MIN with its photos: FILE.json:IMAGES, or a folder with one .json and "
+        "images/",
+        list_layout("label-studio"),
+        lambda path: (head := _head(path)).startswith("[") or _begins_as_task(head),
     ),
 }
 
@@ -88,6 +93,8 @@ class Source:
     path: Path
     weight: float
     photos: tuple[Photo, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What its files name and cannot be used, as far as it shows before a photo is read."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,11 @@ class Sources:
         weights = [source.weight * len(source.photos) for source in self.parts]
         return [weight / sum(weights) for weight in weights]
 
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Of all sources."""
+        return [one for source in self.parts for one in source.left_out]
+
     def draw(self, rng: np.random.Generator) -> Photo:
         """A photo at random; where there is one source alone, no random number is spent on choosing it."""
         source = self.parts[int(rng.choice(len(self.parts), p=self.shares))] if len(self.parts) > 1 else self.parts[0]
@@ -118,10 +130,10 @@ class Sources:
 
 
 def open_sources(specs: Sequence[str], split: Split = "train", exclude_kinds: Collection[str] = ()) -> Sources:
-    """The sources that the command line names; lists photos, and tries to read a few.
+    """The sources that the command line names; lists photos, and reads the first one that can be used.
 
     exclude_kinds: kinds of photos to leave out, where a source tells them apart. Raises ValueError, in one line, where
-    a source is not of its kind, has no photo in the split, or none of its first photos can be read.
+    a source is not of its kind, has no photo in the split, or none that can be used.
     """
     parts = tuple(_open(spec, split) for spec in specs)
     known = {photo.kind for source in parts for photo in source.photos if photo.kind is not None}
@@ -140,10 +152,10 @@ def _open(spec: str, split: Split) -> Source:
     weight, kind, path = parse_source(spec)
     kind = kind or _recognised(path)
     try:
-        photos = KINDS[kind].list_photos(path, split)
+        listing = KINDS[kind].list_photos(path, split)
     except ValueError as error:
         raise ValueError(f"{spec}: {error}; expected {KINDS[kind].expects}") from None
-    return Source(kind, path, weight, tuple(photos))
+    return Source(kind, path, weight, tuple(listing.photos), tuple(listing.left_out))
 
 
 def parse_source(spec: str) -> tuple[float, str | None, Path]:
@@ -158,7 +170,7 @@ def parse_source(spec: str) -> tuple[float, str | None, Path]:
 
 
 def _recognised(path: Path) -> str:
-    if not _before_colon(path).exists():
+    if not split_given(path)[0].exists():
         raise ValueError(f"there is no folder {path}; a source is [WEIGHT*][KIND:]PATH, KIND one of {', '.join(KINDS)}")
     for name, kind in KINDS.items():
         if kind.recognises(path):
@@ -177,11 +189,15 @@ def _without_kinds(source: Source, exclude_kinds: Collection[str]) -> Source:
 
 
 def _try(source: Source) -> None:
-    """Raises ValueError where none of the first photos can be read: rather now than in the middle of training."""
-    for index, photo in enumerate(source.photos[:TRIALS]):
+    """Raises ValueError where none of the photos can be used: rather now than in the middle of training."""
+    left_out: list[LeftOut] = []
+    for photo in source.photos:
         try:
-            photo.load()
+            _, scene = photo.load()
+        except ValueError as error:
+            left_out.append(left_out_for(error))
+            continue
+        if scene.objects or not scene.left_out:  # a photo that was annotated to hold no object is of use
             return
-        except ValueError:
-            if index + 1 == min(TRIALS, len(source.photos)):
-                raise
+        left_out += scene.left_out
+    raise ValueError(f"{source.path}: none of its photos can be used: {'; '.join(describe_left_out(left_out))}")

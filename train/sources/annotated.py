@@ -1,29 +1,33 @@
-"""Annotation files, read as the benchmark reads them (`bench/datasets`): COCO instance JSON, Label Studio exports.
+"""Annotation files, read as the benchmark reads them (`skipclick/evaluation/datasets`): COCO, Label Studio.
 
 Objects may overlap: each keeps all its pixels, in layers. COCO's crowds are ignored except under an object.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick.evaluation.datasets import coco, label_studio, sample
+from skipclick.evaluation.datasets import LAYOUTS, sample
+from skipclick.evaluation.datasets.left_out import Listing, count_by_reason
 from train.scene import Scene, scene_of_masks
 from train.sources.photo import Photo, Split, belongs_to
 
 
-def list_coco(given: Path, split: Split) -> list[Photo]:
-    """The photos with objects: `FILE.json:IMAGES`, the file, or a folder with both. Raises ValueError."""
-    return [training_photo(photo) for photo in coco.list_coco(given) if belongs_to(split, photo.name)]
+def list_layout(name: str) -> Callable[[Path, Split], Listing[Photo]]:
+    """How to list a data set of the benchmark, a key of its `LAYOUTS`, to train on it."""
+    return partial(_list, name)
 
 
-def list_label_studio(given: Path, split: Split) -> list[Photo]:
-    """The tasks with brush regions: `FILE.json:IMAGES`, the file, or a folder with both. Raises ValueError."""
-    return [training_photo(photo) for photo in label_studio.list_label_studio(given) if belongs_to(split, photo.name)]
+def _list(name: str, given: Path, split: Split) -> Listing[Photo]:
+    listing = LAYOUTS[name].list_photos(given)
+    photos = [training_photo(photo) for photo in listing.photos if belongs_to(split, photo.name)]
+    return Listing(photos, listing.left_out)
 
 
 def training_photo(photo: sample.Photo) -> Photo:
@@ -33,7 +37,8 @@ def training_photo(photo: sample.Photo) -> Photo:
 
 def _read(photo: sample.Photo) -> tuple[NDArray[np.uint8], Scene]:
     loaded = photo.load()
-    return loaded.image, scene_of_targets(loaded.targets, loaded.image.shape[:2])
+    scene = scene_of_targets(loaded.targets, loaded.image.shape[:2])
+    return loaded.image, replace(scene, left_out=tuple(count_by_reason(loaded.left_out)))
 
 
 def scene_of_targets(targets: sample.Targets, size: tuple[int, ...]) -> Scene:

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.evaluation.datasets.left_out import Listing
 from skipclick.evaluation.datasets.sample import read_photo
 from skipclick.safe_unpickle import read_plain_pickle
 from train.scene import Scene, SceneObject
@@ -27,13 +28,13 @@ ANNOTATIONS = "hannotation.pickle"
 NO_PARENT = -1
 
 
-def list_cocolvis(root: Path, split: Split) -> list[Photo]:
+def list_cocolvis(root: Path, split: Split) -> Listing[Photo]:
     """The photos by id. Raises ValueError where an annotation file is missing or of another form."""
     train, val = root / "train", root / "val"
     if not (val / ANNOTATIONS).is_file():
-        return [photo for photo in _list(train) if belongs_to(split, photo.name)]
+        return Listing([photo for photo in _list(train) if belongs_to(split, photo.name)])
     folders = {"train": [train], "held_out": [val], "all": [train, val]}[split]
-    return [photo for folder in folders for photo in _list(folder)]
+    return Listing([photo for folder in folders for photo in _list(folder)])
 
 
 def _list(folder: Path) -> list[Photo]:

@@ -1,7 +1,7 @@
 """A folder of `images/NAME.jpg` and `masks/NAME.png`: one channel of 8 or 16 bits, one id per object.
 
-0 is background; 128 of 8 bits, 65535 of 16 bits is ignored (`folder` in `bench/datasets`; other kinds of pictures will
-do). An optional `index.csv` with columns `name` and `kind` lets a run leave out kinds of photos.
+0 is background; 128 of 8 bits, 65535 of 16 bits is ignored (`folder` in `skipclick/evaluation/datasets`; other kinds of
+pictures will do). An optional `index.csv` with columns `name` and `kind` lets a run leave out kinds of photos.
 """
 
 from __future__ import annotations
@@ -14,26 +14,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipclick.evaluation.datasets.image_mask_folders import IGNORED_ID, IGNORED_ID_16_BIT, files_by_stem
+from skipclick.evaluation.datasets.left_out import LeftOut, Listing
 from skipclick.evaluation.datasets.sample import read_ids, read_photo
 from train.scene import VALUES_PER_LAYER, Scene, SceneObject
 from train.sources.photo import Photo, Split, belongs_to
 
+NO_MASK = "the photo has no mask"
+NO_PHOTO = "the mask has no photo"
 
-def list_folder(folder: Path, split: Split) -> list[Photo]:
+
+def list_folder(folder: Path, split: Split) -> Listing[Photo]:
     """The photos that have a mask, by name. Raises ValueError where there is no such folder."""
     images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
     kinds = _kinds(folder / "index.csv")
-    return [
+    photos = [
         Photo(name, partial(_read, images[name], mask), kinds.get(name))
         for name, mask in masks.items()
         if name in images and belongs_to(split, name)
     ]
+    left_out = [LeftOut(NO_MASK, str(images[name])) for name in images if name not in masks]
+    left_out += [LeftOut(NO_PHOTO, str(masks[name])) for name in masks if name not in images]
+    return Listing(photos, left_out)
 
 
 def _kinds(index: Path) -> dict[str, str]:
     if not index.exists():
         return {}
-    with index.open(newline="") as file:
+    with index.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
         rows = csv.DictReader(file)
         if missing := {"name", "kind"} - set(rows.fieldnames or ()):
             raise ValueError(f"{index} lacks the column {', '.join(sorted(missing))}")
@@ -41,7 +48,8 @@ def _kinds(index: Path) -> dict[str, str]:
 
 
 def _read(image: Path, mask: Path) -> tuple[NDArray[np.uint8], Scene]:
-    return read_photo(image), scene_of_ids(read_ids(mask))
+    ids = read_ids(mask)
+    return read_photo(image, mask_sizes=[ids.shape]), scene_of_ids(ids)
 
 
 def scene_of_ids(ids: NDArray[np.uint8] | NDArray[np.uint16]) -> Scene:

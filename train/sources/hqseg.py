@@ -1,7 +1,7 @@
 """The training part of HQSeg-44k: 44,320 photos with one finely outlined object each.
 
 The folders are those of its release with HQ-SAM (SysCV/sam-hq, `train/README.md` and `train/train.py`); a copy may lack
-some of them. The validation part is `HQSeg-44k` in `bench/datasets`.
+some of them. The validation part is `HQSeg-44k` in `skipclick/evaluation/datasets`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipclick.evaluation.datasets.image_mask_folders import any_colour
+from skipclick.evaluation.datasets.left_out import Listing
 from skipclick.evaluation.datasets.sample import read_photo
 from train.scene import Scene
 from train.sources.annotated import scene_of_targets
@@ -32,14 +33,15 @@ HQSEG_TRAINING_PARTS = {
 }
 
 
-def list_hqseg(folder: Path, split: Split) -> list[Photo]:
+def list_hqseg(folder: Path, split: Split) -> Listing[Photo]:
     """The photos of the parts that are there; a name begins with its part, which is its kind too."""
-    return [
+    photos = [
         Photo(name, partial(_read, image, folder / masks / f"{image.stem}.png"), part)
         for part, (images, masks) in HQSEG_TRAINING_PARTS.items()
         for image in sorted((folder / images).glob("*.jpg"))
         if belongs_to(split, name := f"{part}/{image.stem}")
     ]
+    return Listing(photos)
 
 
 def _read(image: Path, mask: Path) -> tuple[NDArray[np.uint8], Scene]:

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.evaluation.datasets.left_out import UnusableError
+from skipclick.evaluation.datasets.sample import OTHER_SIZE
 from train.scene import Scene
 
 HOLD_OUT_ONE_IN = 20
@@ -33,9 +35,10 @@ class Photo:
         """`read`, with a check that the two fit. Raises ValueError naming the file if it or its masks are broken."""
         image, scene = self.read()
         if scene.layers.shape[1:] != image.shape[:2]:
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: a mask of shape {scene.layers.shape[1:]} does not fit a photo of {image.shape[:2]}: "
-                "they need the same size"
+                "they need the same size",
+                OTHER_SIZE,
             )
         return image, scene
 

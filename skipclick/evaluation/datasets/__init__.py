@@ -1,6 +1,6 @@
 """Evaluation sets, read from their folders as their authors publish them, and a team's own annotations.
 
-`python bench/noc.py --list` prints them all; `layouts.py` is the table. One file for each way to lie on disk.
+`python bench/noc.py --list` prints them all; `registry.py` is the table. One file for each way to lie on disk.
 """
 
 from skipclick.evaluation.datasets.registry import (

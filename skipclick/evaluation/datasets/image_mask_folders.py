@@ -10,9 +10,17 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skipclick.evaluation.datasets.sample import Photo, Targets, instance_targets, read_colours, read_ids, read_photo
+from skipclick.evaluation.datasets.left_out import Listing
+from skipclick.evaluation.datasets.sample import (
+    Content,
+    Photo,
+    Targets,
+    instance_targets,
+    read_colours,
+    read_ids,
+    read_photo,
+)
 
 IGNORED_ID = 128
 IGNORED_ID_16_BIT = 65535
@@ -50,41 +58,46 @@ def instance_ids(mask: Path) -> Targets:
     return instance_targets(ids, IGNORED_ID if ids.dtype == np.uint8 else IGNORED_ID_16_BIT)
 
 
-def list_pairs(images: str, masks: str, read_targets: Callable[[Path], Targets]) -> Callable[[Path], list[Photo]]:
+def list_pairs(images: str, masks: str, read_targets: Callable[[Path], Targets]) -> Callable[[Path], Listing[Photo]]:
     """How to list a set whose folder has these two folders."""
     return partial(_list_pairs, images=images, masks=masks, read_targets=read_targets)
 
 
-def list_hqseg(folder: Path) -> list[Photo]:
+def list_hqseg(folder: Path) -> Listing[Photo]:
     """The four parts one after the other; a name begins with its part."""
-    return [
-        photo
-        for part, (images, masks) in HQSEG_PARTS.items()
-        for photo in _list_pairs(folder, images, masks, any_colour, prefix=f"{part}/")
-    ]
+    return Listing(
+        [
+            photo
+            for part, (images, masks) in HQSEG_PARTS.items()
+            for photo in _list_pairs(folder, images, masks, any_colour, prefix=f"{part}/").photos
+        ]
+    )
 
 
 def _list_pairs(
     folder: Path, images: str, masks: str, read_targets: Callable[[Path], Targets], prefix: str = ""
-) -> list[Photo]:
+) -> Listing[Photo]:
     photos = files_by_stem(folder / images)
     targets = files_by_stem(folder / masks)
-    return [
-        Photo(
-            prefix + stem,
-            partial(
-                _read_pair,
-                photos.get(stem, folder / images / f"{stem}.jpg"),
-                targets.get(stem, folder / masks / f"{stem}.png"),
-                read_targets,
-            ),
-        )
-        for stem in sorted(photos.keys() | targets.keys())
-    ]
+    return Listing(
+        [
+            Photo(
+                prefix + stem,
+                partial(
+                    _read_pair,
+                    photos.get(stem, folder / images / f"{stem}.jpg"),
+                    targets.get(stem, folder / masks / f"{stem}.png"),
+                    read_targets,
+                ),
+            )
+            for stem in sorted(photos.keys() | targets.keys())
+        ]
+    )
 
 
-def _read_pair(image: Path, mask: Path, read_targets: Callable[[Path], Targets]) -> tuple[NDArray[np.uint8], Targets]:
-    return read_photo(image), read_targets(mask)
+def _read_pair(image: Path, mask: Path, read_targets: Callable[[Path], Targets]) -> Content:
+    targets = read_targets(mask)
+    return Content(read_photo(image, mask_sizes=(target.shape for target in targets.values())), targets)
 
 
 def files_by_stem(folder: Path) -> dict[str, Path]:

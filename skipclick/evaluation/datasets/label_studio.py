@@ -1,149 +1,294 @@
-"""A Label Studio export of type JSON with brush regions, beside a folder of the photos.
+"""Label Studio's annotations as objects: the one meaning of them, for exports here and for webhooks in the backend.
 
-Which annotation counts: of a task's annotations that were not skipped, the one marked as ground truth, else the one
-changed last. Tasks without a brush region in it are left out.
+What counts as an object:
 
-What is one object: each brush region is, unless the annotator put it under another brush region in the list of
-regions (`parentID`); then the two are one object. A pixel belongs to a region where its brush covers half of it.
+* a brush region (`type` is "brushlabels" or "brush" and it has an RLE); a copy of it under the same id is not a second
+  one, and keypoints and rectangles, left over from prompting, are none;
+* regions that the annotator put under another one (`parentID`) are further pieces of it if they have its label;
+* a pixel belongs to a region where its brush covers half of it.
 
-Which photo belongs to a task: the one of the same file name anywhere below the folder. An upload is found under its
-own name and under the name it had before, without the random prefix ("25f393b5-skis.jpg" is "skis.jpg"). Where
-several photos have the name, the one whose folders agree with the task's address.
+Which annotation of a task counts: of those that were not skipped and have an object, the one marked as ground truth,
+else the one changed last. Drafts do not count.
+
+What does not become an object is counted with its `Reason`. No annotation is ever an error.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections import defaultdict
-from collections.abc import Sequence
-from functools import partial
-from itertools import takewhile
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skipclick import brush_rle
-from skipclick.evaluation.datasets.annotation_file import find_annotations, read_json
-from skipclick.evaluation.datasets.image_mask_folders import IMAGE_SUFFIXES
-from skipclick.evaluation.datasets.sample import Photo, Targets, mask_targets, read_photo
+from skipclick.evaluation.datasets.left_out import UnusableError
 
-UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
-HALF_COVERED = 128
+Json = Mapping[str, Any]
 
-Region = dict[str, Any]
+_BRUSH_TYPES = ("brushlabels", "brush")
+_OTHER_SHAPES = ("polygonlabels", "polygon", "ellipselabels", "ellipse")
+_HALF_COVERED = 128  # alpha from which on a pixel is the object's; hand-drawn edges have values in between
+_LARGEST_ID = (1 << 63) - 1
 
 
-def list_label_studio(given: Path) -> list[Photo]:
-    """The tasks with brush regions in the order of the export; a name is the task's id and the photo's name."""
-    file, images = find_annotations(given)
-    tasks = read_json(file)
-    photos_by_name = _photos_by_name(images)
+class Reason(StrEnum):
+    """Why an annotation, or an object in it, is not used."""
+
+    CANCELLED = "the annotator skipped the task"
+    NO_REGION = "the annotation has no brush region"
+    NO_IMAGE = "the task's data hold no image for the region"
+    OTHER_SHAPE = "the region is a polygon or an ellipse: only brush regions are masks"
+    EMPTY = "the mask is empty"
+    WRONG_SIZE = "the mask does not have the size of its image"
+    TOO_LARGE = "the mask is larger than IMAGE_MAX_PIXELS"
+    UNDECODABLE = "the mask cannot be decoded"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A brush region: its RLE and the size (H, W) that it claims."""
+
+    rle: Sequence[int] = field(repr=False)
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """One object: the id of its (first) region, its label, the image's reference as in the task, and its pieces."""
+
+    region: str
+    label: str | None
+    image: str
+    pieces: tuple[Piece, ...]
+
+    def check_size(self, size: tuple[int, int]) -> None:
+        """Raises `UnusableError` unless all pieces claim the `size` (H, W) of the image."""
+        if any(piece.size != size for piece in self.pieces):
+            raise _unusable(Reason.WRONG_SIZE)
+
+    def mask(self, max_pixels: int) -> NDArray[np.bool_]:
+        """What its pieces cover together, bool (H, W). Raises `UnusableError`: where a piece cannot be read, the whole
+        object is left out, since its mask would lack something that the annotator meant."""
+        size = self.pieces[0].size
+        if min(size) < 1:
+            raise _unusable(Reason.WRONG_SIZE)
+        self.check_size(size)
+        if size[0] * size[1] > max_pixels:
+            raise _unusable(Reason.TOO_LARGE)
+        mask = np.zeros(size, np.bool_)
+        for piece in self.pieces:
+            mask |= _decoded(piece)
+        if not mask.any():
+            raise _unusable(Reason.EMPTY)
+        return mask
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """An annotation as far as it can be used. `updated_at` is UTC in ISO format with microseconds, so that texts
+    compare as times do; empty if Label Studio does not say. `id` and `task` are 0 where they are no numbers."""
+
+    id: int
+    task: int
+    updated_at: str
+    ground_truth: bool
+    objects: tuple[AnnotatedObject, ...]
+    skipped: Mapping[Reason, int]
+
+    @property
+    def rank(self) -> tuple[bool, str, int]:
+        """Of a task's annotations with an object, the one that ranks highest counts."""
+        return self.ground_truth, self.updated_at, self.id
+
+
+ImageOf = Callable[[str, int | None], str | None]
+"""The reference that a task holds for an image tag (its name) and, of several images, an index; None: there is none."""
+
+
+def plain_rle(region: Json) -> bytes:
+    """The RLE of a region; empty if it has none or its values are no bytes."""
+    rle = mapping(region.get("value")).get("rle")
     try:
-        photos = [
-            Photo(f"{task['id']}-{address.stem}", partial(_read, _matching(address, photos_by_name), address, regions))
-            for task in tasks
-            if (regions := brush_regions(task)) and (address := photo_address(task, regions[0]))
-        ]
-    except (AttributeError, KeyError, TypeError):
-        raise ValueError(
-            f"{file} is no Label Studio export of type JSON (not JSON-MIN): a list of tasks with annotations"
-        ) from None
-    if not photos:
-        raise ValueError(f"{file} has no annotation with a brush region")
-    return photos
+        return bytes(map(int, rle)) if isinstance(rle, list) else b""
+    except (TypeError, ValueError, OverflowError):
+        return b""
 
 
-def brush_regions(task: dict[str, Any]) -> list[Region]:
-    """The brush regions of the annotation that counts."""
-    valid = [annotation for annotation in task["annotations"] if not annotation.get("was_cancelled")]
-    if not valid:
-        return []
-    annotation = max(valid, key=lambda a: (bool(a.get("ground_truth")), a.get("updated_at") or "", a.get("id") or 0))
-    return [region for region in annotation.get("result", ()) if region.get("value", {}).get("format") == "rle"]
+def read_annotation(
+    annotation: Json, image_of: ImageOf, rle_of: Callable[[Json], Sequence[int]] = plain_rle
+) -> Annotation:
+    """An annotation with its objects, as Label Studio's webhook, REST interface and export have it."""
+    skipped: Counter[Reason] = Counter()
+    objects: tuple[AnnotatedObject, ...] = ()
+    regions = _brush_regions(annotation.get("result"), rle_of)
+    if annotation.get("was_cancelled"):
+        skipped[Reason.CANCELLED] = 1
+    else:
+        if not regions:
+            skipped[Reason.NO_REGION] = 1
+        if num_other := _num_other_shapes(annotation.get("result")):
+            skipped[Reason.OTHER_SHAPE] = num_other
+        objects = tuple(_annotated_objects(regions, image_of, rle_of, skipped))
+    return Annotation(
+        id=number(annotation.get("id")) or 0,
+        task=number(annotation.get("task")) or 0,
+        updated_at=_moment(annotation.get("updated_at")),
+        ground_truth=annotation.get("ground_truth") is True,
+        objects=objects,
+        skipped=skipped,
+    )
 
 
-def photo_address(task: dict[str, Any], region: Region) -> PurePosixPath:
-    """Path of the photo that a region lies on, as far as Label Studio's address tells it."""
-    data = task.get("data", {})
-    addresses = [data.get(region.get("to_name")), data.get("image"), *data.values()]
-    for text in (address for address in addresses if isinstance(address, str)):
-        parts = urlsplit(text)
-        local_file = parse_qs(parts.query).get("d")  # /data/local-files/?d=folder/photo.jpg
-        path = PurePosixPath(local_file[0] if local_file else unquote(parts.path))
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            return path
-    return PurePosixPath(str(task.get("file_upload") or "no address of a photo"))
+def _brush_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict[str, Json]:
+    """Brush regions by id, in order. One whose id is missing, or is another region's, gets a name of its own."""
+    regions: dict[str, Json] = {}
+    digests: dict[str, set[bytes]] = {}  # of the masks of ids that come more than once; each is looked at once
+    for index, item in enumerate(json_objects(result)):
+        if item.get("type") not in _BRUSH_TYPES or "rle" not in mapping(item.get("value")):
+            continue
+        name = _region_id(item.get("id"))
+        if name in regions:
+            known = digests.setdefault(name, {_digest(rle_of(regions[name]))})
+            if (digest := _digest(rle_of(item))) in known:
+                continue  # a copy, as the editor makes it for each further tag that has a label selected
+            known.add(digest)
+        while not name or name in regions:
+            name += f"#{index}"
+        regions[name] = item
+    return regions
 
 
-def _photos_by_name(folder: Path) -> dict[str, list[Path]]:
-    photos = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            photos[_saved_name(path.name)].append(path)
-    return photos
+def _digest(rle: Sequence[int]) -> bytes:
+    return sha256(repr(rle).encode()).digest()
 
 
-def _saved_name(name: str) -> str:
-    """A file name as Label Studio (Django's `get_valid_filename`) saves an upload, but for the random prefix."""
-    return re.sub(r"[^-\w.]", "", name.strip().replace(" ", "_"))
+def _num_other_shapes(result: Any) -> int:
+    ids = (
+        _region_id(item.get("id")) or f"#{index}"
+        for index, item in enumerate(json_objects(result))
+        if item.get("type") in _OTHER_SHAPES and "rle" not in mapping(item.get("value"))
+    )
+    return len(set(ids))
 
 
-def _matching(address: PurePosixPath, photos_by_name: dict[str, list[Path]]) -> list[Path]:
-    """The photos that an address may mean: those that agree with it for most folders, counted from the file up."""
-    name = _saved_name(address.name)
-    candidates = photos_by_name.get(name) or photos_by_name.get(UPLOAD_PREFIX.sub("", name), [])
-    folders = [_common_length(address.parts[-2::-1], path.parts[-2::-1]) for path in candidates]
-    return [path for path, length in zip(candidates, folders, strict=True) if length == max(folders)]
+def _region_id(value: Any) -> str:
+    """An id as a text; empty where there is none."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
 
 
-def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))))
+def _annotated_objects(
+    regions: Mapping[str, Json],
+    image_of: ImageOf,
+    rle_of: Callable[[Json], Sequence[int]],
+    skipped: Counter[Reason],
+) -> Iterator[AnnotatedObject]:
+    """Regions joined to objects; those without an image go to `skipped`."""
+    pieces: dict[str, list[Json]] = {}
+    for region_id, top in _tops({one: _parent(one, regions) for one in regions}).items():
+        pieces.setdefault(top, []).append(regions[region_id])
+    for region_id, members in pieces.items():
+        first = regions[region_id]
+        image = image_of(text(first.get("to_name")), number(first.get("item_index")))
+        if image is None:
+            skipped[Reason.NO_IMAGE] += 1
+        else:
+            yield AnnotatedObject(region_id, _label(first), image, tuple(_piece(one, rle_of) for one in members))
 
 
-def _read(matching: list[Path], address: PurePosixPath, regions: list[Region]) -> tuple[NDArray[np.uint8], Targets]:
-    if len(matching) != 1:
-        found = ", ".join(str(path) for path in matching) or "none"
-        raise ValueError(f"{address}: one photo of this name must lie below the folder of photos, found {found}")
-    try:
-        # As it was annotated: of a damaged file the editor shows the part that is there.
-        return read_photo(matching[0], complete=False), region_targets(regions)
-    except KeyError as error:
-        raise ValueError(f"{address}: a brush region lacks {error}") from None
+def _parent(region_id: str, regions: Mapping[str, Json]) -> str | None:
+    """The region that a region is a further piece of."""
+    region = regions[region_id]
+    parent_id = _region_id(region.get("parentID"))
+    parent = regions.get(parent_id)
+    return parent_id if parent is not None and _belonging(parent) == _belonging(region) else None
 
 
-def region_targets(regions: list[Region]) -> Targets:
-    """Each object's target under a number made from its region's id, so that no other region can change it.
+def _tops(parents: Mapping[str, str | None]) -> dict[str, str]:
+    """The top of each one's chain of parents, in the order of `parents`; of a circle, which has no top, its smallest.
 
-    Raises KeyError where a region lacks a field, ValueError where its run lengths are damaged.
+    Each is looked at once, however long the chains are.
     """
-    parents: dict[str, str | None] = {region["id"]: region.get("parentID") for region in regions}
-    masks: dict[int, NDArray[np.bool_]] = {}
-    for region in regions:
-        object_id = zlib.crc32(_root(region["id"], parents).encode())
-        mask = _mask(region)
-        known = masks.get(object_id, mask)
-        if known.shape != mask.shape:
-            raise ValueError(f"region {region['id']} belongs to a photo of another size than the other regions")
-        masks[object_id] = known | mask
-    return mask_targets(masks)
+    tops: dict[str, str] = {}
+    for one in parents:
+        chain: dict[str, None] = {}
+        at = one
+        while at not in tops and at not in chain:
+            chain[at] = None
+            at = parents[at] or at
+        if at in chain:  # new: it has no parent, or the chain has come back to it
+            names = list(chain)
+            top = min(names[names.index(at) :])
+        else:
+            top = tops[at]
+        tops.update(dict.fromkeys(chain, top))
+    return {one: tops[one] for one in parents}
 
 
-def _root(region_id: str, parents: dict[str, str | None]) -> str:
-    for _ in parents:  # a chain is no longer than this, a circle is left here too
-        parent = parents[region_id]
-        if parent is None or parent not in parents:
-            break
-        region_id = parent
-    return region_id
+def _belonging(region: Json) -> tuple[list[str], Any, Any]:
+    return _labels(region), region.get("to_name"), region.get("item_index")
 
 
-def _mask(region: Region) -> NDArray[np.bool_]:
+def _label(region: Json) -> str | None:
+    return next(iter(_labels(region)), None)
+
+
+def _labels(region: Json) -> list[str]:
+    labels = mapping(region.get("value")).get("brushlabels")
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
+
+
+def _piece(region: Json, rle_of: Callable[[Json], Sequence[int]]) -> Piece:
+    height, width = number(region.get("original_height")), number(region.get("original_width"))
+    return Piece(rle_of(region), (height or 0, width or 0))
+
+
+def _decoded(piece: Piece) -> NDArray[np.bool_]:
+    height, width = piece.size
+    announced = int.from_bytes(bytes(piece.rle[:4]), "big") if _are_bytes(piece.rle[:4]) else None
     try:
-        alpha = brush_rle.decode(region["value"]["rle"], region["original_height"], region["original_width"])
-    except ValueError as error:
-        raise ValueError(f"region {region['id']}: {error}") from None
-    return np.asarray(alpha >= HALF_COVERED)
+        return np.asarray(brush_rle.decode(piece.rle, height, width) >= _HALF_COVERED)
+    except ValueError:
+        of_other_size = len(piece.rle) >= 8 and announced not in (None, 4 * height * width)
+        raise _unusable(Reason.WRONG_SIZE if of_other_size else Reason.UNDECODABLE) from None
+
+
+def _are_bytes(values: Sequence[int]) -> bool:
+    return all(0 <= value <= 255 for value in values)
+
+
+def _unusable(reason: Reason) -> UnusableError:
+    return UnusableError(reason.value, reason)
+
+
+def json_objects(value: Any) -> list[Json]:
+    """The objects in a list, or a single one as a list."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, dict)]
+
+
+def mapping(value: Any) -> Json:
+    """The object itself; an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def text(value: Any) -> str:
+    """The text itself; an empty one for anything else."""
+    return value if isinstance(value, str) else ""
+
+
+def number(value: Any) -> int | None:
+    """A whole number from 0 on that a database can hold."""
+    return value if type(value) is int and 0 <= value <= _LARGEST_ID else None
+
+
+def _moment(value: Any) -> str:
+    try:
+        moment = datetime.fromisoformat(text(value))
+        return moment.astimezone(UTC).isoformat(timespec="microseconds") if moment.tzinfo else ""
+    except (ValueError, OverflowError):
+        return ""

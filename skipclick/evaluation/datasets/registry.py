@@ -6,13 +6,16 @@ import textwrap
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
 
 from skipclick.evaluation.datasets.coco import list_coco
 from skipclick.evaluation.datasets.image_mask_folders import any_colour, instance_ids, list_hqseg, list_pairs, trimap
-from skipclick.evaluation.datasets.label_studio import list_label_studio
+from skipclick.evaluation.datasets.label_studio_export import list_label_studio
+from skipclick.evaluation.datasets.left_out import LeftOut, Listing, describe_left_out, left_out_for
 from skipclick.evaluation.datasets.sample import Photo, Sample
 from skipclick.evaluation.datasets.voc import list_pascal_voc, list_sbd
 from skipclick.evaluation.datasets.winter_sports import list_shseg, list_wseseg
@@ -24,7 +27,7 @@ class Layout:
 
     expects: str
     """What the folder must hold, in a line."""
-    list_photos: Callable[[Path], list[Photo]]
+    list_photos: Callable[[Path], Listing[Photo]]
     """Raises ValueError, saying what is missing, where the folder is not of this layout."""
     num_photos: int | None = None
     num_objects: int | None = None
@@ -107,9 +110,14 @@ LAYOUTS = {
         "images/; crowds ignored",
         list_photos=list_coco,
     ),
+    "coco-with-crowds": Layout(
+        expects="as coco; crowds (iscrowd) are objects too: CVAT marks every mask that it writes as run lengths so",
+        list_photos=partial(list_coco, crowds_as_objects=True),
+    ),
     "label-studio": Layout(
-        expects="Label Studio's export as JSON, with brush regions: FILE.json:IMAGES, or a folder with one .json and "
-        "images/; each region an object, one nested in another belongs to it; photos are found by name",
+        expects="Label Studio's export as JSON or JSON-MIN, with brush regions: FILE.json:IMAGES, or a folder with one "
+        ".json and images/; each region an object, one nested in another of its label belongs to it; photos are found "
+        "by name",
         list_photos=list_label_studio,
     ),
 }
@@ -124,6 +132,8 @@ class EvaluationSet:
     folder: str
     """Where it lies, as given."""
     photos: tuple[Photo, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """What its files name and cannot be used, as far as it shows before a photo is read."""
 
     @property
     def resolution(self) -> tuple[int, int] | None:
@@ -152,12 +162,13 @@ def open_dataset(
     if name not in LAYOUTS:
         raise ValueError(f"unknown data set {name!r}: known are {', '.join(LAYOUTS)}")
     try:
-        photos = [photo for photo in LAYOUTS[name].list_photos(folder) if keep is None or keep(photo.name)]
+        listing = LAYOUTS[name].list_photos(folder)
     except ValueError as error:
         raise ValueError(f"{name}={folder}: {error}; expected {LAYOUTS[name].expects}") from None
+    photos = [photo for photo in listing.photos if keep is None or keep(photo.name)]
     if not photos:
         raise ValueError(f"{name}={folder}: there are no photos to measure")
-    return EvaluationSet(name, str(folder), tuple(photos[:limit]))
+    return EvaluationSet(name, str(folder), tuple(photos[:limit]), tuple(listing.left_out))
 
 
 def check_set() -> EvaluationSet:
@@ -190,26 +201,26 @@ def _describe_found(name: str, folder: Path) -> str:
     except ValueError as error:
         return str(error)
     with ThreadPoolExecutor() as pool:
-        found = list(
-            tqdm(pool.map(_objects_or_problem, dataset.photos), name, len(dataset), unit="photo", disable=None)
-        )
-    problems = [f"  broken: {problem}" for problem in found if isinstance(problem, str)]
-    num_objects = sum(count for count in found if isinstance(count, int))
+        found = list(tqdm(pool.map(_objects, dataset.photos), name, len(dataset), unit="photo", disable=None))
+    num_broken = sum(count is None for count, _ in found)
     layout = LAYOUTS[name]
     counts = [
         f"{len(dataset):,} photos{_of(layout.num_photos)}",
-        f"{num_objects:,} objects{_of(layout.num_objects)}",
-        f"{len(problems)} broken",
+        f"{sum(count or 0 for count, _ in found):,} objects{_of(layout.num_objects)}",
+        f"{num_broken} broken",
     ]
-    return "\n".join([f"{name}={folder}: {', '.join(counts)}", *problems])
+    left_out = describe_left_out(chain(dataset.left_out, *(of_photo for _, of_photo in found)))
+    return "\n".join([f"{name}={folder}: {', '.join(counts)}", *(f"  left out: {line}" for line in left_out)])
 
 
 def _of(published: int | None) -> str:
     return "" if published is None else f" (published: {published:,})"
 
 
-def _objects_or_problem(photo: Photo) -> int | str:
+def _objects(photo: Photo) -> tuple[int | None, tuple[LeftOut, ...]]:
+    """How many objects a photo has, None if it is broken, and what is left out."""
     try:
-        return len(photo.load().targets)
+        sample = photo.load()
     except ValueError as error:
-        return str(error)
+        return None, (left_out_for(error),)
+    return len(sample.targets), sample.left_out

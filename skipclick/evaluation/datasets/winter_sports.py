@@ -9,10 +9,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from skipclick.evaluation.datasets.sample import Photo, Targets, instance_targets, read_ids, read_photo
+from skipclick.evaluation.datasets.left_out import Listing
+from skipclick.evaluation.datasets.sample import Content, Photo, instance_targets, read_ids, read_photo
 
 # Where each class of WSESeg lies.
 WSESEG_FOLDERS = {
@@ -29,18 +27,20 @@ WSESEG_FOLDERS = {
 }
 
 
-def list_wseseg(folder: Path) -> list[Photo]:
+def list_wseseg(folder: Path) -> Listing[Photo]:
     """The ten classes one after the other; a name begins with its class, which is the category too."""
-    return [
-        Photo(f"{name}/{_key(mask)}", partial(_read, mask), category=name)
-        for name, place in WSESEG_FOLDERS.items()
-        for mask in _masks(folder / place)
-    ]
+    return Listing(
+        [
+            Photo(f"{name}/{_key(mask)}", partial(_read, mask), category=name)
+            for name, place in WSESEG_FOLDERS.items()
+            for mask in _masks(folder / place)
+        ]
+    )
 
 
-def list_shseg(folder: Path) -> list[Photo]:
+def list_shseg(folder: Path) -> Listing[Photo]:
     """All masks of a flat folder."""
-    return [Photo(_key(mask), partial(_read, mask)) for mask in _masks(folder)]
+    return Listing([Photo(_key(mask), partial(_read, mask)) for mask in _masks(folder)])
 
 
 def _masks(folder: Path) -> list[Path]:
@@ -55,6 +55,6 @@ def _key(mask: Path) -> str:
     return mask.stem.removeprefix("mask_")
 
 
-def _read(mask: Path) -> tuple[NDArray[np.uint8], Targets]:
+def _read(mask: Path) -> Content:
     image = read_photo(mask.with_name(f"{_key(mask)}.jpg"), turned=False)
-    return image, instance_targets(read_ids(mask))
+    return Content(image, instance_targets(read_ids(mask)))

@@ -78,6 +78,28 @@ def test_unreadable_images_are_passed_over() -> None:
     assert [problem.split(":")[0] for problem in problems] == ["gone", "drawn-1", "drawn-2"]
 
 
+def test_a_mask_that_cannot_be_used_does_not_take_its_image_with_it() -> None:
+    """One annotator's damaged mask, or one of another size, leaves the other objects of the photo."""
+
+    def missing() -> NDArray[np.int8]:
+        raise ValueError("the mask file is gone")
+
+    good = drawn_example(0, "same")
+    bad = [
+        dataclasses.replace(good, target=target)
+        for target in (fixed(np.ones((5, 5), np.int8)), fixed(np.zeros((96, 128), np.int8)), missing)  # type: ignore[arg-type]
+    ]
+    problems: list[str] = []
+    (sample,) = load_images([*bad, good], problems)
+    assert list(sample.targets) == [4]
+    np.testing.assert_array_equal(sample.targets[4], good.target())
+    assert problems == [
+        "same: a mask has the shape (5, 5), its image (96, 128)",
+        "same: a mask is empty",
+        "the mask file is gone",
+    ]
+
+
 def test_objects_of_one_image_are_one_sample() -> None:
     [sample] = load_images([drawn_example(0, "same"), dataclasses.replace(drawn_example(0), key="same")], [])
     assert list(sample.targets) == [1, 2]

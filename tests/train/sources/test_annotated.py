@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.datasets import LAYOUTS, open_dataset
+from skipclick.evaluation.datasets.left_out import count_by_reason
 from skipclick.evaluation.datasets.sample import mask_targets
 from tests.support.coco_files import SQUARE, SQUARE_PIXELS, run_lengths, write_set
 from tests.support.drawn_pictures import HEIGHT, WIDTH, blank, save
@@ -78,7 +79,21 @@ def test_a_task_that_label_studio_sent(tmp_path: Path) -> None:
     (source,) = open_sources([str(tmp_path)], "all").parts
     assert source.kind == "label-studio"
     _, scene = source.photos[0].load()
-    (sample,) = (photo.load() for photo in LAYOUTS["label-studio"].list_photos(tmp_path))
+    (sample,) = (photo.load() for photo in LAYOUTS["label-studio"].list_photos(tmp_path).photos)
     assert len(scene.objects) == len(sample.targets) == 2
     for part, target in zip(scene.objects, sample.targets.values(), strict=True):
         np.testing.assert_array_equal(scene.mask(part), target == 1)
+
+
+def test_training_reads_what_the_benchmark_reads(tmp_path: Path) -> None:
+    """The objects, what is left out, and crowds as objects where that is asked for."""
+    crowd = run_lengths(blank() == 0)
+    write_set(tmp_path, {1: [SQUARE], 2: [], 3: crowd, 4: [SQUARE[:4]]}, crowds=(3,))
+    for kind, num_objects in (("coco", 1), ("coco-with-crowds", 2)):
+        (source,) = open_sources([f"{kind}:{tmp_path}"], "all").parts
+        dataset = open_dataset(kind, tmp_path)
+        _, scene = source.photos[0].load()
+        assert len(scene.objects) == len(dataset.load(0).targets) == num_objects
+        assert scene.left_out == tuple(count_by_reason(dataset.load(0).left_out))
+        assert source.left_out == dataset.left_out
+    assert [one.count for one in scene.left_out] == [1, 1]

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from PIL import Image
 
-from tests.support.drawn_pictures import HEIGHT, WIDTH, blank, save
-from train.sources.folder import list_folder, scene_of_ids
+from skipclick.evaluation.datasets import open_dataset
+from tests.support.drawn_pictures import HEIGHT, PHOTO, WIDTH, blank, save
+from train.sources.folder import NO_MASK, NO_PHOTO, list_folder, scene_of_ids
 
 
 def write(root: Path, mask: NDArray[np.generic], name: str = "a") -> Path:
@@ -43,7 +45,7 @@ def test_more_than_255_objects_take_several_layers(tmp_path: Path) -> None:
     ids = (np.arange(30 * 40, dtype=np.uint16).reshape(30, 40) // 2) * 100 % 60_000
     save(tmp_path / "images" / "a.png", blank(30, 40, 3))
     save(tmp_path / "masks" / "a.png", ids)
-    _, scene = list_folder(tmp_path, "all")[0].load()
+    _, scene = list_folder(tmp_path, "all").photos[0].load()
     assert scene.layers.shape == (3, 30, 40)
     assert [int(ids[scene.mask(part)].mean()) for part in scene.objects] == list(range(100, 60_000, 100))
 
@@ -51,17 +53,35 @@ def test_more_than_255_objects_take_several_layers(tmp_path: Path) -> None:
 def test_photos_without_mask_are_left_out_and_kinds_are_read(tmp_path: Path) -> None:
     write(write(tmp_path, blank(), "a"), blank(), "b")
     save(tmp_path / "images" / "c.png")
-    (tmp_path / "index.csv").write_text("name,kind\na,person\n")
-    assert [(photo.name, photo.kind) for photo in list_folder(tmp_path, "all")] == [("a", "person"), ("b", None)]
+    save(tmp_path / "masks" / "d.png", blank())
+    (tmp_path / "index.csv").write_text("name,kind\na,person\n", encoding="utf-8-sig")  # as Excel writes it
+    listing = list_folder(tmp_path, "all")
+    assert [(photo.name, photo.kind) for photo in listing.photos] == [("a", "person"), ("b", None)]
+    assert [(one.reason, Path(one.example).name) for one in listing.left_out] == [
+        (NO_MASK, "c.png"),
+        (NO_PHOTO, "d.png"),
+    ]
     (tmp_path / "index.csv").write_text("photo,kind\na,person\n")
     with pytest.raises(ValueError, match=r"index\.csv lacks the column name"):
         list_folder(tmp_path, "all")
 
 
 def test_broken_masks_are_named(tmp_path: Path) -> None:
-    (photo,) = list_folder(write(tmp_path, blank(4, 4)), "all")
+    (photo,) = list_folder(write(tmp_path, blank(4, 4)), "all").photos
     with pytest.raises(ValueError, match=r"a: a mask of shape \(4, 4\) does not fit"):
         photo.load()
     (tmp_path / "masks" / "a.png").write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"masks/a\.png"):
         photo.load()
+
+
+def test_a_photo_lies_as_its_mask_does(tmp_path: Path) -> None:
+    """One that EXIF turns, with masks drawn on it as stored and as shown."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, shape in (("a", (HEIGHT, WIDTH)), ("b", (WIDTH, HEIGHT))):
+        write(tmp_path, blank(*shape) + 1, name)
+        Image.fromarray(PHOTO).save(tmp_path / "images" / f"{name}.png", exif=exif)
+    loaded = [photo.load()[0].shape[:2] for photo in list_folder(tmp_path, "all").photos]
+    assert loaded == [(HEIGHT, WIDTH), (WIDTH, HEIGHT)]
+    assert [sample.image.shape[:2] for sample in open_dataset("folder", tmp_path)] == loaded

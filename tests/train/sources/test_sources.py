@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.drawn_pictures import blank, save
 from tests.support.photo_folder import NUM_PHOTOS
-from train.sources import is_held_out, open_sources, parse_source
+from train.sources import KINDS, is_held_out, open_sources, parse_source
 
 
 def write_folder(root: Path, names: list[str]) -> Path:
@@ -56,6 +56,7 @@ def test_kinds_can_be_left_out(photo_folder: Path) -> None:
         ("/data/own", (1.0, None, "/data/own")),
         ("2*/data/own", (2.0, None, "/data/own")),
         ("0.5*coco:/data/a.json:/data/images", (0.5, "coco", "/data/a.json:/data/images")),
+        ("2*coco-with-crowds:/data/a.json", (2.0, "coco-with-crowds", "/data/a.json")),
         ("label-studio:export.json", (1.0, "label-studio", "export.json")),
         ("/data/a:b", (1.0, None, "/data/a:b")),
         (".25*folder:x", (0.25, "folder", "x")),
@@ -116,6 +117,31 @@ def test_one_broken_photo_does_not_keep_a_run_from_starting(tmp_path: Path) -> N
     first, *_ = sorted(trained_names(4))
     (write_folder(tmp_path, trained_names(4)) / "images" / f"{first}.png").write_bytes(b"no picture")
     assert len(open_sources([str(tmp_path)])) == 4
+
+
+def test_however_many_photos_are_broken_one_is_enough_to_start(tmp_path: Path) -> None:
+    *broken, _ = sorted(trained_names(30))
+    for name in broken:
+        (write_folder(tmp_path, trained_names(30)) / "images" / f"{name}.png").write_bytes(b"no picture")
+    assert len(open_sources([str(tmp_path)])) == 30
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(
+    ("name", "text", "kind"),
+    [
+        ("a.json", ' {"info": {}, "images": [], "annotations": []}', "coco"),
+        ("a.JSON", '{"annotations": [], "images": []}', "coco"),
+        ("a.jsonl", '{"images": [], "annotations": []}', "coco"),
+        ("a.json", "\r\n [", "label-studio"),
+        ("a.json", '{"id": 1, "annotations": []}', "label-studio"),
+        ("a.ndjson", '{ "data": {}, "annotations": []}', "label-studio"),
+    ],
+)
+def test_json_is_recognised_in_any_encoding(tmp_path: Path, encoding: str, name: str, text: str, kind: str) -> None:
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    for path in (tmp_path, tmp_path / name, Path(f"{tmp_path / name}:{tmp_path}")):
+        assert [one for one, how in KINDS.items() if how.recognises(path)] == [kind]
 
 
 def test_json_is_told_apart_by_what_it_holds(tmp_path: Path) -> None:

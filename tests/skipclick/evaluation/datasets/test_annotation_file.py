@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from skipclick.evaluation.datasets.annotation_file import find_annotations, read_json
+from skipclick.evaluation.datasets.annotation_file import find_annotations, read_head, read_json
 
 
 @pytest.fixture
@@ -59,3 +59,20 @@ def test_json_is_json(root: Path) -> None:
     (root / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"a\.json is not JSON"):
         read_json(root / "a.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_may_have_any_encoding_and_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "a.json"
+    file.write_bytes('\n {"a": "ü"}'.encode(encoding))
+    assert read_json(file) == [{"a": "ü"}]
+    assert read_head(file).startswith('{"a"')
+    file.write_bytes('{"a": "ü"}\n\n[3]\n{"cut'.encode(encoding))
+    assert read_json(file) == [{"a": "ü"}, [3], None]
+
+
+def test_pretty_json_that_was_cut_off_is_no_json_lines(tmp_path: Path) -> None:
+    for text in ('{\n"a": 3,\n', '[\n{"a": 3},\n{"b": 4}\n', "", "\n", "[" * 100_000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ValueError, match=r"a\.json is not JSON"):
+            read_json(tmp_path / "a.json")

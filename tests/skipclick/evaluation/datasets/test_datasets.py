@@ -37,6 +37,7 @@ def test_every_data_set_of_the_paper_has_its_network_size() -> None:
         "SHSeg": 896,
         "folder": None,
         "coco": None,
+        "coco-with-crowds": None,
         "label-studio": None,
     }
 
@@ -92,7 +93,8 @@ def test_the_list_has_every_data_set_and_its_counts() -> None:
 def test_the_list_counts_what_lies_in_given_folders(folder: Path) -> None:
     (folder / "images" / "b.jpg").write_bytes(b"broken")
     text = describe_datasets({"folder": folder, "Berkeley": folder, "DAVIS": folder})
-    assert f"folder={folder}: 4 photos, 6 objects, 1 broken\n  broken: {folder}/images/b.jpg: cannot be read" in text
+    assert f"folder={folder}: 4 photos, 6 objects, 1 broken\n  left out: 1 × the file cannot be read as a pict" in text
+    assert f"for example {folder}/images/b.jpg: cannot be read" in text
     assert f"Berkeley={folder}: 4 photos (published: 100), 0 objects (published: 100), 1 broken" in text
     assert f"DAVIS={folder}: there is no folder {folder}/img; expected img/ and gt/" in text
 

@@ -13,7 +13,17 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipclick.evaluation.datasets.sample import Photo, instance_targets, mask_targets, read_ids, read_photo
+from skipclick.evaluation.datasets.left_out import LeftOut
+from skipclick.evaluation.datasets.sample import (
+    NO_OBJECT,
+    NO_PIXEL,
+    Content,
+    Photo,
+    instance_targets,
+    mask_targets,
+    read_ids,
+    read_photo,
+)
 from tests.support.drawn_pictures import PHOTO, blank, save, save_palette, voc_palette
 
 REAL_PHOTOS = sorted((Path(__file__).parents[3] / "e2e" / "photos").glob("*.jpg"))
@@ -41,6 +51,17 @@ def test_photos_are_turned_as_exif_says_unless_masks_were_drawn_on_them_as_store
     Image.fromarray(PHOTO).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), np.rot90(PHOTO, -1))
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png", turned=False), PHOTO)
+    height, width = PHOTO.shape[:2]
+    for sizes, expected in (
+        ([(height, width)], PHOTO),
+        ([(9, 9), (height, width), (width, height)], PHOTO),
+        ([(width, height), (height, width)], np.rot90(PHOTO, -1)),
+        ([(9, 9)], np.rot90(PHOTO, -1)),
+    ):
+        np.testing.assert_array_equal(read_photo(tmp_path / "a.png", mask_sizes=sizes), expected)
+    square = np.ascontiguousarray(PHOTO[:, :height])
+    Image.fromarray(square).save(tmp_path / "s.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "s.png", mask_sizes=[(height, height)]), np.rot90(square, -1))
 
 
 def test_damaged_files_are_named(tmp_path: Path) -> None:
@@ -102,11 +123,13 @@ def test_an_object_counts_where_it_overlaps_what_is_ignored() -> None:
 def test_a_sample_has_the_objects_that_have_pixels() -> None:
     target = blank().astype(np.int8)
     target[0] = 1
-    photo = Photo("a", lambda: (PHOTO, {1: target, 2: -target}), category="skis")
+    photo = Photo("a", lambda: Content(PHOTO, {1: target, 2: -target}), category="skis")
     sample = photo.load()
     assert (sample.name, list(sample.targets), sample.category) == ("a", [1], "skis")
+    assert sample.left_out == (LeftOut(NO_PIXEL, "a, object 2"),)
+    assert Photo("a", lambda: Content(PHOTO, {})).load().left_out == (LeftOut(NO_OBJECT, "a"),)
 
 
 def test_a_mask_must_have_the_size_of_its_photo() -> None:
     with pytest.raises(ValueError, match="b: the mask has 8 × 5 pixels, the photo 8 × 6"):
-        Photo("b", lambda: (PHOTO, {1: blank(5, 8).astype(np.int8)})).load()
+        Photo("b", lambda: Content(PHOTO, {1: blank(5, 8).astype(np.int8)})).load()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from skipclick.evaluation.datasets import open_dataset
+from skipclick.evaluation.datasets.left_out import LeftOut
+from skipclick.evaluation.datasets.voc import LISTED_TWICE
 from tests.support.drawn_pictures import blank, save, save_palette, voc_palette
 
 
@@ -82,3 +84,14 @@ def test_voc_joins_instances_of_equal_grey_as_published(tmp_path: Path) -> None:
     assert list(sample.targets) == [15, 38]
     np.testing.assert_array_equal(sample.targets[15], ids == 4)
     np.testing.assert_array_equal(sample.targets[38], (ids == 1) | (ids == 16))
+
+
+def test_lists_as_editors_write_them(tmp_path: Path) -> None:
+    """A byte order mark, line ends of Windows, a photo twice, a second column."""
+    ids = blank()
+    ids[1] = 1
+    root = write_sbd(tmp_path, {"a": ids, "b": ids})
+    (root / "val.txt").write_bytes("a  1\r\nb -1\r\n\r\na 1\r\n".encode("utf-8-sig"))
+    dataset = open_dataset("SBD", root)
+    assert [sample.name for sample in dataset] == ["a", "b"]
+    assert dataset.left_out == (LeftOut(LISTED_TWICE, "a"),)
