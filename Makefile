@@ -31,7 +31,7 @@ CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evalu
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test lint bench latency bench-check bench-baseline load soak crash e2e image-test scale-test lock audit \
+.PHONY: help serve test test-fast lint bench latency bench-check bench-baseline load soak crash e2e image-test scale-test lock audit \
     clean distclean data-given chromium-installed haproxy-installed image-tools
 
 help:  ## say what there is (default)
@@ -42,6 +42,9 @@ serve: $(PACKAGE)  ## start the backend for Label Studio
 
 test: lint  ## run the checks and all tests but those of e2e, image-test and scale-test
 	$(BIN)/python -m pytest -m "not e2e and not image and not scale"
+
+test-fast: $(DEVELOPMENT)  ## run the tests of modules that start no processes
+	$(BIN)/python -m pytest -m "not process and not slow and not e2e and not image and not scale"
 
 lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/ruff check .

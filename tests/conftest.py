@@ -34,6 +34,14 @@ settings.load_profile("repeatable")
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of modules that start processes, each of which takes seconds to import torch."""
+    for item in items:
+        imported = vars(item.module) if isinstance(item, pytest.Function) else {}
+        if {"subprocess", "multiprocessing", "ProcessPoolExecutor"} & imported.keys():
+            item.add_marker("process")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     tmp_path_factory.getbasetemp()  # stays where it always is, so that the files of a failed test can be looked at
