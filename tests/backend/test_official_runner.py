@@ -18,8 +18,9 @@ from tests.support.recorded import RECORDINGS, clicked_bodies, recorded_requests
 
 
 @pytest.fixture
-def adapter(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def adapter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """`backend.official_runner`, imported where the package's place is taken by the stand-in."""
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path))
     for name, module in stand_in.modules().items():
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "backend.official_runner", raising=False)
