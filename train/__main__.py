@@ -1,5 +1,5 @@
 """From photos with masks to a checkpoint that is served. Masks may be COCO and LVIS combined, HQSeg-44k, a COCO file
-(with crowds as objects: coco-with-crowds), a Label Studio export, or a folder of your own; several at once if you like."""
+(coco-with-crowds takes its crowds as objects), a Label Studio export, or a folder of your own; several at once too."""
 
 from __future__ import annotations
 

@@ -158,6 +158,6 @@ def test_the_licence_of_dinov3_is_named_before_its_weights_are_fetched(
 def test_the_help_names_every_command_and_kind_of_source(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    shown = capsys.readouterr().out.replace("\n", " ").lower().replace("'s", "").replace(" ", "-")
+    shown = capsys.readouterr().out.replace("-\n", "-").replace("\n", " ").lower().replace("'s", "").replace(" ", "-")
     for name in ("fit", "export", "validate", "plot", "show", "inspect", "build-cocolvis", *KINDS):
         assert name in shown.replace("coco-and-lvis", "cocolvis"), name
