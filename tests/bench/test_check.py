@@ -28,7 +28,8 @@ def bench_check(model: str | Path, num_photos: int) -> subprocess.CompletedProce
     make = ["make", "--dry-run", "--always-make", "bench-check", f"MODEL={model}"]
     recipe = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     [command] = [line for line in recipe.splitlines() if "bench/noc.py" in line]
-    arguments = shlex.split(command)[1:]
+    words = shlex.split(command)
+    arguments = words[words.index("bench/noc.py") :]
     return subprocess.run(
         [sys.executable, *arguments, "--limit", str(num_photos)], cwd=ROOT, capture_output=True, text=True, check=False
     )
