@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,10 +35,11 @@ class ValidationSet:
 
 
 def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None:
-    """The first photos that training holds out of its sources; None where it holds out none."""
+    """The first photos that training holds out of its sources; None, with a warning, where it has none to use."""
     try:
         listing = held_out_photos(data)
-    except ValueError:  # a small source
+    except ValueError as error:  # a small source, or a damaged one
+        print(f"train: no validation on held-out photos: {error}", file=sys.stderr)
         return None
     return ValidationSet("held out", [photo.load for photo in listing.photos[:limit]], tuple(listing.left_out))
 
