@@ -1,12 +1,12 @@
 """From a photo and clicks to a probability map: the two calls that everything else is built on.
 
-    features = predictor.encode(image)                               the expensive step, once per photo
-    answer = predictor.answer([ClickRequest(features, clicks)])[0]   once per click: what the backend serves
-    probability = predictor.click(features, clicks, previous)        the same by the released protocol
+    features = predictor.encode(image)                                    the expensive step, once per photo
+    prediction = predictor.predict([ClickRequest(features, clicks)])[0]   once per click: what the backend serves
+    probability = predictor.click(features, clicks, previous)             the same by the released protocol
 
-The two differ in where the previous mask lives. `answer` keeps it at network resolution, as training does; the released
-code takes it up to the photo's size and down again. A predictor remembers nothing between calls; features and states
-are values that the caller keeps. Only `warm_up` leaves something behind on a GPU: recorded clicks.
+The two differ in where the previous mask lives. `predict` keeps it at network resolution, as training does; the
+released code takes it up to the photo's size and down again. A predictor remembers nothing between calls; features and
+states are values that the caller keeps. Only `warm_up` leaves something behind on a GPU: recorded clicks.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class ClickRequest:
     clicks: Sequence[Click]
     """All clicks of the object, oldest first, in pixels of the photo."""
     previous: Tensor | None = None
-    """`Answer.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
+    """`Prediction.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Prediction:
     """What the annotator gets, and what the next click needs."""
 
     mask: BoxMask
@@ -180,7 +180,7 @@ class Predictor:
         return [self._resize(one, size)[0, 0].cpu().numpy() for one, size in zip(probabilities, sizes, strict=True)]
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         """Masks after the objects' clicks so far: one batch, of any photos.
 
         Raises `ValueError` if there is no request, a click lies outside its photo, or a state is none of ours.
@@ -192,16 +192,16 @@ class Predictor:
             for probability, request in zip(probabilities, requests, strict=True)
         ]
         states = probabilities.to(self.dtype)
-        return [Answer(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
+        return [Prediction(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
 
     @torch.inference_mode()
     def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
-        """What the masks of `answer` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
+        """What the masks of `predict` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
 
-        Raises `ValueError` as `answer` does.
+        Raises `ValueError` as `predict` does.
         """
         if self.flip:
-            raise ValueError("flip averages two views of the photo in `click`; answers are made without it")
+            raise ValueError("flip averages two views of the photo in `click` only; `predict` takes none")
         if not requests:
             raise ValueError("there are no requests; give at least one")
         for request in requests:
@@ -219,10 +219,10 @@ class Predictor:
     def warm_up(self) -> None:
         """Do now what makes the first calls slow; on a GPU this also records clicks as CUDA graphs.
 
-        Graphs work in fixed memory: from then on `answer` belongs to one thread at a time.
+        Graphs work in fixed memory: from then on `predict` belongs to one thread at a time.
         """
         features = self.encode(np.zeros((*self.resolution, 3), np.uint8))
-        self.answer([ClickRequest(features, [Click(0, 0)])])
+        self.predict([ClickRequest(features, [Click(0, 0)])])
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
 
@@ -256,7 +256,7 @@ class Predictor:
     def _check_state(self, state: Tensor | None) -> None:
         if state is not None and (tuple(state.shape), state.dtype) != (self.resolution, self.dtype):
             raise ValueError(
-                f"the previous state is {state.dtype} {tuple(state.shape)}; give `Answer.state` of this predictor, "
+                f"the previous state is {state.dtype} {tuple(state.shape)}; give `Prediction.state` of this predictor, "
                 f"{self.dtype} {self.resolution}"
             )
 
@@ -344,14 +344,14 @@ class _Trial:
         self.predictor = predictor
         self.features = predictor.encode(photo)
         self.objects = objects
-        self.answers = [answer for clicks in objects for answer in self._session(clicks)]
+        self.predictions = [prediction for clicks in objects for prediction in self._session(clicks)]
 
-    def _session(self, clicks: Sequence[Click]) -> Iterator[Answer]:
+    def _session(self, clicks: Sequence[Click]) -> Iterator[Prediction]:
         state: Tensor | None = None
         for count in range(1, len(clicks) + 1):
-            (answer,) = self.predictor.answer([ClickRequest(self.features, clicks[:count], state)])
-            state = answer.state
-            yield answer
+            (prediction,) = self.predictor.predict([ClickRequest(self.features, clicks[:count], state)])
+            state = prediction.state
+            yield prediction
 
     def seconds(self) -> float:
         begin = time.perf_counter()
@@ -359,7 +359,7 @@ class _Trial:
         return time.perf_counter() - begin
 
     def masks(self) -> list[NDArray[np.bool_]]:
-        return [answer.mask.full() for answer in self.answers]
+        return [prediction.mask.full() for prediction in self.predictions]
 
 
 def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -40,11 +40,11 @@ from skipclick.zoom import (
     Box,
     ZoomRequest,
     ZoomState,
-    answer_zoomed,
     around,
     likely_view,
     new_view,
     next_view,
+    predict_zoomed,
     whole_view,
 )
 from train.validate import held_out_photos
@@ -163,7 +163,7 @@ class Session:
 
     def _step(self, clicks: Sequence[Click], state: ZoomState | None, view: Box) -> Step:
         request = ZoomRequest(self._encode(view), view, self._size, tuple(clicks), state)
-        (answer,) = answer_zoomed(self._predictor, [request])
+        (answer,) = predict_zoomed(self._predictor, [request])
         mask = answer.mask.full()
         clicked = [(int(click.y), int(click.x)) for click in clicks]
         return Step(answer.state, iou(mask, self._target), next_click(mask, self._target, clicked))

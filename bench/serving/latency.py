@@ -175,7 +175,7 @@ def pass_through(
         laps.end("encode")
     request = ClickRequest(known, [Click(c.x, c.y, c.positive) for c in asked.clicks], state)
     with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
-        (answer,) = predictor.answer([request])
+        (answer,) = predictor.predict([request])
     laps.end("upsample")
     rle = encode_rle(answer.mask)
     laps.end("RLE")
@@ -189,7 +189,7 @@ def measure_stages(
 ) -> list[Stages]:
     """Warm and cold requests in turns."""
     features = predictor.encode(scene.photo)
-    state = predictor.answer([ClickRequest(features, scene.clicks[:1])])[0].state
+    state = predictor.predict([ClickRequest(features, scene.clicks[:1])])[0].state
     encode_flop, click_flop = flops(predictor)
     found: dict[str, list[dict[str, float]]] = {"warm": [], "cold": []}
     with requests.Session() as session:

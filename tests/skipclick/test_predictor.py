@@ -192,7 +192,7 @@ def test_an_answer_is_the_whole_forward_at_network_resolution(model: SkipClick, 
     image = predictor._resize(pixels if model.config.antialias else pixels.float(), resolution).float() / 255
     state, previous = None, torch.zeros(1, 1, *resolution)
     for count in range(1, len(CLICKS) + 1):
-        answer = predictor.answer([ClickRequest(features, CLICKS[:count], state)])[0]
+        answer = predictor.predict([ClickRequest(features, CLICKS[:count], state)])[0]
         with torch.inference_mode():
             points = click_points([scale_clicks(CLICKS[:count], features.image_size, resolution)])
             previous = model(image, previous, *points).sigmoid()
@@ -209,14 +209,14 @@ def test_answers_do_not_depend_on_what_shares_their_batch(model: SkipClick, phot
     """Objects of two photos of different sizes, some with a previous state; a batch may change the last bits only."""
     predictor = Predictor(model, resolution_for(model))
     first, second = predictor.encode(photo), predictor.encode(np.ascontiguousarray(photo[:50, ::-1]))
-    begun = predictor.answer([ClickRequest(first, CLICKS[:1])])[0]
+    begun = predictor.predict([ClickRequest(first, CLICKS[:1])])[0]
     requests = [
         ClickRequest(first, CLICKS[:2], begun.state),
         ClickRequest(second, [Click(20, 30)]),
         ClickRequest(first, CLICKS, begun.state),
     ]
-    for request, together in zip(requests, predictor.answer(requests), strict=True):
-        alone = predictor.answer([request])[0]
+    for request, together in zip(requests, predictor.predict(requests), strict=True):
+        alone = predictor.predict([request])[0]
         torch.testing.assert_close(together.state, alone.state, atol=1e-5, rtol=0)
         assert together.mask.size == request.features.image_size
         assert (together.mask.full() != alone.mask.full()).mean() < 0.01
@@ -227,7 +227,7 @@ def test_a_state_owns_its_memory(model: SkipClick, photo: NDArray[np.uint8]) -> 
     """The memo of one object must not keep a whole batch alive."""
     predictor = Predictor(model, resolution_for(model))
     features = predictor.encode(photo)
-    for answer in predictor.answer([ClickRequest(features, CLICKS[:1])] * 3):
+    for answer in predictor.predict([ClickRequest(features, CLICKS[:1])] * 3):
         assert answer.state.untyped_storage().nbytes() == answer.state.nbytes
 
 
@@ -240,7 +240,7 @@ def test_a_started_area_is_the_previous_mask(model: SkipClick, photo: NDArray[np
     assert tuple(state.shape) == predictor.resolution
     mirrored = predictor.start_state(np.ascontiguousarray(area[:, ::-1]))
     torch.testing.assert_close(mirrored, state.flip(-1), atol=1e-3, rtol=0)
-    started, plain = (predictor.answer([ClickRequest(features, CLICKS[:1], s)])[0] for s in (state, None))
+    started, plain = (predictor.predict([ClickRequest(features, CLICKS[:1], s)])[0] for s in (state, None))
     assert not torch.equal(started.state, plain.state)
 
 
@@ -248,15 +248,15 @@ def test_wrong_requests_are_refused(model: SkipClick, photo: NDArray[np.uint8]) 
     predictor = Predictor(model, resolution_for(model))
     features = predictor.encode(photo)
     with pytest.raises(ValueError, match="no requests"):
-        predictor.answer([])
+        predictor.predict([])
     with pytest.raises(ValueError, match="outside the image"):
-        predictor.answer([ClickRequest(features, [Click(500, 5)])])
+        predictor.predict([ClickRequest(features, [Click(500, 5)])])
     with pytest.raises(ValueError, match="previous state"):
-        predictor.answer([ClickRequest(features, CLICKS, torch.zeros(90, 120))])
+        predictor.predict([ClickRequest(features, CLICKS, torch.zeros(90, 120))])
     with pytest.raises(ValueError, match="previous state"):
-        predictor.answer([ClickRequest(features, CLICKS, torch.zeros(predictor.resolution, dtype=torch.bfloat16))])
+        predictor.predict([ClickRequest(features, CLICKS, torch.zeros(predictor.resolution, dtype=torch.bfloat16))])
     with pytest.raises(ValueError, match="flip"):
-        Predictor(model, resolution_for(model), flip=True).answer([ClickRequest(features, CLICKS)])
+        Predictor(model, resolution_for(model), flip=True).predict([ClickRequest(features, CLICKS)])
 
 
 def test_features_hold_the_blocks_only_where_asked(model: SkipClick, photo: NDArray[np.uint8]) -> None:
@@ -269,9 +269,9 @@ def test_features_hold_the_blocks_only_where_asked(model: SkipClick, photo: NDAr
 def test_warming_up_changes_no_answer(model: SkipClick, photo: NDArray[np.uint8]) -> None:
     predictor = Predictor(model, resolution_for(model))
     request = ClickRequest(predictor.encode(photo), CLICKS)
-    before = predictor.answer([request])[0]
+    before = predictor.predict([request])[0]
     predictor.warm_up()
-    assert torch.equal(predictor.answer([request])[0].state, before.state)
+    assert torch.equal(predictor.predict([request])[0].state, before.state)
 
 
 @pytest.fixture(scope="module")
@@ -287,7 +287,7 @@ def test_masks_in_bfloat16_agree_with_float32_on_a_real_photo(coffee: NDArray[np
         predictor = Predictor(load_checkpoint("bundled"), dtype=dtype)
         features, state, masks = predictor.encode(coffee), None, []
         for count in range(1, len(clicks) + 1):
-            answer = predictor.answer([ClickRequest(features, clicks[:count], state)])[0]
+            answer = predictor.predict([ClickRequest(features, clicks[:count], state)])[0]
             state = answer.state
             masks.append(answer.mask.full())
         answers[dtype] = masks

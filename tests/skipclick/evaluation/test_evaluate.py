@@ -28,7 +28,7 @@ from skipclick.metrics import iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import error_regions
-from skipclick.zoom import answer_zoomed, crop_encoder, zoom_request
+from skipclick.zoom import crop_encoder, predict_zoomed, zoom_request
 from tests.support.bench_models import BatchDiscModel, DiscModel, scene
 from tests.support.parity_files import for_each_golden, load_golden
 from tests.support.rule_weights import layout_of, rule_model
@@ -178,7 +178,7 @@ def test_the_serve_protocol_is_click_by_click_what_annotators_get(network: SkipC
     features = predictor.encode(photo())
     state = None
     for count, value in enumerate(result.ious, start=1):
-        (answer,) = predictor.answer([ClickRequest(features, result.clicks[:count], state)])
+        (answer,) = predictor.predict([ClickRequest(features, result.clicks[:count], state)])
         assert value == iou(answer.mask.full(), target)
         state = answer.state
 
@@ -205,7 +205,7 @@ def test_the_serve_protocol_zooms_in_click_by_click() -> None:
         before, views = None, set()
         for count, value in enumerate(result.ious, start=1):
             request = zoom_request(features, result.clicks[:count], before, crop_encoder(predictor, sample.image))
-            (answer,) = answer_zoomed(predictor, [request])
+            (answer,) = predict_zoomed(predictor, [request])
             assert value == pytest.approx(iou(answer.mask.full(), target), abs=1e-3)  # a batch of two rounds otherwise
             before = answer.state
             views.add(request.view)
