@@ -72,7 +72,7 @@ def build_service(settings: Settings) -> Service:
     model = load_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else measured_dtype(model, settings.resolution, device)
-    predictor = Predictor(model, settings.resolution, device, dtype, keep_blocks=settings.finetune != "off")
+    predictor = Predictor(model, settings.resolution, device, dtype, keep_taps=settings.finetune != "off")
     on_gpu = predictor.device.type == "cuda"
     executor = DeviceExecutor(
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
@@ -149,7 +149,7 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
         slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
     if settings.feature_cache_dir is not None:
         name = features_name(
-            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_blocks
+            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_taps
         )
         slower["files"] = FileLru(
             settings.feature_cache_dir / name,

@@ -68,7 +68,7 @@ class Predictor:
         dtype: str = "float32",
         *,
         flip: bool = False,
-        keep_blocks: bool = False,
+        keep_taps: bool = False,
     ) -> None:
         """
         Args:
@@ -76,7 +76,7 @@ class Predictor:
             dtype: "float32" or "bfloat16".
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
                 were measured so; serving does not need it.
-            keep_blocks: let features hold the backbone's taps too, for other heads than the model's own.
+            keep_taps: let features hold the backbone's taps too, for other heads than the model's own.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -89,7 +89,7 @@ class Predictor:
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.flip = flip
-        self.keep_blocks = keep_blocks
+        self.keep_taps = keep_taps
         self.head = head_name(head_state(model))
         self._graphs: Mapping[int, ClickGraph] = {}
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
@@ -100,7 +100,7 @@ class Predictor:
     def with_head(self, state: Mapping[str, Tensor], version: str) -> Predictor:
         """A predictor for another head on this one's backbone, which both share: `state` is of `load_head`.
 
-        Features of either serve the other after `prepare`, if they hold the taps (`keep_blocks`). Raises `ValueError`
+        Features of either serve the other after `prepare`, if they hold the taps (`keep_taps`). Raises `ValueError`
         if the head is of another shape.
         """
         other = copy.copy(self)
@@ -130,7 +130,7 @@ class Predictor:
             resized = self._resize(pixels.float(), self.resolution)
         network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
         features = self._prepared(self.model.backbone(network_input), (image.shape[0], image.shape[1]))
-        return features if self.keep_blocks else replace(features, blocks=())
+        return features if self.keep_taps else replace(features, taps=())
 
     @torch.inference_mode()
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
@@ -140,9 +140,9 @@ class Predictor:
         """
         if features.head == self.head:
             return features
-        if not features.blocks:
-            raise ValueError("these features are of another head and hold no taps; encode with keep_blocks=True")
-        return self._prepared(features.blocks, features.image_size)
+        if not features.taps:
+            raise ValueError("these features are of another head and hold no taps; encode with keep_taps=True")
+        return self._prepared(features.taps, features.image_size)
 
     @torch.inference_mode()
     def click(
@@ -226,11 +226,11 @@ class Predictor:
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
 
-    def _prepared(self, blocks: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
-        prepared = self.model.prepare(blocks)
+    def _prepared(self, taps: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
+        prepared = self.model.prepare(taps)
         if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
-            prepared = self.model.prepare(blocks, compact=True)
-        return ImageFeatures(blocks, prepared, size, self.head)
+            prepared = self.model.prepare(taps, compact=True)
+        return ImageFeatures(taps, prepared, size, self.head)
 
     def _probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
         """(B, H, W) float32 at network resolution."""

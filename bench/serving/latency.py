@@ -251,12 +251,12 @@ def baselines_of(
         here = Setting(setting.model, setting.resolution, setting.device, dtype)
         found.append(("served", here, served(predictor, predictor.encode(scene.photo), scene.clicks)))
     exact = Setting(setting.model, setting.resolution, setting.device, "float32")
-    predictor = Predictor(model, resolution, setting.device, keep_blocks=True)
+    predictor = Predictor(model, resolution, setting.device, keep_taps=True)
     features = predictor.encode(scene.photo)
     found.append(("plain eager forward", exact, plain(predictor, features, scene.clicks)))
     if model.config.pyramid == "parallel" and model.config.skip_connections:
         theirs = model.to(setting.device)
-        design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
+        design = authors_design(theirs, features.taps, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
     if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):

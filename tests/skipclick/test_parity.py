@@ -232,13 +232,13 @@ def test_image_previous_mask_clicks_and_flip_reach_the_network_as_released(golde
     data = load_golden(golden)
     for case in sorted({name.split("_")[0] for name in data if name.endswith("_output_prob")}):
         height, width = (int(v) for v in data[f"{case}_target"])
-        predictor = Predictor(BrightnessModel(), (height, width), flip=True, keep_blocks=True)  # type: ignore[arg-type]
+        predictor = Predictor(BrightnessModel(), (height, width), flip=True, keep_taps=True)  # type: ignore[arg-type]
         features = predictor.encode(data[f"{case}_image"])
         clicks = [Click(c, r, bool(p)) for p, r, c in data[f"{case}_clicks"].tolist()]
         probability = predictor.click(features, clicks, data[f"{case}_prev_mask"])
         (prompt,) = predictor.model.prompts_seen  # type: ignore[union-attr, misc]
         assert isinstance(prompt, Tensor)
-        image4 = torch.cat([features.blocks[0], prompt[:, :1]], dim=1)[..., ::3, ::3]
+        image4 = torch.cat([features.taps[0], prompt[:, :1]], dim=1)[..., ::3, ::3]
         np.testing.assert_allclose(image4.numpy(), data[f"{case}_net_image4"], atol=1e-5)
         np.testing.assert_allclose(probability, data[f"{case}_output_prob"], atol=1e-5)
         check_points(clicks, data[f"{case}_image"].shape[:2], data[f"{case}_net_points"], (height, width))

@@ -260,9 +260,9 @@ def test_wrong_requests_are_refused(model: SkipClick, photo: NDArray[np.uint8]) 
 
 
 def test_features_hold_the_blocks_only_where_asked(model: SkipClick, photo: NDArray[np.uint8]) -> None:
-    lean, whole = (Predictor(model, resolution_for(model), keep_blocks=keep).encode(photo) for keep in (False, True))
-    assert lean.blocks == ()
-    assert len(whole.blocks) == model.config.num_taps
+    lean, whole = (Predictor(model, resolution_for(model), keep_taps=keep).encode(photo) for keep in (False, True))
+    assert lean.taps == ()
+    assert len(whole.taps) == model.config.num_taps
     assert lean.nbytes < whole.nbytes
 
 

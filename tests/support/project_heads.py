@@ -65,7 +65,7 @@ class Counting(Predictor):
     """Counts looks at images; `gate` holds answers back while it is closed."""
 
     def __init__(self, model: SkipClick) -> None:
-        super().__init__(model, keep_blocks=True)
+        super().__init__(model, keep_taps=True)
         self.encoded: list[int] = []
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()

@@ -107,7 +107,7 @@ def test_objects_of_one_image_are_one_sample() -> None:
 
 def test_first_view_is_what_serving_sees(base: SkipClick, views: list[View]) -> None:
     features = Predictor(base, keep_blocks=True).encode(drawn_example(0).image())
-    for mine, served in zip(views[0].taps, features.blocks, strict=True):
+    for mine, served in zip(views[0].taps, features.taps, strict=True):
         assert torch.nn.functional.cosine_similarity(mine.float().flatten(), served.flatten(), dim=0) > 0.999
     mirrored = views[1].scene.mask(views[1].scene.objects[0])
     assert np.array_equal(mirrored[:, ::-1], views[0].scene.mask(views[0].scene.objects[0]))
