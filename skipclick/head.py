@@ -25,7 +25,7 @@ def head_state(model: SkipClick) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(_BACKBONE)}
 
 
-def head_name(state: Mapping[str, Tensor]) -> str:
+def head_digest(state: Mapping[str, Tensor]) -> str:
     """A name for the weights of a head, of their bits: what `head_state` or `load_head` returned."""
     return _digest(state)
 

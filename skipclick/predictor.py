@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skipclick.cuda_graphs import PLACES, ClickGraph, record
 from skipclick.features import ImageFeatures
-from skipclick.head import head_name, head_state, put_head
+from skipclick.head import head_digest, head_state, put_head
 from skipclick.masks import BoxMask, enlarge
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
@@ -90,7 +90,7 @@ class Predictor:
         self.dtype = DTYPES[dtype]
         self.flip = flip
         self.keep_taps = keep_taps
-        self.head = head_name(head_state(model))
+        self.head = head_digest(head_state(model))
         self._graphs: Mapping[int, ClickGraph] = {}
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
@@ -108,7 +108,7 @@ class Predictor:
         other.model = copy.deepcopy(self.model, {id(self.model.backbone): self.model.backbone})
         other.model.version = version
         put_head(other.model, state)
-        other.head = head_name(state)
+        other.head = head_digest(state)
         return other
 
     @property

@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from skipclick.atomic_io import replaced_atomically, synchronize
-from skipclick.head import backbone_name, head_name, head_state, load_head, put_head, save_head
+from skipclick.head import backbone_name, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
 BASE = "base"
@@ -71,7 +71,7 @@ class Version:
     def head(self) -> dict[str, Tensor]:
         """The weights, checked against their digest. Raises `ValueError` with one sentence if they are damaged."""
         state = load_head(self.folder / _WEIGHTS)
-        if head_name(state) != self.about["head"]:
+        if head_digest(state) != self.about["head"]:
             raise ValueError(f"the weights of {self.folder} are damaged: their digest is not the one in {_ABOUT}")
         return state
 
@@ -142,7 +142,7 @@ class Versions:
             **about,
             "base": base.version,
             "backbone": backbone,
-            "head": head_name(head_state(model)),
+            "head": head_digest(head_state(model)),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with self._locked(project):

@@ -12,7 +12,7 @@ import torch
 
 from skipclick import load_checkpoint
 from skipclick.evaluation.datasets import Sample
-from skipclick.head import backbone_name, head_name, head_state
+from skipclick.head import backbone_name, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
 from train.finetune import Example
@@ -36,7 +36,7 @@ def once(base: SkipClick) -> Adapted:
 
 
 def head(model: SkipClick) -> str:
-    return head_name(head_state(model))
+    return head_digest(head_state(model))
 
 
 def distance(one: SkipClick, other: SkipClick) -> float:

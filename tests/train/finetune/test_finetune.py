@@ -19,7 +19,7 @@ from skipclick import Predictor, load_checkpoint
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.results import ObjectResult
-from skipclick.head import backbone_name, head_name, head_state
+from skipclick.head import backbone_name, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
@@ -157,10 +157,10 @@ def learnt_with(base: SkipClick, views: list[View], *clicks: int, **changes: Any
 
 
 def test_learning_changes_the_head_and_nothing_else(base: SkipClick, views: list[View]) -> None:
-    before = head_name(head_state(base))
+    before = head_digest(head_state(base))
     learnt = learnt_with(base, views, 9, 8, 7, 6, 5)
     assert learnt.step == 4
-    assert head_name(head_state(learnt.model)) != before == head_name(head_state(base))
+    assert head_digest(head_state(learnt.model)) != before == head_digest(head_state(base))
     assert backbone_name(learnt.model) == backbone_name(base)
     kept = {key: tensor for key, tensor in learnt.model.state_dict().items() if "running_" in key}
     assert kept
@@ -176,7 +176,7 @@ def test_the_best_weights_count_and_patience_ends_the_run(base: SkipClick, views
 def test_where_nothing_gets_better_the_base_comes_back(base: SkipClick, views: list[View]) -> None:
     learnt = learnt_with(base, views, 5, 6, 7, patience=2)
     assert learnt.step == 0
-    assert head_name(head_state(learnt.model)) == head_name(head_state(base))
+    assert head_digest(head_state(learnt.model)) == head_digest(head_state(base))
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
