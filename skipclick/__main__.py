@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
 from skipclick.features import ImageFeatures
@@ -152,7 +152,7 @@ def _read_photo(path: Path) -> NDArray[np.uint8]:
 def _write_png(path: Path, image: NDArray[Any]) -> None:
     encoded, data = cv2.imencode(".png", image)
     assert encoded
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 

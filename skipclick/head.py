@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.model import SkipClick
 
 FORMAT = "skipclick-head-1"
@@ -39,7 +39,7 @@ def backbone_name(model: SkipClick) -> str:
 def save_head(model: SkipClick, path: Path, about: Mapping[str, Any]) -> None:
     """Write the head of a model as safetensors, atomically; `about` is any JSON for the file's header."""
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in head_state(model).items()}
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
 
 

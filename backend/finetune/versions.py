@@ -27,7 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically, synchronize
+from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.head import backbone_name, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
@@ -223,7 +223,7 @@ class Versions:
 
     def _point(self, project: int, history: list[int | None]) -> None:
         text = "".join(f"{BASE if number is None else f'v{number}'}\n" for number in history)
-        with replaced_atomically(self._of(project) / _POINTER) as temporary:
+        with atomic_write(self._of(project) / _POINTER) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     @contextmanager

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
 from skipclick.head import backbone_name, head_state
 from skipclick.metrics import noc
@@ -256,7 +256,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
         "step": state.step,
         "drawn": state.drawn,
     }
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 
