@@ -45,13 +45,13 @@ class ImageFeatures:
         """The same on another device; values and memory formats stay."""
         return ImageFeatures(
             tuple(tap.to(device) for tap in self.taps),
-            PreparedFeatures(self.prepared.placed.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
+            PreparedFeatures(self.prepared.tokens.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
             self.image_size,
             self.head,
         )
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return (*self.taps, self.prepared.placed, *self.prepared.skips)
+        return (*self.taps, self.prepared.tokens, *self.prepared.skips)
 
 
 def write_features(path: Path, features: ImageFeatures) -> None:
@@ -82,9 +82,9 @@ def read_features(path: Path) -> ImageFeatures:
         tensor.permute([order.index(dim) for dim in range(tensor.ndim)])
         for tensor, order in zip(plain, about["orders"], strict=True)
     ]
-    taps, (placed, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
+    taps, (tokens, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
     height, width = about["image_size"]
-    return ImageFeatures(tuple(taps), PreparedFeatures(placed, tuple(skips)), (height, width), about["head"])
+    return ImageFeatures(tuple(taps), PreparedFeatures(tokens, tuple(skips)), (height, width), about["head"])
 
 
 def features_name(

@@ -209,7 +209,7 @@ def test_features_on_disk_know_their_head(tmp_path: Path) -> None:
     back = tuned.prepare(read_features(tmp_path / "file"))
     fresh = Predictor(model(1)).encode(photo().pixels)
     assert back.head == tuned.head == fresh.head != base.head
-    assert torch.equal(back.prepared.placed, fresh.prepared.placed)
+    assert torch.equal(back.prepared.tokens, fresh.prepared.tokens)
     assert all(torch.equal(one, other) for one, other in zip(back.prepared.skips, fresh.prepared.skips, strict=True))
     assert base.prepare(features) is features
 

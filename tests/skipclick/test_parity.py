@@ -98,7 +98,7 @@ def check_case(model: SkipClick, features: PreparedFeatures, data: dict[str, NDA
     assert_stats(embedded, data[f"{case}_coord_embed_stats"])
     patch = model.config.patch_size
     grid = prompt.shape[-2] // patch, prompt.shape[-1] // patch
-    mixed = model.mixer(features.placed, embedded)
+    mixed = model.mixer(features.tokens, embedded)
     torch.testing.assert_close(mixed[0, :2].numpy(), data[f"{case}_mixed_rows"], **FLOAT32)
     torch.testing.assert_close(mixed[0, -1].numpy(), data[f"{case}_mixed_lastrow"], **FLOAT32)
     assert_stats(mixed, data[f"{case}_mixed_stats"])
@@ -134,7 +134,7 @@ def test_double_precision_tells_epsilons_apart(golden: Path) -> None:
         torch.testing.assert_close(taps[3][0, :, 0, 0].numpy(), data["c0_f4_row0"], **FLOAT64)
     for case in sorted(name.removesuffix("_points") for name in data if name.endswith("_points")):
         prompt = case_prompt(model, data, case, data[f"{case}_prev_mask"]).double()
-        mixed = model.mixer(features.placed, model.prompts(prompt))
+        mixed = model.mixer(features.tokens, model.prompts(prompt))
         torch.testing.assert_close(mixed[0, 0].numpy(), data[f"{case}_mixed_row0"], **FLOAT64)
         coarse = model.decode_coarse(features, prompt)
         torch.testing.assert_close(coarse[0, 0].numpy(), data[f"{case}_decoder_logits"], **FLOAT64)
@@ -223,7 +223,7 @@ class BrightnessModel(nn.Module):
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         self.prompts_seen.append(prompt)
-        halved = nn.functional.avg_pool2d(2 * features.placed[:, :1] - 1, 2)
+        halved = nn.functional.avg_pool2d(2 * features.tokens[:, :1] - 1, 2)
         return nn.functional.interpolate(halved, size=prompt.shape[-2:], mode="bilinear", align_corners=True)
 
 

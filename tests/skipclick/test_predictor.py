@@ -302,7 +302,7 @@ def test_masks_in_bfloat16_agree_with_float32_on_a_real_photo(coffee: NDArray[np
 def test_the_measured_type_is_one_that_works_here(coffee: NDArray[np.uint8]) -> None:
     objects = [[Click(290, 150), Click(250, 60)], [Click(60, 60)]]
     dtype = choose_dtype(load_checkpoint("bundled"), coffee, objects)
-    assert Predictor(load_checkpoint("bundled"), dtype=dtype).encode(coffee).prepared.placed.isfinite().all()
+    assert Predictor(load_checkpoint("bundled"), dtype=dtype).encode(coffee).prepared.tokens.isfinite().all()
 
 
 @pytest.mark.parametrize(
