@@ -24,7 +24,7 @@ from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
-from skipclick.head import backbone_name, head_state
+from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
 from skipclick.predictor import choose_dtype
 
@@ -94,7 +94,7 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
     base = Head(model.version, predictor)
     if settings.finetune == "off":
         return Heads(base)
-    backbone = backbone_name(model)
+    backbone = backbone_digest(model)
 
     def load(version: Version) -> Head:
         if version.about["backbone"] != backbone:

@@ -31,7 +31,7 @@ class ImageFeatures:
     image_size: tuple[int, int]
     """(H, W) of the original image in pixels."""
     head: str = ""
-    """Name of the weights that `prepared` belongs to, see `skipclick.head.head_digest`."""
+    """Digest of the weights that `prepared` belongs to, see `skipclick.head.head_digest`."""
 
     @property
     def nbytes(self) -> int:

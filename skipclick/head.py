@@ -26,12 +26,12 @@ def head_state(model: SkipClick) -> dict[str, Tensor]:
 
 
 def head_digest(state: Mapping[str, Tensor]) -> str:
-    """A name for the weights of a head, of their bits: what `head_state` or `load_head` returned."""
+    """A hash of the bits of a head's weights, as `head_state` or `load_head` returns them."""
     return _digest(state)
 
 
-def backbone_name(model: SkipClick) -> str:
-    """A name for the backbone's weights and its configuration: heads are made for one of them."""
+def backbone_digest(model: SkipClick) -> str:
+    """A hash of the backbone's weights and configuration: a head is made for one of them."""
     state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(_BACKBONE)}
     return _digest(state, str(model.config.backbone))
 

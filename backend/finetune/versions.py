@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor
 
 from skipclick.atomic_io import atomic_write, synchronize
-from skipclick.head import backbone_name, head_digest, head_state, load_head, put_head, save_head
+from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
 BASE = "base"
@@ -77,7 +77,7 @@ class Version:
 
     def model(self, base: SkipClick) -> SkipClick:
         """The whole model, on the CPU: this head on the backbone of `base`. Raises `ValueError` if it does not fit."""
-        if backbone_name(base) != self.about["backbone"]:
+        if backbone_digest(base) != self.about["backbone"]:
             raise ValueError(f"{self.name} was trained for another base model than {base.version}")
         model = copy.deepcopy(base)
         put_head(model, self.head())
@@ -135,8 +135,8 @@ class Versions:
 
         Raises `ValueError` if the backbone was changed.
         """
-        backbone = backbone_name(base)
-        if backbone_name(model) != backbone:
+        backbone = backbone_digest(base)
+        if backbone_digest(model) != backbone:
             raise ValueError("the candidate's backbone differs from the base's; fine-tuning must leave it frozen")
         facts = {
             **about,

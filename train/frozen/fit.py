@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
-from skipclick.head import backbone_name, head_state
+from skipclick.head import backbone_digest, head_state
 from skipclick.metrics import noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
@@ -124,7 +124,7 @@ def fit_head(model: SkipClick, run: HeadRun, config: HeadConfig, resume: Path | 
     continuation is not bit for bit what it would have been. Raises `ValueError` where views or checkpoint do not fit.
     """
     about = read_about(run.views)
-    if about["backbone"] != backbone_name(model):
+    if about["backbone"] != backbone_digest(model):
         raise ValueError(f"{run.views} holds views of another backbone than this model's: encode them anew")
     last = run.output / "head.pt"
     if last.exists() and resume != last:
@@ -248,7 +248,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
     content = {
         "format": FORMAT,
         "model": json.dumps(state.model.config.to_dict()),
-        "backbone": backbone_name(state.model),
+        "backbone": backbone_digest(state.model),
         "history": json.dumps([*state.history, {**record, "to_step": state.step, "objects": state.drawn}]),
         "head": {name: tensor.detach() for name, tensor in head_state(state.model).items()},
         "average": state.average,
@@ -277,7 +277,7 @@ def read_head(path: Path) -> dict[str, Any]:
 def load_state(state: HeadState, saved: dict[str, Any]) -> None:
     """Go on from a checkpoint. Raises `ValueError` where it is of another network."""
     config = ModelConfig.from_dict(json.loads(saved["model"]))
-    if saved["backbone"] != backbone_name(state.model) or config != state.model.config:
+    if saved["backbone"] != backbone_digest(state.model) or config != state.model.config:
         raise ValueError("the head was trained on another network than this one")
     state.model.load_state_dict(saved["head"], strict=False)
     for name, tensor in saved["average"].items():
@@ -289,7 +289,7 @@ def load_state(state: HeadState, saved: dict[str, Any]) -> None:
 
 def trained_head(saved: dict[str, Any], backbone: SkipClick) -> SkipClick:
     """The averaged weights of a checkpoint on their backbone, that of `backbone`. `ValueError` where it is another."""
-    if saved["backbone"] != backbone_name(backbone):
+    if saved["backbone"] != backbone_digest(backbone):
         raise ValueError("the head was trained on another backbone than this one")
     model = SkipClick(ModelConfig.from_dict(json.loads(saved["model"])))
     model.backbone.load_state_dict(backbone.backbone.state_dict())
