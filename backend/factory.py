@@ -23,10 +23,10 @@ from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
+from skipclick.dtype import choose_dtype
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
-from skipclick.predictor import choose_dtype
 
 
 @dataclass(frozen=True, eq=False)

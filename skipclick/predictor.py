@@ -12,10 +12,9 @@ states are values that the caller keeps. Only `warm_up` leaves something behind 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
-SAME_MASK = 0.995  # IoU from which on two masks count as the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,62 +305,3 @@ def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
                 f"click ({click.x}, {click.y}) lies outside the image, which is {size[1]} wide and {size[0]} high; "
                 "give pixels of the original image, x to the right and y down"
             )
-
-
-def choose_dtype(
-    model: SkipClick,
-    photo: NDArray[np.uint8],
-    objects: Sequence[Sequence[Click]],
-    resolution: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-) -> Literal["float32", "bfloat16"]:
-    """The type to serve in: bfloat16 where it is faster here and gives the masks of float32, measured on a photo.
-
-    Args:
-        photo: uint8 RGB (H, W, 3).
-        objects: clicks of some objects in it; each mask on the way must reach an IoU of `SAME_MASK` with float32's.
-
-    A small network's soft edges may move by more than that in bfloat16, a slow device may not have it at all: then
-    it is float32.
-    """
-    try:
-        exact, fast = (
-            _Trial(Predictor(model, resolution, device, dtype), photo, objects) for dtype in ("float32", "bfloat16")
-        )
-        rounds = [(exact.seconds(), fast.seconds()) for _ in range(3)]  # taking turns, so that both meet the same noise
-    except (RuntimeError, NotImplementedError):
-        return "float32"
-    faster = min(fast for _, fast in rounds) < min(exact for exact, _ in rounds)
-    same = all(_overlap(*masks) >= SAME_MASK for masks in zip(exact.masks(), fast.masks(), strict=True))
-    return "bfloat16" if faster and same else "float32"
-
-
-class _Trial:
-    """A predictor that has answered some clicks on a photo."""
-
-    def __init__(self, predictor: Predictor, photo: NDArray[np.uint8], objects: Sequence[Sequence[Click]]) -> None:
-        self.predictor = predictor
-        self.features = predictor.encode(photo)
-        self.objects = objects
-        self.predictions = [prediction for clicks in objects for prediction in self._session(clicks)]
-
-    def _session(self, clicks: Sequence[Click]) -> Iterator[Prediction]:
-        state: Tensor | None = None
-        for count in range(1, len(clicks) + 1):
-            (prediction,) = self.predictor.predict([ClickRequest(self.features, clicks[:count], state)])
-            state = prediction.state
-            yield prediction
-
-    def seconds(self) -> float:
-        begin = time.perf_counter()
-        list(self._session(self.objects[0]))
-        return time.perf_counter() - begin
-
-    def masks(self) -> list[NDArray[np.bool_]]:
-        return [prediction.mask.full() for prediction in self.predictions]
-
-
-def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union; 1 for two empty masks."""
-    union = int((one | other).sum())
-    return float((one & other).sum()) / union if union else 1.0
