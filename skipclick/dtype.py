@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
@@ -73,4 +73,4 @@ class _Trial:
 
 
 def _same(exact: NDArray[np.bool_], fast: NDArray[np.bool_]) -> bool:
-    return iou(fast, exact) >= SAME_MASK or not (fast.any() or exact.any())
+    return mask_iou(fast, exact) >= SAME_MASK or not (fast.any() or exact.any())

@@ -22,7 +22,7 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import jittered_click, next_click
 from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, zoom_request
@@ -265,7 +265,7 @@ def _click_until_good(
             session.clicks.append(session.next_click(seed))
         answers, milliseconds = _answers(model, still_open, rules, device)
         for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
-            session.ious.append(iou(session.mask, session.target))
+            session.ious.append(mask_iou(session.mask, session.target))
             session.click_ms.append(milliseconds / len(still_open))
 
 

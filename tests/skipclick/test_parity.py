@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipclick.config import ModelConfig, VitConfig
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import Predictor
 from skipclick.prompts import Click, disk_map, prompt_maps, scale_clicks
@@ -183,7 +183,7 @@ def test_six_simulated_clicks_go_as_in_the_released_evaluation(golden: Path, fli
         probability = predictor.click(features, clicks, probability)
         np.testing.assert_allclose(probability[::4, ::4], data[f"{prefix}_probs_s4"][step], atol=PROBABILITY_ATOL)
         assert probability.mean() == pytest.approx(data[f"{prefix}_mean_prob"][step], abs=PROBABILITY_ATOL)
-        assert iou(probability > EVALUATION_THRESHOLD, target) == pytest.approx(
+        assert mask_iou(probability > EVALUATION_THRESHOLD, target) == pytest.approx(
             data[f"{prefix}_ious"][step], abs=PROBABILITY_ATOL
         )
     assert probability is not None

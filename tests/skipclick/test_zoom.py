@@ -19,7 +19,7 @@ from torch import Tensor
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.features import ImageFeatures
 from skipclick.masks import enlarge
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import next_click
@@ -437,6 +437,6 @@ def test_the_bundled_model_draws_a_small_object_better() -> None:
             clicks.append(next_click(mask, target, [(int(c.y), int(c.x)) for c in clicks]))
             (answer,) = predict_zoomed(predictor, [zoom_request(features, clicks, before, encode, rule)])
             mask, before = answer.mask.full(), answer.state
-        ious[name] = iou(mask, target)
+        ious[name] = mask_iou(mask, target)
     assert ious["zoom"] > ious["whole"] + 0.05
     print(ious)

@@ -14,13 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
 from skipclick.head import backbone_digest, head_state
-from skipclick.metrics import noc
+from skipclick.metrics import mask_iou, noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
 from train.frozen.rollout import Place, advanced, answers, new_place
@@ -196,16 +195,11 @@ def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dic
             decay = min(config.ema_decay, (1 + state.step) / (10 + state.step))
             torch._foreach_lerp_(list(state.average.values()), [w.detach() for w in weights.values()], 1 - decay)
             state.step += 1
-            ious = [iou(answer, place.target) for answer, place in zip(graded.probability, places, strict=True)]
+            masks = graded.probability > TRAINING_THRESHOLD
+            ious = [mask_iou(mask, place.target) for mask, place in zip(masks, places, strict=True)]
             yield {"loss": loss.item(), "iou": float(np.mean(ious)), "norm": norm, "rate": rate}
             moved = [advanced(place, answer) for place, answer in zip(places, graded.probability, strict=True)]
             places = [place for place in moved if place is not None]
-
-
-def iou(probability: NDArray[np.float32], target: NDArray[np.int8]) -> float:
-    """Of a mask with its target, ignored pixels aside."""
-    predicted, wanted = (probability > TRAINING_THRESHOLD) & (target >= 0), target == 1
-    return float((predicted & wanted).sum() / max(1, (predicted | wanted).sum()))
 
 
 def averaged(state: HeadState) -> SkipClick:
@@ -225,7 +219,7 @@ def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]
         curve: list[float] = []
         while place is not None:
             [answer] = answers(model, [place], LOSSES["bce_dice"]).probability
-            curve.append(iou(answer, place.target))
+            curve.append(mask_iou(answer > TRAINING_THRESHOLD, place.target))
             place = advanced(place, answer)
         curves.append(curve + [curve[-1]] * (CLICKS_MEASURED - len(curve)))
     return curves
