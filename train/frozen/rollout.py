@@ -84,8 +84,8 @@ def _clicks(points: Points) -> tuple[Click, ...]:
     return tuple(Click(float(x), float(y), kind) for slots, kind in both for y, x in slots if y >= 0)
 
 
-def answers(model: SkipClick, places: Sequence[Place], grade: Loss) -> Answers:
-    """The network's answers to all clicks of all places. grade: a loss of `train.losses`."""
+def answers(model: SkipClick, places: Sequence[Place], grade: Loss, dtype: torch.dtype = torch.float32) -> Answers:
+    """The network's answers to all clicks of all places. grade: a loss of `train.losses`; dtype: of the products."""
     taps = tuple(
         torch.cat(level).contiguous(memory_format=torch.channels_last)
         for level in zip(*(place.taps for place in places), strict=True)
@@ -93,7 +93,8 @@ def answers(model: SkipClick, places: Sequence[Place], grade: Loss) -> Answers:
     previous = torch.from_numpy(np.stack([place.previous for place in places]))[:, None]
     positives, negatives = click_points([place.clicks for place in places])
     prompt = prompt_maps(previous, positives, negatives, model.config.click_radius)
-    logits = model.decode(model.prepare(taps), prompt)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = model.decode(model.prepare(taps), prompt).float()
     target = torch.from_numpy(np.stack([place.target for place in places]))[:, None].float()
     loss = grade(logits, target)
     return Answers(loss, logits.detach().sigmoid()[:, 0].numpy())
