@@ -22,8 +22,8 @@ from skipclick.head import backbone_name, head_state
 from skipclick.metrics import noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
-from train.frozen.rollout import Place, advanced, answers, new_place
-from train.frozen.store import list_views, read_about
+from train.frozen.rollout import Place, advanced, answers, new_place, place_in
+from train.frozen.store import list_views, read_about, read_view
 from train.losses import LOSSES
 from train.signals import stop_requests
 
@@ -77,7 +77,7 @@ class HeadRun:
     output: Path
     held_out: Path | None = None  # views to measure on
     measure_every: int = 1000  # steps
-    num_measured: int = 60  # objects
+    num_measured: int = 100  # objects
     save_every_seconds: float = 120.0
     command: tuple[str, ...] = ()  # for the record
 
@@ -216,11 +216,13 @@ def averaged(state: HeadState) -> SkipClick:
 
 @torch.no_grad()
 def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]]:
-    """IoU after each of the first clicks, a list for each object; the same objects and views at each call."""
-    known, curves = list_views(views), []
-    for number in range(num_objects):
-        rng = np.random.default_rng((9, number))
-        place: Place | None = replace(new_place([known[number % len(known)]], rng), remaining=CLICKS_MEASURED)
+    """IoU after each of the first clicks, a list for each object: at most one of each view, the same at each call."""
+    curves: list[list[float]] = []
+    for number, path in enumerate(list_views(views)):
+        place = place_in(read_view(path), np.random.default_rng((9, number)))
+        if place is None or len(curves) == num_objects:
+            continue
+        place = replace(place, remaining=CLICKS_MEASURED)
         curve: list[float] = []
         while place is not None:
             [answer] = answers(model, [place], LOSSES["bce_dice"]).probability

@@ -53,13 +53,14 @@ def new_place(views: Sequence[Path], rng: np.random.Generator) -> Place:
     """An object of a random view. Raises `ValueError` where one view after the other has none or is broken."""
     for _ in range(MAX_TRIES):
         view = read_view(views[int(rng.integers(len(views)))])
-        place = _place_in(view, rng)
+        place = place_in(view, rng)
         if place is not None:
             return place
     raise ValueError(f"{views[0].parent}: {MAX_TRIES} views in a row show no object that is large enough")
 
 
-def _place_in(view: EncodedView, rng: np.random.Generator) -> Place | None:
+def place_in(view: EncodedView, rng: np.random.Generator) -> Place | None:
+    """A random object of a view; None where it shows none that is large enough."""
     taps = tuple(tap.float() for tap in view.taps)
     remaining = int(rng.integers(1, MAX_CLICKS + 1))
     if view.start is not None and rng.random() < START_PROB:
