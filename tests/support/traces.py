@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ def no_traces() -> Iterator[None]:
 
     Temporary files go to a folder of the block's own meanwhile, by which its processes are known too.
     """
+    multiprocessing.util.get_temp_dir()  # this process's own, which is removed when it ends: not in the block's folder
     files, shares, environment = checkout_files(), processor_shares(), dict(os.environ)
     folder = Path(tempfile.mkdtemp(prefix="skipclick-tests-"))
     before, tempfile.tempdir = tempfile.tempdir, None
@@ -29,7 +31,7 @@ def no_traces() -> Iterator[None]:
         yield
         found = {
             "processes": await_end_of_processes(folder),
-            "temporary files": sorted(path.name for path in folder.iterdir() if path not in own_folders()),
+            "temporary files": sorted(path.name for path in folder.iterdir()),
             "files in the checkout": sorted(checkout_files() - files),
             "shares of the processor": [] if processor_shares() == shares else [str(processor_shares())],
         }
@@ -83,11 +85,3 @@ def processes_of(folder: Path) -> list[str]:
         if command and not (parent == os.getpid() and "multiprocessing" in command):
             found.append(command)
     return found
-
-
-def own_folders() -> set[Path]:
-    """Folders that multiprocessing made for this process; it removes them when the process ends."""
-    from multiprocessing.process import current_process
-
-    folder = getattr(current_process(), "_config", {}).get("tempdir")
-    return {Path(folder)} if folder else set()

@@ -75,7 +75,15 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
     fit.add_argument("--steps", type=int, default=default.steps, help=f"in all (default: {default.steps})")
     fit.add_argument("--batch-size", type=int, default=default.batch_size, help=f"(default: {default.batch_size})")
     fit.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(default: 5e-4)")
-    fit.add_argument("--schedule", choices=("constant", "cosine"), default=default.schedule)
+    fit.add_argument(
+        "--decay-steps", type=int, default=default.decay_steps, metavar="N", help="the rate falls in the last N steps"
+    )
+    fit.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default=default.dtype,
+        help=f"of products (default: {default.dtype})",
+    )
     fit.add_argument("--ema-decay", type=float, default=default.ema_decay, help=f"(default: {default.ema_decay})")
     fit.add_argument("--loss", choices=sorted(LOSSES), default=default.loss, help=f"(default: {default.loss})")
     fit.add_argument("--seed", type=int, default=default.seed, help="(default: 0)")
@@ -156,7 +164,7 @@ def _refit(options: argparse.Namespace) -> None:
 
 def _fit(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
-    names = ("steps", "batch_size", "learning_rate", "schedule", "ema_decay", "loss", "seed")
+    names = ("steps", "batch_size", "learning_rate", "decay_steps", "ema_decay", "loss", "dtype", "seed")
     config = HeadConfig(**{name: getattr(options, name) for name in names})
     torch.manual_seed(config.seed)  # of a fresh head's first weights
     model = load_checkpoint(options.init) if options.init else new_model(_network(options.backbone)).eval()

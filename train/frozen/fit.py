@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from math import cos, pi
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +21,8 @@ from skipclick.head import backbone_digest, head_state
 from skipclick.metrics import mask_iou, noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
-from train.frozen.rollout import Place, advanced, answers, new_place
-from train.frozen.store import list_views, read_about
+from train.frozen.rollout import Place, advanced, answers, new_place, place_in
+from train.frozen.store import list_views, read_about, read_view
 from train.losses import LOSSES
 from train.signals import stop_requests
 
@@ -41,20 +40,20 @@ class HeadConfig:
     steps: int = 20_000
     batch_size: int = 4  # objects
     learning_rate: float = 5e-4
-    schedule: Literal["constant", "cosine"] = "constant"
     warmup_steps: int = 100
+    decay_steps: int = 0  # the last ones, in which the learning rate falls linearly to a hundredth
     weight_decay: float = 0.02  # on matrices and kernels
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     loss: Literal["nfl", "focal", "bce_dice"] = "bce_dice"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the head's products; weights and loss stay float32
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of optimisation step `step`, counted from 0."""
-        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
-        if self.schedule == "cosine":
-            rate *= 0.01 + 0.99 * 0.5 * (1 + cos(pi * min(1.0, step / self.steps)))
-        return rate
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = min(1.0, (self.steps - step) / max(1, self.decay_steps))
+        return self.learning_rate * warm * max(0.01, left)
 
 
 @dataclass
@@ -77,7 +76,7 @@ class HeadRun:
     output: Path
     held_out: Path | None = None  # views to measure on
     measure_every: int = 1000  # steps
-    num_measured: int = 60  # objects
+    num_measured: int = 100  # objects
     save_every_seconds: float = 120.0
     command: tuple[str, ...] = ()  # for the record
 
@@ -184,7 +183,7 @@ def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dic
             rate = config.learning_rate_at(state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
-            graded = answers(model, places, grade)
+            graded = answers(model, places, grade, getattr(torch, config.dtype))
             loss = graded.loss.mean()
             state.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -211,11 +210,13 @@ def averaged(state: HeadState) -> SkipClick:
 
 @torch.no_grad()
 def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]]:
-    """IoU after each of the first clicks, a list for each object; the same objects and views at each call."""
-    known, curves = list_views(views), []
-    for number in range(num_objects):
-        rng = np.random.default_rng((9, number))
-        place: Place | None = replace(new_place([known[number % len(known)]], rng), remaining=CLICKS_MEASURED)
+    """IoU after each of the first clicks, a list for each object: at most one of each view, the same at each call."""
+    curves: list[list[float]] = []
+    for number, path in enumerate(list_views(views)):
+        place = place_in(read_view(path), np.random.default_rng((9, number)))
+        if place is None or len(curves) == num_objects:
+            continue
+        place = replace(place, remaining=CLICKS_MEASURED)
         curve: list[float] = []
         while place is not None:
             [answer] = answers(model, [place], LOSSES["bce_dice"]).probability

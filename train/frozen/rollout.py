@@ -53,13 +53,14 @@ def new_place(views: Sequence[Path], rng: np.random.Generator) -> Place:
     """An object of a random view. Raises `ValueError` where one view after the other has none or is broken."""
     for _ in range(MAX_TRIES):
         view = read_view(views[int(rng.integers(len(views)))])
-        place = _place_in(view, rng)
+        place = place_in(view, rng)
         if place is not None:
             return place
     raise ValueError(f"{views[0].parent}: {MAX_TRIES} views in a row show no object that is large enough")
 
 
-def _place_in(view: EncodedView, rng: np.random.Generator) -> Place | None:
+def place_in(view: EncodedView, rng: np.random.Generator) -> Place | None:
+    """A random object of a view; None where it shows none that is large enough."""
     taps = tuple(tap.float() for tap in view.taps)
     remaining = int(rng.integers(1, MAX_CLICKS + 1))
     if view.start is not None and rng.random() < START_PROB:
@@ -84,8 +85,8 @@ def _clicks(points: Points) -> tuple[Click, ...]:
     return tuple(Click(float(x), float(y), kind) for slots, kind in both for y, x in slots if y >= 0)
 
 
-def answers(model: SkipClick, places: Sequence[Place], grade: Loss) -> Answers:
-    """The network's answers to all clicks of all places. grade: a loss of `train.losses`."""
+def answers(model: SkipClick, places: Sequence[Place], grade: Loss, dtype: torch.dtype = torch.float32) -> Answers:
+    """The network's answers to all clicks of all places. grade: a loss of `train.losses`; dtype: of the products."""
     taps = tuple(
         torch.cat(level).contiguous(memory_format=torch.channels_last)
         for level in zip(*(place.taps for place in places), strict=True)
@@ -93,7 +94,8 @@ def answers(model: SkipClick, places: Sequence[Place], grade: Loss) -> Answers:
     previous = torch.from_numpy(np.stack([place.previous for place in places]))[:, None]
     positives, negatives = click_points([place.clicks for place in places])
     prompt = prompt_maps(previous, positives, negatives, model.config.click_radius)
-    logits = model.decode(model.prepare(taps), prompt)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = model.decode(model.prepare(taps), prompt).float()
     target = torch.from_numpy(np.stack([place.target for place in places]))[:, None].float()
     loss = grade(logits, target)
     return Answers(loss, logits.detach().sigmoid()[:, 0].numpy())
