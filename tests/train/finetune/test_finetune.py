@@ -106,7 +106,7 @@ def test_objects_of_one_image_are_one_sample() -> None:
 
 
 def test_first_view_is_what_serving_sees(base: SkipClick, views: list[View]) -> None:
-    features = Predictor(base, keep_blocks=True).encode(drawn_example(0).image())
+    features = Predictor(base, keep_taps=True).encode(drawn_example(0).image())
     for mine, served in zip(views[0].taps, features.taps, strict=True):
         assert torch.nn.functional.cosine_similarity(mine.float().flatten(), served.flatten(), dim=0) > 0.999
     mirrored = views[1].scene.mask(views[1].scene.objects[0])
