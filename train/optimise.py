@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.model import SkipClick
 from train.checkpoints import TrainingState
 from train.config import TrainConfig
@@ -179,7 +179,7 @@ def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
     content: dict[str, Tensor | int | str | list[int]] = {n: getattr(part.batch, n).cpu() for n in names}
     content |= {"step": step, "positions": list(part.positions), "num_next_clicks": config.num_next_clicks_at(step)}
     content |= {"seed": config.seed, "precision": config.precision, "model": json.dumps(config.model.to_dict())}
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 
