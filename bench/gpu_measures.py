@@ -47,9 +47,9 @@ from train.distributed import joined_group
 from train.fit import fit
 from train.init_weights import new_model
 from train.log import peak_memory, read_log
-from train.optimise import Part, compile_parts, new_state, optimise
+from train.objective import Objective
 from train.sources import open_sources
-from train.step import Objective
+from train.step import Part, compile_parts, new_state, train_step
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECK_SET = ROOT / "skipclick" / "evaluation" / "check_set"
@@ -327,10 +327,10 @@ def step_cost(config: TrainConfig, run: Run, scope: Scope, compiled: bool) -> tu
         state = new_state(new_model(config), config, group.device)
         objective, parts = Objective(state.model, config), [Part(range(config.batch_size), batch)]
         with FlopCounterMode(display=False) as counter:
-            optimise(state, objective, parts, config, group, run.output)
+            train_step(state, objective, parts, config, group, run.output)
         if compiled:
             compile_parts(state.model)
-        step = milliseconds(lambda: optimise(state, objective, parts, config, group, run.output), scope)[0]
+        step = milliseconds(lambda: train_step(state, objective, parts, config, group, run.output), scope)[0]
     return step, counter.get_total_flops()
 
 

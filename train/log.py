@@ -24,8 +24,8 @@ from tqdm import tqdm
 from skipclick.atomic_io import atomic_write
 from train.config import Run, TrainConfig
 from train.distributed import Group
-from train.optimise import StepResult
 from train.pictures import batch_picture
+from train.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
