@@ -35,7 +35,7 @@ from backend.label_studio.client import LabelStudioApi
 from backend.prompts import ImageReference
 from backend.settings import Settings, size_text
 from skipclick import load_checkpoint
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import Sample, check_set
 from skipclick.model import SkipClick
 from train.finetune import Example, FinetuneConfig, Progress, finetune
@@ -80,7 +80,7 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
         store.report_unreachable(project, photos.unreachable)
     report(stage="writing", share=0.0, seconds_left=None, noc=candidate.after.noc, step=candidate.report.step)
     shown = path.with_suffix(".png")
-    with replaced_atomically(shown) as temporary:
+    with atomic_write(shown) as temporary:
         Image.fromarray(picture(candidate, in_service)).save(temporary, format="PNG")
     version = versions.write(
         project,

@@ -175,7 +175,7 @@ def pass_through(
         laps.end("encode")
     request = ClickRequest(known, [Click(c.x, c.y, c.positive) for c in asked.clicks], state)
     with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
-        (answer,) = predictor.answer([request])
+        (answer,) = predictor.predict([request])
     laps.end("upsample")
     rle = encode_rle(answer.mask)
     laps.end("RLE")
@@ -189,7 +189,7 @@ def measure_stages(
 ) -> list[Stages]:
     """Warm and cold requests in turns."""
     features = predictor.encode(scene.photo)
-    state = predictor.answer([ClickRequest(features, scene.clicks[:1])])[0].state
+    state = predictor.predict([ClickRequest(features, scene.clicks[:1])])[0].state
     encode_flop, click_flop = flops(predictor)
     found: dict[str, list[dict[str, float]]] = {"warm": [], "cold": []}
     with requests.Session() as session:
@@ -251,12 +251,12 @@ def baselines_of(
         here = Setting(setting.model, setting.resolution, setting.device, dtype)
         found.append(("served", here, served(predictor, predictor.encode(scene.photo), scene.clicks)))
     exact = Setting(setting.model, setting.resolution, setting.device, "float32")
-    predictor = Predictor(model, resolution, setting.device, keep_blocks=True)
+    predictor = Predictor(model, resolution, setting.device, keep_taps=True)
     features = predictor.encode(scene.photo)
     found.append(("plain eager forward", exact, plain(predictor, features, scene.clicks)))
     if model.config.pyramid == "parallel" and model.config.skip_connections:
         theirs = model.to(setting.device)
-        design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
+        design = authors_design(theirs, features.taps, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
     if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):

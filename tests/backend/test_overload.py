@@ -20,7 +20,7 @@ from backend.http import has_left
 from backend.images.decode import Photo
 from backend.prompts import ImageReference
 from backend.settings import Settings
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies
 
@@ -33,10 +33,10 @@ class FullDevice(DiscPredictor):
 
     full = True
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().answer(requests)
+        return super().predict(requests)
 
 
 def test_a_full_device_is_a_503_and_passes(make_annotator: MakeAnnotator) -> None:

@@ -23,8 +23,8 @@ from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.gate import Measured
 from train.finetune.views import MIN_AREA, View
 from train.losses import LOSSES
+from train.objective import add_next_clicks
 from train.sampler import NUM_SLOTS, SamplerConfig, sample_object, sample_points
-from train.step import add_next_clicks
 
 SAMPLER = SamplerConfig(min_object_area=MIN_AREA, merge_prob=0.0, single_centre_prob=0.5)
 

@@ -22,7 +22,7 @@ from backend.images.decode import Photo
 from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick import load_checkpoint
-from skipclick.head import backbone_name
+from skipclick.head import backbone_digest
 from tests.support import annotation_bodies as bodies
 from tests.support.annotation_bodies import annotation, region
 from tests.support.fake_label_studio import FakeLabelStudio
@@ -65,7 +65,7 @@ def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Sett
     version = versions.version(PROJECT, 1)
     version.head()  # its digest fits
     assert version.about["data"] == store.fingerprint(PROJECT)
-    assert version.about["backbone"] == backbone_name(load_checkpoint("bundled"))
+    assert version.about["backbone"] == backbone_digest(load_checkpoint("bundled"))
     assert version.report["num_objects"] == 12
     assert Image.open(version.picture).size[0] == 960
     assert versions.current(PROJECT) == (1 if job.promoted else None)

@@ -19,7 +19,7 @@ from skipclick import Predictor, load_checkpoint
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.results import ObjectResult
-from skipclick.head import backbone_name, head_name, head_state
+from skipclick.head import backbone_digest, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
@@ -107,7 +107,7 @@ def test_objects_of_one_image_are_one_sample() -> None:
 
 def test_first_view_is_what_serving_sees(base: SkipClick, views: list[View]) -> None:
     features = Predictor(base, keep_blocks=True).encode(drawn_example(0).image())
-    for mine, served in zip(views[0].taps, features.blocks, strict=True):
+    for mine, served in zip(views[0].taps, features.taps, strict=True):
         assert torch.nn.functional.cosine_similarity(mine.float().flatten(), served.flatten(), dim=0) > 0.999
     mirrored = views[1].scene.mask(views[1].scene.objects[0])
     assert np.array_equal(mirrored[:, ::-1], views[0].scene.mask(views[0].scene.objects[0]))
@@ -157,11 +157,11 @@ def learnt_with(base: SkipClick, views: list[View], *clicks: int, **changes: Any
 
 
 def test_learning_changes_the_head_and_nothing_else(base: SkipClick, views: list[View]) -> None:
-    before = head_name(head_state(base))
+    before = head_digest(head_state(base))
     learnt = learnt_with(base, views, 9, 8, 7, 6, 5)
     assert learnt.step == 4
-    assert head_name(head_state(learnt.model)) != before == head_name(head_state(base))
-    assert backbone_name(learnt.model) == backbone_name(base)
+    assert head_digest(head_state(learnt.model)) != before == head_digest(head_state(base))
+    assert backbone_digest(learnt.model) == backbone_digest(base)
     kept = {key: tensor for key, tensor in learnt.model.state_dict().items() if "running_" in key}
     assert kept
     assert all(torch.equal(tensor, base.state_dict()[key]) for key, tensor in kept.items())
@@ -176,7 +176,7 @@ def test_the_best_weights_count_and_patience_ends_the_run(base: SkipClick, views
 def test_where_nothing_gets_better_the_base_comes_back(base: SkipClick, views: list[View]) -> None:
     learnt = learnt_with(base, views, 5, 6, 7, patience=2)
     assert learnt.step == 0
-    assert head_name(head_state(learnt.model)) == head_name(head_state(base))
+    assert head_digest(head_state(learnt.model)) == head_digest(head_state(base))
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
