@@ -257,7 +257,7 @@ def tables(outcomes: Sequence[FinetuneResult]) -> str:
             [(low, high)] = bootstrap_intervals(changes, base.images)
             share = changes.mean() / start.mean()
             reports = [one.report for one in group if one.report]
-            retention = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
+            retention = sum(one["retention"][-1]["new"] - one["retention"][-1]["old"] for one in reports) / len(group)
             promoted = sum(bool(one["worth_promoting"]) for one in reports)
             lines.append(
                 f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "

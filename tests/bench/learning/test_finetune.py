@@ -32,8 +32,8 @@ PICTURES = Domain("pictures", "folder", str(CHECK), None)
 
 
 def outcome(count: int, seed: int, *nocs: tuple[int, int], worth: bool = True) -> FinetuneResult:
-    canary = [{"old": 4.0, "new": 4.25}]
-    report = {"canary": canary, "worth_promoting": worth} if count else None
+    retention = [{"old": 4.0, "new": 4.25}]
+    report = {"retention": retention, "worth_promoting": worth} if count else None
     images = tuple(f"photo {place}" for place in range(len(nocs)))
     return FinetuneResult("horses", count, seed, images, nocs, 100.0 + seed, 50.0, 1 << 30, report)
 
