@@ -159,6 +159,16 @@ class Settings(BaseSettings):
         "the last bits of a probability depend on the company",
     )
     memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
+    zoom: Annotated[Literal["auto", "off"], Is("auto or off")] = Field(
+        default="auto",
+        description="`auto` looks at a crop around the object from the second click on, so that small objects get fine "
+        "edges; `off` looks at the whole photo always",
+    )
+    photo_cache_bytes: Size = Field(
+        default=256 << 20,
+        description="memory for photos as pixels, from which `ZOOM` cuts its crops: 36 MB for 12 megapixels. A photo "
+        "that is not there any more is fetched again",
+    )
     image_max_bytes: Size = Field(default=64 << 20, description="largest file that is downloaded or decoded")
     image_max_pixels: Annotated[int, Field(ge=1, le=178_000_000), Is("a whole number from 1 to 178000000")] = Field(
         default=80_000_000, description="largest image, width x height"
