@@ -37,7 +37,7 @@ from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
 from backend.images.decode import Photo as DecodedPhoto
 from backend.images.loader import ImageSource
-from backend.prompts import Box, ImageReference, SmartClick
+from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
@@ -147,7 +147,7 @@ class Annotator:
         self,
         image: ImageReference,
         clicks: Sequence[SmartClick],
-        box: Box | None,
+        start: Start | None,
         size: tuple[int, int],
         given_up: GivenUp = lambda: False,
         project: int | None = None,
@@ -155,13 +155,15 @@ class Annotator:
         """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
         pixels, by the project's head.
 
-        A box starts from its area as the previous mask and a positive click at its centre, then come the
-        clicks. Raises `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and
-        `OverloadedError` if the device has no memory for it or the request was given up.
+        What the object begins with, a mask or the area of a box, is the previous mask of the first click; a box also
+        begins with a positive click at its centre. Raises `ImageError` if the image cannot be had, `SizeMismatchError`
+        if it has another size, and `OverloadedError` if the device has no memory for it or the request was given up.
         """
         stages: dict[str, float] = {}
         place = self._images.place(image)
-        points = tuple(([_centre(box, size)] if box else []) + [Click(c.x, c.y, c.positive) for c in clicks])
+        points = tuple(
+            ([_centre(start, size)] if isinstance(start, Box) else []) + [Click(c.x, c.y, c.positive) for c in clicks]
+        )
         if not points:
             raise ValueError("a mask needs at least one click or a box")
         with _overloaded_if_cancelled(), self._wanted(place, given_up):
@@ -177,7 +179,7 @@ class Annotator:
             )
         photo = _Photo(image, seen.name, features, head)
         with _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(photo, points, box, stages, given_up)
+            answer = self._answer(photo, points, start, stages, given_up)
         stages["click"] -= stages.get("crop", 0.0)
         if isinstance(answer, ZoomPrediction):
             self._encode_ahead(photo, points, answer.state)
@@ -318,7 +320,7 @@ class Annotator:
         self,
         photo: _Photo,
         clicks: tuple[Click, ...],
-        box: Box | None,
+        start: Start | None,
         stages: dict[str, float],
         given_up: GivenUp,
     ) -> Prediction | ZoomPrediction:
@@ -330,21 +332,22 @@ class Annotator:
 
         def make(begun: tuple[Click, ...], before: Prediction | ZoomPrediction | None) -> Prediction | ZoomPrediction:
             state = None if before is None else before.state
-            if state is None and box is not None:
-                area = _area(box, photo.features.image_size)
+            if state is None and start is not None:
+                area = start.mask if isinstance(start, StartMask) else _area(start, photo.features.image_size)
                 state = self._on_device(urgency, lambda: head.predictor.start_state(area))
             request: ClickRequest | ZoomRequest
             if self._zoom is None:
                 assert not isinstance(state, ZoomState)
                 request = ClickRequest(photo.features, begun, state)
             else:
-                if isinstance(state, torch.Tensor):  # of the box: its first click is answered on the whole photo
-                    state = ZoomState(state, None, whole_view(photo.features.image_size), NOTHING)
+                if isinstance(state, torch.Tensor):  # a box is no mask yet: its first answer is on the whole photo
+                    known = BoxMask.of(start.mask).box if isinstance(start, StartMask) else NOTHING
+                    state = ZoomState(state, None, whole_view(photo.features.image_size), known)
                 crop = partial(self._awaited_crop, photo, stages, given_up)
                 request = zoom_request(photo.features, begun, state, crop, self._zoom)
             return self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result()
 
-        return self._memo.answer((photo.name, head.version, box), clicks, make)
+        return self._memo.answer((photo.name, head.version, start), clicks, make)
 
     def _awaited_crop(self, photo: _Photo, stages: dict[str, float], given_up: GivenUp, view: View) -> ImageFeatures:
         with _timed(stages, "crop"), self._wanted((photo.name, view), given_up):
