@@ -34,7 +34,7 @@ from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
 from backend.images.decode import Photo
 from backend.images.loader import ImageSource
-from backend.prompts import Box, ImageReference, SmartClick
+from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
@@ -123,7 +123,7 @@ class Annotator:
         self,
         image: ImageReference,
         clicks: Sequence[SmartClick],
-        box: Box | None,
+        start: Start | None,
         size: tuple[int, int],
         given_up: GivenUp = lambda: False,
         project: int | None = None,
@@ -131,13 +131,15 @@ class Annotator:
         """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
         pixels, by the project's head.
 
-        A box starts from its area as the previous mask and a positive click at its centre, then come the
-        clicks. Raises `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and
-        `OverloadedError` if the device has no memory for it or the request was given up.
+        What the object begins with, a mask or the area of a box, is the previous mask of the first click; a box also
+        begins with a positive click at its centre. Raises `ImageError` if the image cannot be had, `SizeMismatchError`
+        if it has another size, and `OverloadedError` if the device has no memory for it or the request was given up.
         """
         stages: dict[str, float] = {}
         place = self._images.place(image)
-        points = tuple(([_centre(box, size)] if box else []) + [Click(c.x, c.y, c.positive) for c in clicks])
+        points = tuple(
+            ([_centre(start, size)] if isinstance(start, Box) else []) + [Click(c.x, c.y, c.positive) for c in clicks]
+        )
         if not points:
             raise ValueError("a mask needs at least one click or a box")
         with _overloaded_if_cancelled(), self._wanted(place, given_up):
@@ -152,7 +154,7 @@ class Annotator:
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
         with _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(head, seen.name, features, points, box, given_up)
+            answer = self._answer(head, seen.name, features, points, start, given_up)
         return Annotation(answer.mask, answer.score, head.version, stages)
 
     @property
@@ -275,7 +277,7 @@ class Annotator:
         name: str,
         features: ImageFeatures,
         clicks: tuple[Click, ...],
-        box: Box | None,
+        start: Start | None,
         given_up: GivenUp,
     ) -> Prediction:
         """The answer after all clicks, from the longest shorter history that is known."""
@@ -288,14 +290,14 @@ class Annotator:
             return _Memo(self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result())
 
         def memo_key(num_clicks: int) -> tuple[object, ...]:
-            return name, head.version, box, clicks[:num_clicks]
+            return name, head.version, start, clicks[:num_clicks]
 
         begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
         num_known, known = next((found for found in begun if found[1] is not None), (0, None))
         if known is not None:
             state: torch.Tensor | None = known.prediction.state
-        elif box is not None:
-            area = _area(box, features.image_size)
+        elif start is not None:
+            area = start.mask if isinstance(start, StartMask) else _area(start, features.image_size)
             state = self._on_device(urgency, lambda: head.predictor.start_state(area))
         else:
             state = None

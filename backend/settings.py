@@ -164,6 +164,11 @@ class Settings(BaseSettings):
         description="islands and holes smaller than this share of a mask's area are dropped and filled, unless a click "
         "lies in them",
     )
+    correct_regions: Annotated[Literal["off", "negative", "any"], Is("one of off, negative or any")] = Field(
+        default="negative",
+        description="which first click on a saved region of the same label corrects that region, instead of beginning "
+        "a new one: a negative one, `any`, or none (`off`); see [masks.md](masks.md)",
+    )
     polygon_min_iou: Annotated[float, Field(ge=0, le=1), Is("a number from 0 to 1 such as 0.99")] = Field(
         default=0.99,
         description="polygons of `PolygonLabels` have as few points as this IoU with the mask takes; 1 keeps all",
