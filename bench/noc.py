@@ -39,7 +39,7 @@ examples:
   python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR --output runs/noc.json
   python bench/noc.py --model mine.safetensors grabcut --dataset GrabCut=DIR --plots runs/plots
   python bench/noc.py --model bundled --dataset folder=DIR --protocol serve --clicks jitter
-  python bench/noc.py --table 3 --model full_model_skipclick.pth sam:facebook/sam-vit-base --dataset SHSeg=DIR
+  python bench/noc.py --table 3 --model full_model_skipclick.pth sam:DIR --dataset SHSeg=DIR
   python bench/noc.py --model new.safetensors --dataset GrabCut=DIR --compare runs/noc.json
 """
 
@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         choices=TABLES,
         metavar="N",
-        help="table of the paper, 1 to 6: measure what it needs, print it with the published figures",
+        help="a table of the paper (1 to 6) with its figures",
     )
     output.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --output")
     output.add_argument(
