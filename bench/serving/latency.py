@@ -34,13 +34,13 @@ from tqdm import tqdm
 
 from backend.factory import enough_pixels
 from backend.images.decode import decode_image
-from backend.label_studio.protocol import mask_request, mask_response, read_json, read_predict
+from backend.label_studio.protocol import mask_request, read_json, read_predict
+from backend.label_studio.regions import mask_response
 from bench.cli import CommandParser, image_size, positive, write_results
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.brush_rle import encode as encode_rle
 from skipclick.config import ModelConfig
 from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
@@ -177,9 +177,9 @@ def pass_through(
     with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
         (answer,) = predictor.predict([request])
     laps.end("upsample")
-    rle = encode_rle(answer.mask)
+    reply = mask_response(asked.target, answer.mask, answer.score, predictor.version)
     laps.end("RLE")
-    orjson.dumps(mask_response(asked.target, rle, answer.score, predictor.version))
+    orjson.dumps(reply)
     laps.end("JSON")
     return laps.milliseconds
 
