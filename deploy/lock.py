@@ -27,7 +27,12 @@ LAYERS = ("server", "train", "bench", "dev")
 """Extras of pyproject.toml; the file of each adds what it needs to those of the ones before."""
 BESIDE = "cvat"
 """An extra whose file adds to `server` alone, at the versions of the layers."""
-FIRST_LINES = {"cvat": "-r ../requirements.txt\n", "train": "-r ../requirements.txt\n", "bench": "-r train.txt\n", "dev": "-r bench.txt\n"}
+FIRST_LINES = {
+    "cvat": "-r ../requirements.txt\n",
+    "train": "-r ../requirements.txt\n",
+    "bench": "-r train.txt\n",
+    "dev": "-r bench.txt\n",
+}
 OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==")
 
 
