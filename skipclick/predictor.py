@@ -59,6 +59,11 @@ class Prediction:
     state: Tensor
     """(H, W) of the network, in its dtype, on its device: the object's probability."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.mask.nbytes + self.state.nbytes
+
 
 class Predictor:
     """Runs one model at one resolution on one device. Raises `ValueError` for input that cannot be right."""
