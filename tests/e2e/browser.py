@@ -85,11 +85,6 @@ class Editor:
         self.page.wait_for_timeout(500)  # until the mask is drawn
         return Answer(response.request.post_data_json, response.json())
 
-    def hide_regions(self) -> None:
-        """Hide all regions, or show them again."""
-        self.page.keyboard.press("Control+h")
-        self.page.wait_for_timeout(300)
-
     def accept(self) -> None:
         """Accept the suggested mask with the button in the bottom bar."""
         self.page.get_by_test_id("bottombar-accept-suggestions-button").click()
