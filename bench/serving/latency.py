@@ -309,7 +309,7 @@ def report(latency: LatencyResults) -> str:
     if latency.comparisons:
         lines += [
             "",
-            "| model | px | device, dtype | baseline | click | times faster than the authors' design | published, V100 |",
+            "| model | px | device, dtype | baseline | click | times faster than authors' design | published, V100 |",
             "|---|---:|---|---|---:|---:|---:|",
         ]
     base: dict[tuple[int, str], float] = {
@@ -320,10 +320,8 @@ def report(latency: LatencyResults) -> str:
     for c in latency.comparisons:
         theirs = base.get((c.setting.resolution, c.setting.device)) if c.setting.model == "vit-b" else None
         ratio = f"{theirs / c.click.median:.2f}x" if theirs else ""
-        method = (
-            {"vit-b": "SkipClick"}.get(c.setting.model) if c.name == "served" else c.name.removesuffix("'s decoder")
-        )
-        published = RESPONSE_MS.get(method or "", "")
+        is_papers = (c.name, c.setting.model) == ("served", "vit-b")
+        published = RESPONSE_MS.get("SkipClick" if is_papers else c.name.removesuffix("'s decoder"), "")
         lines.append(f"{_cells(c.setting)} {c.name} | {c.click} | {ratio} | {published} |")
     return "\n".join(lines) + "\n"
 
