@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from backend.label_studio.annotations import Annotation, UnusableError, read_task
 from backend.label_studio.auth import LabelStudioAuth
-from backend.label_studio.client import LabelStudioApi, get_object, project_tasks
+from backend.label_studio.client import ApiError, LabelStudioApi, get_object, project_tasks
 from backend.label_studio.labeling_config import MASK_KINDS, LabelingConfig, parse_labeling_config
 from backend.settings import Settings, revealed
 from skipclick import polygons
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         api = LabelStudioApi(LabelStudioAuth(settings.label_studio_url, key, timeout), timeout)
         for line in export(api, options.project, options.format, output, settings.image_max_pixels):
             print(line)
+    except ApiError as error:
+        print(f"the project cannot be read from Label Studio: {error}", file=sys.stderr)
+        return BAD_USE
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return BAD_USE

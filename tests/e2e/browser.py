@@ -106,6 +106,7 @@ class Editor:
             self.page.get_by_test_id("bottombar-update-button").click()
         if not waiting.value.ok:
             raise RuntimeError(f"the update was refused with status {waiting.value.status}")
+        self.page.wait_for_function(PHOTO_BOX)  # the editor has loaded it back
         self.page.wait_for_timeout(500)
 
     def picture(self, name: str) -> None:

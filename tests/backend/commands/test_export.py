@@ -203,4 +203,6 @@ def test_trouble_is_one_line_and_exit_code_2(
     monkeypatch.setattr("backend.commands.export._PAUSE", 0.0)
     monkeypatch.chdir(tmp_path)
     assert main(options) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("the project cannot be read from Label Studio: ")
+    assert message.count("\n") == 1
