@@ -27,7 +27,6 @@ from backend.images.decode import ImageError, Photo, UndecodableError, decode_im
 from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
 from backend.images.local_files import local_name, opened_below
-from backend.images.pixel_budget import PixelBudget
 from backend.images.sightings import (
     SETTLED_SECONDS,
     Sighting,
@@ -48,6 +47,7 @@ from backend.label_studio.auth import (
 )
 from backend.label_studio.names import ToldNames
 from backend.label_studio.references import cleaned
+from backend.memory_budget import MemoryBudget
 from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
 from backend.settings import Settings
@@ -58,10 +58,6 @@ _CLOUD_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "azure-blob"
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
-_PHOTOS_AT_ONCE = 4
-"""Of the largest size, in memory as pixels; of smaller ones as many more."""
-
-
 _SIGHTINGS_BYTES = 64 << 20
 """Memory for what was seen of the photos, not for the photos: those of 60,000 tasks."""
 
@@ -130,6 +126,7 @@ class ImageLoader:
         *,
         max_bytes: int,
         max_pixels: int,
+        memory_bytes: int = 2 << 30,
         timeout: float,
         hosts: ImageHosts,
         local_root: Path | None = None,
@@ -138,7 +135,8 @@ class ImageLoader:
         names: Callable[[], Sequence[str]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
+        """`memory_bytes`: for all photos that are decoded or wait for the device, together. `hosts`: who is called
+        besides Label Studio. `local_root`: where files of its local storage lie, if this
         server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: after
         so many seconds a source is asked whether its image is still the same. `names`: what Label Studio calls itself,
         see `names`."""
@@ -149,7 +147,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._enough = enough
-        self._budget = PixelBudget(_PHOTOS_AT_ONCE * max_pixels, timeout)
+        self._budget = MemoryBudget(memory_bytes, timeout)
         self._timeout = timeout
         self._revalidate = revalidate
         self._clock = clock
@@ -547,6 +545,7 @@ def build_images(
         auth,
         max_bytes=settings.image_max_bytes,
         max_pixels=settings.image_max_pixels,
+        memory_bytes=settings.image_memory_bytes,
         timeout=settings.image_timeout,
         hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
         local_root=settings.local_files_root,
