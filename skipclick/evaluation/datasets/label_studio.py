@@ -2,10 +2,10 @@
 
 What counts as an object:
 
-* a brush region (`type` is "brushlabels" or "brush" and it has an RLE); a copy of it under the same id is not a second
-  one, and keypoints and rectangles, left over from prompting, are none;
-* regions that the annotator put under another one (`parentID`) are further pieces of it if they have its label;
-* a pixel belongs to a region where its brush covers half of it.
+* a brush region with an RLE, a bitmask with a PNG, or a polygon (`type` is "brushlabels" or "brush", and so on); a copy
+  of it under the same id is not a second one, and keypoints and rectangles, left over from prompting, are none;
+* regions under another one (`parentID`) are further pieces of it if they have its label;
+* a pixel belongs to a region where its brush covers half of it, or its centre lies in the polygon.
 
 Which annotation of a task counts: of those that were not skipped and have an object, the one marked as ground truth,
 else the one changed last. Drafts do not count.
@@ -17,22 +17,27 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick import brush_rle
+from skipclick import bitmask, brush_rle
 from skipclick.evaluation.datasets.left_out import UnusableError
+from skipclick.polygons import rasterize
 
 Json = Mapping[str, Any]
 
-_BRUSH_TYPES = ("brushlabels", "brush")
-_OTHER_SHAPES = ("polygonlabels", "polygon", "ellipselabels", "ellipse")
+Shape = Literal["brush", "bitmask", "polygon"]
+
+MASK_FIELDS: dict[str, Shape] = {"rle": "brush", "imageDataURL": "bitmask", "points": "polygon"}
+"""Of a region's value, what holds the mask, and what such a region is called in its type."""
+_OTHER_SHAPES = ("ellipselabels", "ellipse")
 _HALF_COVERED = 128  # alpha from which on a pixel is the object's; hand-drawn edges have values in between
 _LARGEST_ID = (1 << 63) - 1
 
@@ -41,9 +46,9 @@ class Reason(StrEnum):
     """Why an annotation, or an object in it, is not used."""
 
     CANCELLED = "the annotator skipped the task"
-    NO_REGION = "the annotation has no brush region"
+    NO_REGION = "the annotation has no brush, bitmask or polygon region"
     NO_IMAGE = "the task's data hold no image for the region"
-    OTHER_SHAPE = "the region is a polygon or an ellipse: only brush regions are masks"
+    OTHER_SHAPE = "the region is an ellipse: only brush, bitmask and polygon regions are masks"
     EMPTY = "the mask is empty"
     WRONG_SIZE = "the mask does not have the size of its image"
     TOO_LARGE = "the mask is larger than IMAGE_MAX_PIXELS"
@@ -52,10 +57,36 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True)
 class Piece:
-    """A brush region: its RLE and the size (H, W) that it claims."""
+    """A region: its kind, the size (H, W) of the photo that it claims, and the field that holds its mask."""
 
-    rle: Sequence[int] = field(repr=False)
+    shape: Shape
     size: tuple[int, int]
+    rle: Sequence[int] = field(default=(), repr=False)
+    bitmask: str = field(default="", repr=False)
+    points: tuple[tuple[float, float], ...] = field(default=(), repr=False)
+    """In percent of the photo's width and height."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Bool (H, W). Raises `UnusableError` for a mask that cannot be read, or of another size."""
+        height, width = self.size
+        try:
+            if self.shape == "brush":
+                return np.asarray(brush_rle.decode(self.rle, height, width) >= _HALF_COVERED)
+            if self.shape == "bitmask":
+                return bitmask.decode(self.bitmask, height, width)
+            return rasterize(
+                [np.array(self.points, np.float64).reshape(-1, 2) * (width / 100, height / 100)], self.size
+            )
+        except ValueError:
+            raise _unusable(Reason.WRONG_SIZE if self._is_of_another_size() else Reason.UNDECODABLE) from None
+
+    def _is_of_another_size(self) -> bool:
+        if self.shape == "brush" and len(self.rle) >= 8 and _are_bytes(self.rle[:4]):
+            return int.from_bytes(bytes(self.rle[:4]), "big") != 4 * self.size[0] * self.size[1]
+        if self.shape == "bitmask":
+            with suppress(ValueError):
+                return bitmask.size_of(self.bitmask) != self.size
+        return False
 
 
 @dataclass(frozen=True)
@@ -83,7 +114,7 @@ class AnnotatedObject:
             raise _unusable(Reason.TOO_LARGE)
         mask = np.zeros(size, np.bool_)
         for piece in self.pieces:
-            mask |= _decoded(piece)
+            mask |= piece.mask()
         if not mask.any():
             raise _unusable(Reason.EMPTY)
         return mask
@@ -126,7 +157,7 @@ def read_annotation(
     """An annotation with its objects, as Label Studio's webhook, REST interface and export have it."""
     skipped: Counter[Reason] = Counter()
     objects: tuple[AnnotatedObject, ...] = ()
-    regions = _brush_regions(annotation.get("result"), rle_of)
+    regions = _mask_regions(annotation.get("result"), rle_of)
     if annotation.get("was_cancelled"):
         skipped[Reason.CANCELLED] = 1
     else:
@@ -145,17 +176,17 @@ def read_annotation(
     )
 
 
-def _brush_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict[str, Json]:
-    """Brush regions by id, in order. One whose id is missing, or is another region's, gets a name of its own."""
+def _mask_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict[str, Json]:
+    """Regions with a mask by id, in order. One whose id is missing, or is another region's, gets a name of its own."""
     regions: dict[str, Json] = {}
     digests: dict[str, set[bytes]] = {}  # of the masks of ids that come more than once; each is looked at once
     for index, item in enumerate(json_objects(result)):
-        if item.get("type") not in _BRUSH_TYPES or "rle" not in mapping(item.get("value")):
+        if mask_shape(item) is None:
             continue
         name = _region_id(item.get("id"))
         if name in regions:
-            known = digests.setdefault(name, {_digest(rle_of(regions[name]))})
-            if (digest := _digest(rle_of(item))) in known:
+            known = digests.setdefault(name, {_digest(region_piece(regions[name], rle_of))})
+            if (digest := _digest(region_piece(item, rle_of))) in known:
                 continue  # a copy, as the editor makes it for each further tag that has a label selected
             known.add(digest)
         while not name or name in regions:
@@ -164,15 +195,15 @@ def _brush_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict
     return regions
 
 
-def _digest(rle: Sequence[int]) -> bytes:
-    return sha256(repr(rle).encode()).digest()
+def _digest(piece: Piece) -> bytes:
+    return sha256(repr((piece.rle, piece.bitmask, piece.points)).encode(errors="surrogatepass")).digest()
 
 
 def _num_other_shapes(result: Any) -> int:
     ids = (
         _region_id(item.get("id")) or f"#{index}"
         for index, item in enumerate(json_objects(result))
-        if item.get("type") in _OTHER_SHAPES and "rle" not in mapping(item.get("value"))
+        if item.get("type") in _OTHER_SHAPES and "radiusX" in mapping(item.get("value"))
     )
     return len(set(ids))
 
@@ -198,7 +229,7 @@ def _annotated_objects(
         if image is None:
             skipped[Reason.NO_IMAGE] += 1
         else:
-            yield AnnotatedObject(region_id, _label(first), image, tuple(_piece(one, rle_of) for one in members))
+            yield AnnotatedObject(region_id, _label(first), image, tuple(region_piece(one, rle_of) for one in members))
 
 
 def _parent(region_id: str, regions: Mapping[str, Json]) -> str | None:
@@ -239,23 +270,37 @@ def _label(region: Json) -> str | None:
 
 
 def _labels(region: Json) -> list[str]:
-    labels = mapping(region.get("value")).get("brushlabels")
+    labels = mapping(region.get("value")).get(f"{mask_shape(region)}labels")
     return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
 
 
-def _piece(region: Json, rle_of: Callable[[Json], Sequence[int]]) -> Piece:
-    height, width = number(region.get("original_height")), number(region.get("original_width"))
-    return Piece(rle_of(region), (height or 0, width or 0))
+def mask_shape(region: Json) -> Shape | None:
+    """What kind of mask a region has; None if it is none."""
+    value, kind = mapping(region.get("value")), region.get("type")
+    return next(
+        (shape for name, shape in MASK_FIELDS.items() if name in value and kind in (shape, f"{shape}labels")), None
+    )
 
 
-def _decoded(piece: Piece) -> NDArray[np.bool_]:
-    height, width = piece.size
-    announced = int.from_bytes(bytes(piece.rle[:4]), "big") if _are_bytes(piece.rle[:4]) else None
-    try:
-        return np.asarray(brush_rle.decode(piece.rle, height, width) >= _HALF_COVERED)
-    except ValueError:
-        of_other_size = len(piece.rle) >= 8 and announced not in (None, 4 * height * width)
-        raise _unusable(Reason.WRONG_SIZE if of_other_size else Reason.UNDECODABLE) from None
+def region_piece(region: Json, rle_of: Callable[[Json], Sequence[int]] = plain_rle) -> Piece:
+    """The piece that a region with a `mask_shape` is."""
+    shape, value = mask_shape(region), mapping(region.get("value"))
+    size = (number(region.get("original_height")) or 0, number(region.get("original_width")) or 0)
+    if shape == "bitmask":
+        return Piece(shape, size, bitmask=text(value.get("imageDataURL")))
+    if shape == "polygon":
+        return Piece(shape, size, points=_points(value.get("points")))
+    return Piece("brush", size, rle_of(region))
+
+
+def _points(value: Any) -> tuple[tuple[float, float], ...]:
+    """Points as numbers; none if one of them is no pair of them."""
+    points = value if isinstance(value, list) else []
+    pairs = [tuple(point) for point in points if isinstance(point, (list, tuple)) and len(point) == 2]
+    is_whole = len(pairs) == len(points) and all(
+        type(one) in (int, float) and abs(one) < 1e9 for p in pairs for one in p
+    )
+    return tuple((float(x), float(y)) for x, y in pairs) if is_whole else ()
 
 
 def _are_bytes(values: Sequence[int]) -> bool:

@@ -1,4 +1,4 @@
-"""Label Studio's exports of type JSON and JSON-MIN with brush regions, beside a folder of the photos.
+"""Label Studio's exports of type JSON and JSON-MIN with masks, beside a folder of the photos.
 
 What is an object and which annotation counts: see `label_studio.py`. JSON-MIN knows neither nested regions nor which
 annotation is ground truth.
@@ -27,12 +27,14 @@ from numpy.typing import NDArray
 from skipclick.evaluation.datasets.annotation_file import find_annotations, read_json
 from skipclick.evaluation.datasets.image_mask_folders import IMAGE_SUFFIXES
 from skipclick.evaluation.datasets.label_studio import (
+    MASK_FIELDS,
     AnnotatedObject,
     Annotation,
     Json,
     Reason,
     json_objects,
     mapping,
+    mask_shape,
     read_annotation,
     text,
 )
@@ -43,6 +45,9 @@ UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
 
 MAX_PIXELS = 80_000_000
 """Larger masks are not decoded; the server's default too."""
+
+_KINDS_OF_MIN = {**MASK_FIELDS, "radiusX": "ellipse"}
+"""The kind of a region by what its value has: JSON-MIN has no types."""
 
 NO_TASK = "the entry is no task with annotations"
 NO_ANNOTATION = "the task has no annotation"
@@ -73,7 +78,7 @@ def list_label_studio(given: Path) -> Listing[Photo]:
     photos = [photo for task in tasks for photo in _photos(task, photos_by_name, left_out)]
     if not photos:
         why = "".join(f"; {line}" for line in describe_left_out(left_out))
-        raise ValueError(f"{file} has no annotation with a brush region on a photo{why}")
+        raise ValueError(f"{file} has no annotation with a mask on a photo{why}")
     return Listing(_with_names_of_their_own(photos), left_out)
 
 
@@ -120,7 +125,7 @@ def _annotation_of_min(entry: Json) -> Json:
     result = [
         {
             "id": f"{tag}-{index}",
-            "type": "brushlabels" if "rle" in value else "polygon" if "points" in value else "",
+            "type": next((kind for name, kind in _KINDS_OF_MIN.items() if name in value), ""),
             "original_width": value.get("original_width"),
             "original_height": value.get("original_height"),
             "value": value,
@@ -164,7 +169,7 @@ def _address(task: Task, to_name: str, index: int | None) -> str | None:
 
 def _image_tags(task: Task) -> set[str]:
     regions = (region for annotation in task.annotations for region in json_objects(annotation.get("result")))
-    return {text(region.get("to_name")) for region in regions if "rle" in mapping(region.get("value"))}
+    return {text(region.get("to_name")) for region in regions if mask_shape(region)}
 
 
 def _path(value: Any, index: int | None) -> str | None:

@@ -115,9 +115,9 @@ LAYOUTS = {
         list_photos=partial(list_coco, crowds_as_objects=True),
     ),
     "label-studio": Layout(
-        expects="Label Studio's export as JSON or JSON-MIN, with brush regions: FILE.json:IMAGES, or a folder with one "
-        ".json and images/; each region an object, one nested in another of its label belongs to it; photos are found "
-        "by name",
+        expects="Label Studio's export as JSON or JSON-MIN, with brush, bitmask or polygon regions: FILE.json:IMAGES, "
+        "or a folder with one .json and images/; each region an object, one nested in another of its label belongs to "
+        "it; photos are found by name",
         list_photos=list_label_studio,
     ),
 }

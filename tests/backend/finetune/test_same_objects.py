@@ -122,5 +122,5 @@ def test_where_no_annotation_counts_there_is_no_object(tmp_path: Path) -> None:
     store.settle()
     assert store.objects(1) == []
     (tmp_path / "export.json").write_text(json.dumps([task_of(annotations)]))
-    with pytest.raises(ValueError, match="no annotation with a brush region"):
+    with pytest.raises(ValueError, match="no annotation with a mask"):
         open_dataset("label-studio", tmp_path)

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skipclick.evaluation.datasets.label_studio import AnnotatedObject, Annotation, read_annotation
+from skipclick import bitmask
+from skipclick.evaluation.datasets.label_studio import AnnotatedObject, Annotation, Reason, read_annotation
+from skipclick.evaluation.datasets.left_out import UnusableError
+from skipclick.masks import BoxMask
 from tests.support.annotation_bodies import annotation, drawn, region
 
 MASK = drawn(0, 0, 1, 1)
@@ -86,3 +89,37 @@ def test_numbers_are_ids_too() -> None:
     result = [region("a", MASK) | {"id": 7}, region("b", np.flipud(MASK), parentID=7)]
     (one,) = read(result).objects
     assert (one.region, len(one.pieces)) == ("7", 2)
+
+
+def read_one(kind: str, value: dict[str, object], size: tuple[int, int] = (20, 30)) -> AnnotatedObject:
+    given = {"id": "a", "type": f"{kind}labels", "to_name": "image", "original_height": size[0]}
+    (one,) = read([given | {"original_width": size[1], "value": value | {f"{kind}labels": ["Ski"]}}]).objects
+    assert one.label == "Ski"
+    return one
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "why"),
+    [
+        ("polygon", {"points": [[1, 1], [2, 2]]}, Reason.UNDECODABLE),
+        ("polygon", {"points": [[1, 1], [2, 2], [3, "x"]]}, Reason.UNDECODABLE),
+        ("polygon", {"points": [[1, 1], [2, 2], [float("nan"), 1]]}, Reason.UNDECODABLE),
+        ("polygon", {"points": None}, Reason.UNDECODABLE),
+        ("polygon", {"points": [[-9, -9], [-8, -9], [-8, -8]]}, Reason.EMPTY),
+        ("bitmask", {"imageDataURL": None}, Reason.UNDECODABLE),
+        ("bitmask", {"imageDataURL": "data:image/png;base64,iVBORw0KGgo="}, Reason.UNDECODABLE),
+        ("bitmask", {"imageDataURL": bitmask.encode(BoxMask.of(np.ones((3, 3), bool)))}, Reason.WRONG_SIZE),
+        ("bitmask", {"imageDataURL": bitmask.encode(BoxMask.of(np.zeros((20, 30), bool)))}, Reason.EMPTY),
+    ],
+)
+def test_a_mask_that_is_none_says_why(kind: str, value: dict[str, object], why: Reason) -> None:
+    with pytest.raises(UnusableError) as caught:
+        read_one(kind, value).mask(10_000)
+    assert caught.value.reason is why
+
+
+def test_a_polygon_covers_the_pixels_whose_centres_lie_in_it() -> None:
+    mask = read_one("polygon", {"points": [[10, 10], [50, 10], [50, 50], [10, 50]], "closed": True}).mask(10_000)
+    expected = np.zeros((20, 30), bool)
+    expected[2:10, 3:15] = True
+    np.testing.assert_array_equal(mask, expected)

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipclick import brush_rle
+from skipclick import bitmask, brush_rle
 from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.datasets.label_studio import Reason
 from skipclick.evaluation.datasets.label_studio_export import (
@@ -24,6 +24,7 @@ from skipclick.evaluation.datasets.label_studio_export import (
     SEVERAL_PHOTOS,
 )
 from skipclick.evaluation.datasets.left_out import count_by_reason
+from skipclick.masks import BoxMask
 from tests.support.drawn_pictures import HEIGHT, WIDTH, blank, save
 from tests.support.recorded import recorded_requests
 
@@ -135,11 +136,11 @@ def test_the_annotation_that_counts(tmp_path: Path) -> None:
 def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
     save(tmp_path / "images" / "a.png")
     good = region("a", mask_of_row(1))
-    polygon = {"id": "p", "type": "polygonlabels", "to_name": "image", "value": {"points": [[1, 1], [2, 2], [3, 1]]}}
+    ellipse = {"id": "p", "type": "ellipselabels", "to_name": "image", "value": {"x": 1, "y": 1, "radiusX": 2}}
     damaged = region("d", mask_of_row(2)) | {"value": {"format": "rle", "rle": ["x"], "brushlabels": ["Ski"]}}
     other_size = region("s", blank(3, 3) + 1)
     annotations = [
-        {"id": 1, "updated_at": "2026-01-01T00:00:00Z", "result": [good, polygon, damaged, other_size]},
+        {"id": 1, "updated_at": "2026-01-01T00:00:00Z", "result": [good, ellipse, damaged, other_size]},
         {"id": 2, "updated_at": "2025-01-01T00:00:00Z", "result": [good]},
         {"id": 3, "was_cancelled": True, "result": []},
         {"id": 4, "result": None},
@@ -212,7 +213,7 @@ def test_json_min_has_the_same_objects(tmp_path: Path) -> None:
             "id": 3,
             "tag": regions,
             "tag2": [{"x": 1, "y": 2, "width": 0.2, "keypointlabels": ["Ski"]}],
-            "tag3": [{"points": [[1, 1], [2, 2], [3, 1]], "polygonlabels": ["Ski"]}],
+            "tag3": [{"x": 1, "y": 1, "radiusX": 2, "radiusY": 2, "ellipselabels": ["Ski"]}],
             "annotator": 1,
             "annotation_id": annotation_id,
             "created_at": updated_at,
@@ -237,6 +238,21 @@ def test_json_lines_with_a_task_each(tmp_path: Path, encoding: str) -> None:
     assert found(tmp_path) == ({"1-25f393b5-a": 1, "2-25f393b5-a": 1}, {NO_TASK: 1})
     (tmp_path / "export.json").rename(tmp_path / "export.jsonl")
     assert len(open_dataset("label-studio", Path(f"{tmp_path}/export.jsonl:{tmp_path}/images"))) == 2
+
+
+@pytest.mark.parametrize("kind", ["bitmask", "polygon"])
+def test_bitmasks_and_polygons_are_the_same_objects_as_brush_regions(tmp_path: Path, kind: str) -> None:
+    save(tmp_path / "images" / "a.png")
+    mask = blank()
+    mask[2:5, 1:4] = 1
+    inner = mask.astype(bool)
+    corners = [(100 * x / WIDTH, 100 * y / HEIGHT) for x, y in ((1, 2), (4, 2), (4, 5), (1, 5))]
+    value = {"bitmask": {"imageDataURL": bitmask.encode(BoxMask.of(inner))}, "polygon": {"points": corners}}[kind]
+    one = region("a", mask) | {"type": f"{kind}labels", "value": value | {f"{kind}labels": ["Ski"]}}
+    np.testing.assert_array_equal(targets_of(tmp_path, task([one, one])), [mask])
+    entry = {"image": "a.png", "id": 3, "annotation_id": 1, "updated_at": "", "tag": [one["value"] | one]}
+    (sample,) = open_dataset("label-studio", write_set(tmp_path, entry))
+    np.testing.assert_array_equal(list(sample.targets.values()), [mask])
 
 
 def test_other_regions_and_unlabelled_tasks_are_left_out(tmp_path: Path) -> None:
@@ -316,5 +332,5 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is no Label Studio export of type JSON or JSON-MIN"):
             open_dataset("label-studio", tmp_path)
     (tmp_path / "export.json").write_text('[{"image": "a.png", "tag": [], "annotation_id": 3}]')
-    with pytest.raises(ValueError, match=f"no annotation with a brush region on a photo; 1 × {Reason.NO_REGION}"):
+    with pytest.raises(ValueError, match=f"no annotation with a mask on a photo; 1 × {Reason.NO_REGION}"):
         open_dataset("label-studio", tmp_path)

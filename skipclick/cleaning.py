@@ -1,0 +1,102 @@
+"""What annotators expect of a mask beyond what the network says: clicks hold, and there are no specks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from skipclick.masks import BoxMask
+from skipclick.prompts import Click
+
+_HELD = 1 / 200
+"""Radius, as a share of the photo's shorter side, of what is changed around a click that the network did not follow."""
+
+
+def clean(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> BoxMask:
+    """A mask in which each clicked pixel has the sign it was given (of two clicks on one pixel the later one's), and
+    no part or hole is smaller than `smallest`, a share of the mask's area, unless a click lies in it.
+
+    The largest part always stays. clicks: in pixels of the photo.
+    """
+    return _without_specks(_holding(mask, clicks), clicks, smallest)
+
+
+def _holding(mask: BoxMask, clicks: Sequence[Click]) -> BoxMask:
+    """The mask with the sign of all clicks at their pixels, and near them where it had another."""
+    signs = {_pixel(click, mask.size): click.positive for click in clicks}
+    wrong = [(pixel, sign) for pixel, sign in signs.items() if _at(mask, pixel) != sign]
+    if not wrong:
+        return mask
+    whole = mask.full()
+    radius = max(1, round(_HELD * min(mask.size)))
+    for (row, column), sign in wrong:
+        top, left = max(row - radius, 0), max(column - radius, 0)
+        y, x = np.ogrid[top : min(row + radius + 1, mask.size[0]), left : min(column + radius + 1, mask.size[1])]
+        distance = (y - row) ** 2 + (x - column) ** 2
+        ours = distance <= radius**2
+        for other, other_sign in signs.items():
+            if other_sign != sign:
+                ours &= distance < (y - other[0]) ** 2 + (x - other[1]) ** 2
+        whole[top : top + ours.shape[0], left : left + ours.shape[1]][ours] = sign
+    return BoxMask.of(whole)
+
+
+def _without_specks(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> BoxMask:
+    limit = smallest * int(np.count_nonzero(mask.pixels))
+    if limit <= 1:
+        return mask
+    # A border of background joins all that reaches out of the box.
+    pixels = np.pad(mask.pixels, 1).astype(np.uint8)
+    top, left = mask.box[0] - 1, mask.box[1] - 1
+    inside = [
+        (row - top, column - left)
+        for row, column in (_pixel(click, mask.size) for click in clicks)
+        if 0 <= row - top < pixels.shape[0] and 0 <= column - left < pixels.shape[1]
+    ]
+    # A hole ends where only corners touch, as a part goes on there: each is the other's complement.
+    small_holes = _small(1 - pixels, 4, limit, inside)
+    if small_holes is not None:
+        pixels[small_holes] = 1
+    small_parts = _small(pixels, 8, limit, inside)
+    if small_parts is not None:
+        pixels[small_parts] = 0
+    if small_holes is None and small_parts is None:
+        return mask
+    inner = BoxMask.of(pixels[1:-1, 1:-1].astype(np.bool_))
+    box = (
+        inner.box[0] + mask.box[0],
+        inner.box[1] + mask.box[1],
+        inner.box[2] + mask.box[0],
+        inner.box[3] + mask.box[1],
+    )
+    return BoxMask(mask.size, box, inner.pixels)
+
+
+def _small(
+    pixels: NDArray[np.uint8], connectivity: int, limit: float, kept: Sequence[tuple[int, int]]
+) -> NDArray[np.bool_] | None:
+    """Where components of `pixels` below `limit` lie, but for the largest and those with a `kept` pixel; None if there
+    are none."""
+    count, components, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=connectivity)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    small = areas < limit
+    small[0] = False  # not a component
+    if count > 1:
+        small[1 + int(areas[1:].argmax())] = False
+    for row, column in kept:
+        small[components[row, column]] = False
+    return np.asarray(small[components]) if small.any() else None
+
+
+def _pixel(click: Click, size: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the pixel that a click lies in; the far edge belongs to the last pixel."""
+    return min(int(click.y), size[0] - 1), min(int(click.x), size[1] - 1)
+
+
+def _at(mask: BoxMask, pixel: tuple[int, int]) -> bool:
+    row, column = pixel[0] - mask.box[0], pixel[1] - mask.box[1]
+    height, width = mask.pixels.shape
+    return 0 <= row < height and 0 <= column < width and bool(mask.pixels[row, column])

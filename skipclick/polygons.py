@@ -1,0 +1,195 @@
+"""Masks as polygons, simplified as far as an IoU floor allows, and back.
+
+Coordinates are (x, y) in pixels of the photo; the pixel in row r and column c covers [c, c + 1] x [r, r + 1]. A pixel
+belongs to a polygon where its centre does, by the even-odd rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from skipclick.masks import BoxMask
+
+Ring = NDArray[np.float64]
+"""(N, 2) corners of a closed line, N at least 3; the last is joined to the first."""
+
+MIN_IOU = 0.99
+_SEARCH_STEPS = 8  # halvings of the range, on a logarithmic scale, in which the tolerance is looked for
+_FINEST = 0.25  # pixels by which the coarsest useful line may leave the exact one
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """One part of a mask: its outer ring and its holes, which run the other way round."""
+
+    outer: Ring
+    holes: tuple[Ring, ...] = ()
+
+    @property
+    def rings(self) -> tuple[Ring, ...]:
+        """The outer ring, then the holes."""
+        return self.outer, *self.holes
+
+    def with_bridges(self) -> Ring:
+        """The part as a single ring: each hole is joined to it by a line that is walked there and back, which covers
+        nothing. For formats that know no holes."""
+        ring, waiting = self.outer, list(self.holes)
+        while waiting:
+            links = [_nearest_corners(ring, hole) for hole in waiting]
+            nearest = min(range(len(links)), key=lambda index: links[index][2])
+            here, there, _ = links[nearest]
+            hole = np.roll(waiting.pop(nearest), -there, axis=0)
+            ring = np.concatenate([ring[: here + 1], hole, hole[:1], ring[here:]])
+        return ring
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A mask's polygons, largest first, and their IoU with it."""
+
+    polygons: tuple[Polygon, ...]
+    iou: float
+
+
+def outline(mask: BoxMask, min_iou: float = MIN_IOU, max_points: int | None = None) -> Outline:
+    """The polygons of a mask with as few corners as an IoU of at least `min_iou` with it takes.
+
+    Args:
+        min_iou: in [0, 1]; 1 gives the mask's exact polygons.
+        max_points: of a ring, at least 3; where it takes more for `min_iou`, this counts, and `Outline.iou` says what
+            is left.
+
+    An empty mask has no polygons, and an IoU of 1. Raises `ValueError` for arguments out of range.
+    """
+    if not 0 <= min_iou <= 1:
+        raise ValueError(f"the IoU floor is {min_iou}; give a number from 0 to 1")
+    if max_points is not None and max_points < 3:
+        raise ValueError(f"a polygon has at least 3 points; {max_points} are too few")
+    if mask.empty:
+        return Outline((), 1.0)
+    size = (mask.pixels.shape[0], mask.pixels.shape[1])
+    rings, parents = _exact_rings(mask.pixels)
+    exact = _crossings(rings, size)
+    coarsest = float(max(size))
+    low, high, simple = np.log(_FINEST), np.log(max(coarsest, 2 * _FINEST)), rings
+    for _ in range(_SEARCH_STEPS):
+        middle = (low + high) / 2
+        candidate = [_simplified(ring, float(np.exp(middle))) for ring in rings]
+        if _iou(exact, _crossings(candidate, size)) >= min_iou:
+            low, simple = middle, candidate
+        else:
+            high = middle
+    if max_points is not None:
+        simple = [_with_at_most(ring, max_points) for ring in simple]
+    iou = _iou(exact, _crossings(simple, size))
+    corner = np.array([mask.box[1], mask.box[0]])
+    moved = [ring + corner for ring in simple]
+    polygons = [
+        Polygon(moved[index], tuple(moved[hole] for hole, of in enumerate(parents) if of == index))
+        for index, parent in enumerate(parents)
+        if parent < 0
+    ]
+    return Outline(tuple(sorted(polygons, key=lambda one: -abs(signed_area(one.outer)))), iou)
+
+
+def rasterize(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), that rings enclose together by the even-odd rule; what lies outside the photo is cut off.
+
+    Raises `ValueError` for rings of the wrong shape or with coordinates that are no finite numbers.
+    """
+    height, width = size
+    for ring in rings:
+        if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not np.isfinite(ring).all():
+            raise ValueError(f"a ring needs at least 3 points (x, y) of finite numbers; got shape {ring.shape}")
+    crossings = _crossings(rings, size)
+    changes = np.zeros((height, width + 1), np.uint8)
+    np.bitwise_xor.at(changes.reshape(-1), crossings, np.uint8(1))
+    return np.bitwise_xor.accumulate(changes, axis=1)[:, :width].astype(np.bool_)
+
+
+def signed_area(ring: Ring) -> float:
+    """Area in square pixels; positive where the ring runs clockwise on the screen (y down)."""
+    x, y = ring[:, 0], ring[:, 1]
+    return float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))) / 2
+
+
+def _exact_rings(pixels: NDArray[np.bool_]) -> tuple[list[Ring], list[int]]:
+    """Rings that enclose exactly these pixels, and for each hole the index of its outer ring, for all others -1.
+
+    OpenCV's contours run through the centres of pixels. On a grid of half pixels on which each pixel also has its
+    corners, they run along the borders; where they cut a corner there, no pixel's centre lies in what is cut off.
+    """
+    height, width = pixels.shape
+    grid = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+    grid[1::2, 1::2] = pixels
+    grid = cv2.dilate(grid, np.ones((3, 3), np.uint8)).astype(np.uint8)
+    contours, hierarchy = cv2.findContours(grid, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [contour[:, 0].astype(np.float64) / 2 for contour in contours]
+    parents = [int(parent) for parent in hierarchy[0, :, 3]]
+    clockwise = [parent < 0 for parent in parents]
+    turned = [
+        ring if (signed_area(ring) > 0) == wanted else ring[::-1] for ring, wanted in zip(rings, clockwise, strict=True)
+    ]
+    return turned, parents
+
+
+def _simplified(ring: Ring, tolerance: float) -> Ring:
+    """By Douglas and Peucker's rule, leaving the ring by `tolerance` pixels at most; as it is where nothing would be
+    left of it."""
+    simple: Ring = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)[:, 0].astype(np.float64)
+    return simple if len(simple) >= 3 and signed_area(simple) * signed_area(ring) > 0 else ring
+
+
+def _with_at_most(ring: Ring, num_points: int) -> Ring:
+    """A ring of at most this many points: by the smallest tolerance, doubled as often as it takes, else the corners
+    that lie farthest apart along it."""
+    tolerance, simple = _FINEST, ring
+    while len(simple) > num_points and tolerance < np.ptp(ring, axis=0).max():
+        tolerance *= 1.25
+        simple = _simplified(ring, tolerance)
+    if len(simple) > num_points:
+        simple = ring[np.linspace(0, len(ring), num_points, endpoint=False).astype(int)]
+    return simple
+
+
+def _crossings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.int64]:
+    """Where each row's line of pixel centres enters or leaves what the rings enclose, sorted: row * (W + 1) + column of
+    the first pixel behind the crossing."""
+    height, width = size
+    if not rings:
+        return np.zeros(0, np.int64)
+    starts = np.concatenate(rings)
+    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
+    upper, lower = np.where((starts[:, 1] <= ends[:, 1])[:, None], (starts, ends), (ends, starts))
+    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
+    num_rows = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - first
+    edge = np.repeat(np.arange(len(first)), num_rows)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first[edge]
+    upper, lower = upper[edge], lower[edge]
+    slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
+    x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * slope
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    return np.sort(row * (width + 1) + column)
+
+
+def _enclosed(crossings: NDArray[np.int64]) -> int:
+    """The number of pixels between each odd crossing and the next one."""
+    return int((crossings[1::2] - crossings[::2]).sum())
+
+
+def _iou(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    """Of what two sets of rings enclose; by the even-odd rule all crossings together enclose their difference."""
+    areas, different = _enclosed(one) + _enclosed(other), _enclosed(np.sort(np.concatenate([one, other])))
+    return (areas - different) / (areas + different) if areas else 1.0
+
+
+def _nearest_corners(ring: Ring, hole: Ring) -> tuple[int, int, float]:
+    """Indices of the corners of two rings that are nearest to each other, and the square of their distance."""
+    distances = ((ring[:, None] - hole[None]) ** 2).sum(axis=2)
+    here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+    return int(here), int(there), float(distances[here, there])
