@@ -29,8 +29,20 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net")
-"""Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs."""
+BUCKETS = (
+    "s3.amazonaws.com",
+    "s3.*.amazonaws.com",
+    "s3-*.amazonaws.com",
+    "*.s3.amazonaws.com",
+    "*.s3.*.amazonaws.com",
+    "*.s3-*.amazonaws.com",
+    "*.s3.dualstack.*.amazonaws.com",
+    "storage.googleapis.com",
+    "*.storage.googleapis.com",
+    "*.blob.core.windows.net",
+)
+"""Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs. Only endpoints of
+storages: below amazonaws.com there are also everybody's virtual machines."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
@@ -92,7 +104,7 @@ def _hosts(value: object) -> object:
     if not isinstance(value, str):
         return value
     patterns = tuple(part.strip().lower() for part in value.split(","))
-    if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#]+", pattern) for pattern in patterns):
+    if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#][^\s/@?#]*", pattern) for pattern in patterns):
         raise ValueError
     return patterns
 

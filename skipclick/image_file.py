@@ -130,7 +130,21 @@ def _cut_off(file: BinaryIO) -> str:
 
 
 def _no_image(start: bytes) -> str:
-    return f"a file that begins with {start.hex(' ') or 'nothing'} cannot be decoded as an image"
+    return f"{_kind(start)} cannot be decoded as an image"
+
+
+def _kind(start: bytes) -> str:
+    """What a file is, in words: messages tell nothing of its content, which may not be for whoever asked."""
+    if not start:
+        return "an empty file"
+    text = start.lstrip()[:1]
+    if text == b"<":
+        return "a page of HTML, or another text with tags,"
+    if text in (b"{", b"["):
+        return "a text in JSON"
+    known = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II": "TIFF"}
+    name = next((name for mark, name in (known | {b"MM": "TIFF"}).items() if start.startswith(mark)), None)
+    return f"a file that begins as {name} does" if name else "a file of no kind that is known"
 
 
 def _first_bytes(file: BinaryIO) -> bytes:

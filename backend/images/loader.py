@@ -24,7 +24,6 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from backend.images.allowlist import ImageHosts, RefusedHostError
 from backend.images.data_uri import DataUriError, data_uri_content
 from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
-from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
 from backend.images.local_files import local_name, opened_below
 from backend.images.sightings import (
@@ -46,10 +45,11 @@ from backend.label_studio.auth import (
     under,
 )
 from backend.label_studio.names import ToldNames
-from backend.label_studio.references import cleaned
+from backend.label_studio.references import cleaned, serves_images
 from backend.memory_budget import MemoryBudget
 from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
+from backend.punctual import PunctualAdapter
 from backend.settings import Settings
 from skipclick.cache import ByteLru
 
@@ -322,9 +322,14 @@ class ImageLoader:
         way must be one that may be called."""
         deadline = time.monotonic() + self._timeout
         first = origin(urlsplit(address))
-        with _session(PunctualAdapter(deadline)) as label_studio, _session(self._hosts.adapter(deadline)) as elsewhere:
+        with (
+            new_session(PunctualAdapter(deadline)) as label_studio,
+            new_session(self._hosts.adapter(deadline)) as elsewhere,
+        ):
             for _ in range(_MAX_REDIRECTS + 1):
                 own = self._auth.is_own(address)
+                if own:
+                    self._check_path(address)
                 session = label_studio if own else elsewhere
                 basic = _basic_auth(reference) if origin(urlsplit(address)) == first else None
                 header = self._header() if own else basic
@@ -354,6 +359,16 @@ class ImageLoader:
                         self._check_redirect(address, target)
                     address = self._at_label_studio(target)
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _check_path(self, address: str) -> None:
+        """Raise `ImageError` for an address of Label Studio at which no image is: whoever may ask here for a mask must
+        not read by it what only this server's key may."""
+        path = under(self._auth.url, address) or urlsplit(address).path
+        if not serves_images(path):
+            raise ImageError(
+                f"did not try GET {describe(address)}: Label Studio serves no images there; uploads are under "
+                "/data/upload/, files of local storages under /data/local-files/"
+            )
 
     def _check_redirect(self, address: str, target: str) -> None:
         """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
@@ -477,13 +492,6 @@ def _name_of_decoded(file: BinaryIO) -> str:
     with suppress(ImageError):
         file.seek(0, SEEK_END)
     return digest_name(file)
-
-
-def _session(adapter: PunctualAdapter) -> requests.Session:
-    session = new_session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, adapter)
-    return session
 
 
 def _split(url: str) -> SplitResult:

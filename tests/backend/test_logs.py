@@ -108,3 +108,29 @@ def test_facts_of_a_client_cannot_forge_a_record() -> None:
 )
 def test_redaction(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+FORGED = "a\n2026-01-01 00:00:00,000 INFO backend.requests id=1\r\x1b[2Jb\x9b31m\u2028c\u202ed\x00e\ud800"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+@pytest.mark.parametrize("where", ["message", "name", "facts", "exception"])
+def test_no_text_forges_a_line_or_commands_a_terminal(formatter: logging.Formatter, where: str) -> None:
+    record = logging.LogRecord("backend", logging.ERROR, __file__, 1, "%s", ("harmless",), None)
+    if where == "message":
+        record.args = (FORGED,)
+    elif where == "name":
+        record.name = FORGED
+    elif where == "facts":
+        record.facts = {"action": FORGED}
+    else:
+        try:
+            raise RuntimeError(FORGED)
+        except RuntimeError:
+            record.exc_info = sys.exc_info()
+    lines = formatter.format(record).split("\n")
+    assert not any(line.startswith("2026-01-01") for line in lines)
+    for character in "\r\x1b\x9b\u2028\u202e\x00\ud800":
+        assert not any(character in line for line in lines)
+    if isinstance(formatter, JsonFormatter) or where != "exception":
+        assert len(lines) == 1
