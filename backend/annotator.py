@@ -38,7 +38,7 @@ from backend.prompts import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 from skipclick.prompts import Click
 
 _MAX_WARMING = 8
@@ -89,11 +89,11 @@ class _Seen:
 class _Memo:
     """An answer that knows its size."""
 
-    answer: Answer
+    prediction: Prediction
 
     @property
     def nbytes(self) -> int:
-        return self.answer.state.nbytes + self.answer.mask.nbytes
+        return self.prediction.state.nbytes + self.prediction.mask.nbytes
 
 
 class Annotator:
@@ -277,7 +277,7 @@ class Annotator:
         clicks: tuple[Click, ...],
         box: Box | None,
         given_up: GivenUp,
-    ) -> Answer:
+    ) -> Prediction:
         """The answer after all clicks, from the longest shorter history that is known."""
 
         def urgency() -> Priority | None:
@@ -293,7 +293,7 @@ class Annotator:
         begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
         num_known, known = next((found for found in begun if found[1] is not None), (0, None))
         if known is not None:
-            state: torch.Tensor | None = known.answer.state
+            state: torch.Tensor | None = known.prediction.state
         elif box is not None:
             area = _area(box, features.image_size)
             state = self._on_device(urgency, lambda: head.predictor.start_state(area))
@@ -301,9 +301,9 @@ class Annotator:
             state = None
         for num_clicks in range(num_known + 1, len(clicks) + 1):
             known = self._memo.get_or_make(memo_key(num_clicks), partial(make, num_clicks, state))
-            state = known.answer.state
+            state = known.prediction.state
         assert known is not None
-        return known.answer
+        return known.prediction
 
     def _on_device(self, urgency: Callable[[], Priority | None], work: Callable[[], T]) -> T:
         return self._executor.submit(urgency, lambda: self._relieved(work)).result()
@@ -352,8 +352,8 @@ class _Answering:
     annotator: Annotator
     predictor: PredictorLike
 
-    def __call__(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]:
-        return self.annotator._relieved(lambda: self.predictor.answer(requests))
+    def __call__(self, requests: Sequence[ClickRequest]) -> Sequence[Prediction]:
+        return self.annotator._relieved(lambda: self.predictor.predict(requests))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

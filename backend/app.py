@@ -42,23 +42,23 @@ from backend.label_studio.protocol import (
     ProtocolError,
     empty_response,
     mask_request,
-    mask_response,
     nothing_to_store,
     project_number,
     read_json,
     read_predict,
     read_setup,
     read_webhook,
-    region_rle,
     task_image,
     task_key,
 )
+from backend.label_studio.regions import Output, mask_response, read_mask
 from backend.label_studio.signs import SignMemory
 from backend.pages import build_pages
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
-from skipclick import brush_rle
+from skipclick.cleaning import clean
+from skipclick.prompts import Click
 
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
@@ -88,6 +88,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
+    output = Output(settings.mask_min_part, settings.polygon_min_iou, settings.polygon_max_points)
     telemetry = Telemetry(readiness, training)
     signs = SignMemory()
     slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
@@ -122,7 +123,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     @app.post("/predict")
     def predict() -> Response:
         deadline = time.monotonic() + settings.request_timeout
-        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, deadline)
+        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, output, deadline)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
     @app.post("/warm")
@@ -182,7 +183,13 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
 
 def _predict(
-    raw: bytes, annotator: Annotator, signs: SignMemory, slots: BoundedSemaphore, limits: Limits, deadline: float
+    raw: bytes,
+    annotator: Annotator,
+    signs: SignMemory,
+    slots: BoundedSemaphore,
+    limits: Limits,
+    output: Output,
+    deadline: float,
 ) -> dict[str, Any]:
     """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
     body = read_predict(read_json(raw))
@@ -197,7 +204,7 @@ def _predict(
     signs.remember(task_key(body.tasks[0]), asked.clicks)
     left = has_left(request.environ)
     with _slot(slots):
-        return _mask(raw, body, asked, project, annotator, lambda: left() or time.monotonic() > deadline)
+        return _mask(raw, body, asked, project, annotator, output, lambda: left() or time.monotonic() > deadline)
 
 
 def _mask(
@@ -206,14 +213,15 @@ def _mask(
     asked: MaskRequest,
     project: int | None,
     annotator: Annotator,
+    output: Output,
     given_up: GivenUp,
 ) -> dict[str, Any]:
     """The answer to a request for a mask."""
 
-    def decode(region: Json, height: int, width: int) -> NDArray[np.uint8]:
+    def decode(region: Json, height: int, width: int) -> NDArray[np.bool_]:
         if given_up():
             raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
-        return brush_rle.decode(region_rle(region, raw), height, width)
+        return read_mask(region, raw, height, width)
 
     asked = without_leftovers(asked, body.tasks[0], decode)
     g.facts["clicks"] = len(asked.clicks)
@@ -223,11 +231,13 @@ def _mask(
     size = asked.target.height, asked.target.width
     annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up, project)
     begin = time.perf_counter()
-    rle = brush_rle.encode(annotation.mask)
-    g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
-    if annotation.mask.empty:
-        return empty_response(annotation.version)
-    return mask_response(asked.target, rle, annotation.score, annotation.version)
+    mask = clean(annotation.mask, [Click(c.x, c.y, c.positive) for c in asked.clicks], output.mask_min_part)
+    if mask.empty:
+        answer = empty_response(annotation.version)
+    else:
+        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output)
+    g.facts["stages"] = {**annotation.stages, "mask": (time.perf_counter() - begin) * 1000}
+    return answer
 
 
 def _start_training(training: Training | None, project: int | None) -> str:

@@ -22,10 +22,10 @@ from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
+from skipclick.dtype import choose_dtype
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
-from skipclick.head import backbone_name, head_state
+from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
-from skipclick.predictor import choose_dtype
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ def build_service(settings: Settings) -> Service:
     model = load_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
     dtype = settings.dtype if settings.dtype != "auto" else measured_dtype(model, settings.resolution, device)
-    predictor = Predictor(model, settings.resolution, device, dtype, keep_blocks=settings.finetune != "off")
+    predictor = Predictor(model, settings.resolution, device, dtype, keep_taps=settings.finetune != "off")
     on_gpu = predictor.device.type == "cuda"
     executor = DeviceExecutor(
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
@@ -94,7 +94,7 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
     base = Head(model.version, predictor)
     if settings.finetune == "off":
         return Heads(base)
-    backbone = backbone_name(model)
+    backbone = backbone_digest(model)
 
     def load(version: Version) -> Head:
         if version.about["backbone"] != backbone:
@@ -149,7 +149,7 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
         slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
     if settings.feature_cache_dir is not None:
         name = features_name(
-            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_blocks
+            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_taps
         )
         slower["files"] = FileLru(
             settings.feature_cache_dir / name,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from backend.finetune.versions import Version, Versions
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class PredictorLike(Protocol):
 
     def prepare(self, features: ImageFeatures) -> ImageFeatures: ...
 
-    def answer(self, requests: Sequence[ClickRequest]) -> Sequence[Answer]: ...
+    def predict(self, requests: Sequence[ClickRequest]) -> Sequence[Prediction]: ...
 
     def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor: ...
 

@@ -6,7 +6,6 @@ Weights that are damaged in a way that no check of shapes finds still answer, wi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from backend.images.decode import decode_image
 from skipclick import Click
-from skipclick.features import ImageFeatures
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Predictor
 
 CUP = (Click(290, 150), Click(250, 60), Click(300, 235, positive=False))
 """Clicks on the cup of the photo."""
@@ -32,14 +30,6 @@ LEAST_IOU = 0.5
 """Every model that we know has more than 0.9; one for another domain may know less of cups."""
 
 
-class Answering(Protocol):
-    """What is asked of a predictor."""
-
-    def encode(self, image: NDArray[np.uint8]) -> ImageFeatures: ...
-
-    def answer(self, requests: list[ClickRequest]) -> list[Answer]: ...
-
-
 def known_photo() -> NDArray[np.uint8]:
     """The photo of the page /ui: uint8 RGB (400, 600, 3)."""
     with (Path(__file__).parent / "ui" / "sample.jpg").open("rb") as file:
@@ -53,15 +43,15 @@ def known_mask() -> NDArray[np.bool_]:
     return mask.astype(bool)
 
 
-def check_known_picture(predictor: Answering) -> None:
+def check_known_picture(predictor: Predictor) -> None:
     """Raise `ValueError` if the predictor does not find the cup with its three clicks."""
     features = predictor.encode(known_photo())
     state: torch.Tensor | None = None
     for count in range(1, len(CUP) + 1):
-        answer = predictor.answer([ClickRequest(features, CUP[:count], state)])[0]
-        state = answer.state
-    found, cup = answer.mask.full(), known_mask()
-    iou = float((found & cup).sum() / (found | cup).sum())
+        found = predictor.predict([ClickRequest(features, CUP[:count], state)])[0]
+        state = found.state
+    mask, cup = found.mask.full(), known_mask()
+    iou = float((mask & cup).sum() / (mask | cup).sum())
     if not iou >= LEAST_IOU:
         raise ValueError(
             f"the weights do not segment: on a known photo they find a mask with IoU {iou:.2f} where at least "

@@ -65,7 +65,7 @@ class JsonFormatter(logging.Formatter):
         own: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "logger": record.name,
+            "logger": printable(record.name),
         }
         facts: dict[str, object] = getattr(record, "facts", {}) or {"message": record.getMessage()}
         if record.exc_info:

@@ -46,15 +46,7 @@ storages: below amazonaws.com there are also everybody's virtual machines."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = (
-    "BASIC_AUTH_",
-    "FEATURE_CACHE_",
-    "MEMO_CACHE_",
-    "IMAGE_MAX_",
-    "IMAGE_MEMORY_",
-    "IMAGE_REVALIDATE",
-    "FINETUNE_",
-)
+_FAMILIES = ("BASIC_AUTH_", "POLYGON_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_M", "IMAGE_REVALIDATE", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
 
@@ -179,6 +171,18 @@ class Settings(BaseSettings):
         "the last bits of a probability depend on the company",
     )
     memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
+    mask_min_part: Annotated[float, Field(ge=0, lt=1), Is("a share such as 0.001, or 0")] = Field(
+        default=0.001,
+        description="islands and holes smaller than this share of a mask's area are dropped and filled, unless a click "
+        "lies in them",
+    )
+    polygon_min_iou: Annotated[float, Field(ge=0, le=1), Is("a number from 0 to 1 such as 0.99")] = Field(
+        default=0.99,
+        description="polygons of `PolygonLabels` have as few points as this IoU with the mask takes; 1 keeps all",
+    )
+    polygon_max_points: Annotated[int | None, Field(ge=3), Is("a whole number from 3")] = Field(
+        default=None, description="most points of a polygon, whatever `POLYGON_MIN_IOU` asks for; by default no limit"
+    )
     image_max_bytes: Size = Field(default=64 << 20, description="largest file that is downloaded or decoded")
     image_max_pixels: Annotated[int, Field(ge=1, le=178_000_000), Is("a whole number from 1 to 178000000")] = Field(
         default=80_000_000, description="largest image, width x height"

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.versions import software_versions
 
 
@@ -60,8 +60,8 @@ def image_size(text: str) -> tuple[int, int]:
 def write_results(output: Path, facts: dict[str, Any], table: str | None = None) -> None:
     """Writes OUTPUT.json: the command, the versions and these facts; and OUTPUT.md with a table."""
     facts = {"command": sys.argv, "versions": software_versions()} | facts
-    with replaced_atomically(output.with_suffix(".json")) as temporary:
+    with atomic_write(output.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(facts, indent=1))
     if table is not None:
-        with replaced_atomically(output.with_suffix(".md")) as temporary:
+        with atomic_write(output.with_suffix(".md")) as temporary:
             temporary.write_text(table, encoding="utf-8")

@@ -23,7 +23,7 @@ from bench.compare import check_comparable, compare, comparison_report, side_by_
 from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
 from bench.tables import published_table, report
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
@@ -100,7 +100,7 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     text = "\n\n".join(sections)
     print(text)
     if options.output:
-        with replaced_atomically(options.output.with_suffix(".md")) as temporary:
+        with atomic_write(options.output.with_suffix(".md")) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     return status
 

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench import tables
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.drawing import draw_overlay
 from skipclick.evaluation.datasets import EvaluationSet, Sample
 from skipclick.evaluation.evaluate import ClickModel, Rules, replay
@@ -240,7 +240,7 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     """As PDF and as PNG, each written whole or not at all."""
     paths = [path.with_name(f"{path.name}.{suffix}") for suffix in ("pdf", "png")]
     for target in paths:
-        with replaced_atomically(target) as temporary:
+        with atomic_write(target) as temporary:
             figure.savefig(temporary, format=target.suffix[1:])
     return paths
 

@@ -18,7 +18,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
@@ -84,7 +84,7 @@ def main() -> None:
     texts = layered(dict(zip(LAYERS, locks, strict=True)))
     texts |= {group: resolve("--group", group, constraints=build) for group in ("install", "e2e")}
     for name, text in texts.items():
-        with replaced_atomically(LOCKS / f"{name}.txt") as temporary:
+        with atomic_write(LOCKS / f"{name}.txt") as temporary:
             temporary.write_text(HEADER + text)
         print(f"requirements/{name}.txt: {len(entries(text))} entries")
 

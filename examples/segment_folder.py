@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 COLUMNS = ("photo", "object", "x", "y", "positive")
 
@@ -82,7 +82,7 @@ def run(photos: Path, clicks: Path, masks: Path, checkpoint: str, device: str) -
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         for object_name, mask in found.items():
-            with replaced_atomically(masks / f"{Path(name).stem}-{object_name}.png") as temporary:
+            with atomic_write(masks / f"{Path(name).stem}-{object_name}.png") as temporary:
                 temporary.write_bytes(cv2.imencode(".png", mask.astype(np.uint8) * 255)[1].tobytes())
             written += 1
     return written

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.drawing import draw_overlay
 from skipclick.features import ImageFeatures
@@ -22,7 +22,7 @@ from skipclick.image_file import ImageError, decode
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click
-from skipclick.zoom import answer_zoomed, crop_encoder, zoom_request
+from skipclick.zoom import crop_encoder, predict_zoomed, zoom_request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _zoomed_mask(
     encode_crop = crop_encoder(predictor, image)
     state, answer = None, None
     for count in range(1, len(clicks) + 1):
-        (answer,) = answer_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
+        (answer,) = predict_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
         state = answer.state
     assert answer is not None
     return answer.mask.full()
@@ -152,7 +152,7 @@ def _read_photo(path: Path) -> NDArray[np.uint8]:
 def _write_png(path: Path, image: NDArray[Any]) -> None:
     encoded, data = cv2.imencode(".png", image)
     assert encoded
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
 
 

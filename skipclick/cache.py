@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import BoundedSemaphore, Lock
 from typing import Generic, Protocol, TypeVar
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 _MAX_COPYING = 8  # values on their way to slower tiers; each is held in the fastest one's memory until it is there
 _ABANDONED = 3600.0  # seconds after which a half-written file has no writer any more
@@ -158,7 +158,7 @@ class FileLru(Generic[T]):
         self._lock = Lock()
         self._hits = self._misses = self._evictions = 0
         try:
-            with replaced_atomically(folder / "writable"):
+            with atomic_write(folder / "writable"):
                 pass
         except OSError as error:
             raise ValueError(f"features cannot be kept in {folder}: {error.strerror}; choose another folder") from None
@@ -186,7 +186,7 @@ class FileLru(Generic[T]):
         path = self._path(key)
         if value.nbytes > self.budget_bytes or path.exists():
             return
-        with replaced_atomically(path) as temporary:
+        with atomic_write(path) as temporary:
             self._write(temporary, value)
         self._trim(self.budget_bytes)
 

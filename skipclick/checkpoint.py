@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
 from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
@@ -63,7 +63,7 @@ def save_checkpoint(
         key: (tensor.half() if half and tensor.ndim > 1 else tensor).contiguous().clone()
         for key, tensor in model.state_dict().items()
     }
-    with replaced_atomically(Path(path)) as temporary:
+    with atomic_write(Path(path)) as temporary:
         save_file(state, temporary, metadata=metadata)
 
 

@@ -23,15 +23,15 @@ _FORMAT = 2  # of the files; another one makes old files strangers. Raise it whe
 class ImageFeatures:
     """All that the network computes from an image alone.
 
-    `blocks` belong to the backbone and serve every head; `prepared` belongs to one head's weights.
+    `taps` belong to the backbone and serve every head; `prepared` belongs to one head's weights.
     """
 
-    blocks: tuple[Tensor, ...]
+    taps: tuple[Tensor, ...]
     prepared: PreparedFeatures
     image_size: tuple[int, int]
     """(H, W) of the original image in pixels."""
     head: str = ""
-    """Name of the weights that `prepared` belongs to, see `skipclick.head.head_name`."""
+    """Digest of the weights that `prepared` belongs to, see `skipclick.head.head_digest`."""
 
     @property
     def nbytes(self) -> int:
@@ -44,14 +44,14 @@ class ImageFeatures:
     def to(self, device: str | torch.device) -> ImageFeatures:
         """The same on another device; values and memory formats stay."""
         return ImageFeatures(
-            tuple(block.to(device) for block in self.blocks),
-            PreparedFeatures(self.prepared.placed.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
+            tuple(tap.to(device) for tap in self.taps),
+            PreparedFeatures(self.prepared.tokens.to(device), tuple(skip.to(device) for skip in self.prepared.skips)),
             self.image_size,
             self.head,
         )
 
     def _tensors(self) -> tuple[Tensor, ...]:
-        return (*self.blocks, self.prepared.placed, *self.prepared.skips)
+        return (*self.taps, self.prepared.tokens, *self.prepared.skips)
 
 
 def write_features(path: Path, features: ImageFeatures) -> None:
@@ -64,7 +64,7 @@ def write_features(path: Path, features: ImageFeatures) -> None:
     about = {
         "image_size": features.image_size,
         "head": features.head,
-        "blocks": len(features.blocks),
+        "blocks": len(features.taps),  # the key that files of format 2 have
         "orders": orders,
         "crc": _crc(plain),
     }
@@ -82,17 +82,17 @@ def read_features(path: Path) -> ImageFeatures:
         tensor.permute([order.index(dim) for dim in range(tensor.ndim)])
         for tensor, order in zip(plain, about["orders"], strict=True)
     ]
-    blocks, (placed, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
+    taps, (tokens, *skips) = tensors[: about["blocks"]], tensors[about["blocks"] :]
     height, width = about["image_size"]
-    return ImageFeatures(tuple(blocks), PreparedFeatures(placed, tuple(skips)), (height, width), about["head"])
+    return ImageFeatures(tuple(taps), PreparedFeatures(tokens, tuple(skips)), (height, width), about["head"])
 
 
 def features_name(
-    model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str, keep_blocks: bool = False
+    model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str, keep_taps: bool = False
 ) -> str:
     """A name for all that decides the features of an image: weights, resolution, type, device, whether the taps are
     kept, and torch's version."""
-    kept = "blocks" if keep_blocks else "prepared"
+    kept = "blocks" if keep_taps else "prepared"  # part of the names of files on disk
     facts = f"{_FORMAT} {model.config} {resolution} {dtype} {device} {kept} {torch.__version__}"
     digest = hashlib.sha256(facts.encode())
     for name, tensor in model.state_dict().items():

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.model import SkipClick
 
 FORMAT = "skipclick-head-1"
@@ -25,13 +25,13 @@ def head_state(model: SkipClick) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in model.state_dict().items() if not key.startswith(_BACKBONE)}
 
 
-def head_name(state: Mapping[str, Tensor]) -> str:
-    """A name for the weights of a head, of their bits: what `head_state` or `load_head` returned."""
+def head_digest(state: Mapping[str, Tensor]) -> str:
+    """A hash of the bits of a head's weights, as `head_state` or `load_head` returns them."""
     return _digest(state)
 
 
-def backbone_name(model: SkipClick) -> str:
-    """A name for the backbone's weights and its configuration: heads are made for one of them."""
+def backbone_digest(model: SkipClick) -> str:
+    """A hash of the backbone's weights and configuration: a head is made for one of them."""
     state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(_BACKBONE)}
     return _digest(state, str(model.config.backbone))
 
@@ -39,7 +39,7 @@ def backbone_name(model: SkipClick) -> str:
 def save_head(model: SkipClick, path: Path, about: Mapping[str, Any]) -> None:
     """Write the head of a model as safetensors, atomically; `about` is any JSON for the file's header."""
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in head_state(model).items()}
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary, metadata={"format": FORMAT, "about": json.dumps(dict(about))})
 
 

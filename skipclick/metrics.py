@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 MAX_CLICKS = 20
 
 
-def iou(prediction: NDArray[np.bool_], target: NDArray[np.int8]) -> float:
+def mask_iou(prediction: NDArray[np.bool_], target: NDArray[np.int8] | NDArray[np.bool_]) -> float:
     """Intersection over union of a mask and the object, in [0, 1]; nan if both are empty.
 
-    prediction: bool (H, W). target: int8 (H, W), 1 object, 0 background, -1 ignored (counts nowhere).
+    prediction: bool (H, W). target: another mask, or int8 (H, W): 1 object, 0 background, -1 ignored (counts nowhere).
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape: resize one of them")

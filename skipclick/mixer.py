@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Adds prompt tokens to placed image tokens, then mixes them in `depth` blocks; no final norm."""
+    """Adds prompt tokens to image tokens, then mixes them in `depth` blocks; no final norm."""
 
     def __init__(self, width: int, depth: int, num_heads: int, grid: int) -> None:
         super().__init__()
@@ -91,9 +91,9 @@ class Mixer(nn.Module):
         self.pos_embed = Parameter(trunc_normal_(torch.empty(1, grid * grid, width), std=0.02))
         self.blocks = nn.ModuleList(Block(width, num_heads) for _ in range(depth))
 
-    def forward(self, placed: Tensor, prompt: Tensor) -> Tensor:
-        """placed: image tokens plus `positions`, (B, N, C); prompt: (B, N, C). Returns (B, N, C)."""
-        x = placed + prompt
+    def forward(self, tokens: Tensor, prompt: Tensor) -> Tensor:
+        """tokens: image tokens plus `positions`, (B, N, C); prompt: (B, N, C). Returns (B, N, C)."""
+        x = tokens + prompt
         for block in self.blocks:
             x = block(x)
         return x

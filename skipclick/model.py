@@ -27,7 +27,7 @@ from skipclick.pyramid import ParallelPyramid, TopDownPyramid
 class PreparedFeatures:
     """What one head makes of an image's taps before any click."""
 
-    placed: Tensor  # (B, N, C), the fused taps (Eq. 7) plus the position embedding of the mixer (Eq. 3)
+    tokens: Tensor  # (B, N, C), the fused taps (Eq. 7) plus the position embedding of the mixer (Eq. 3)
     skips: tuple[Tensor, ...]  # what the pyramid keeps of the taps (Eq. 8, see there); empty without skips
 
     @staticmethod
@@ -36,15 +36,15 @@ class PreparedFeatures:
         if len(features) == 1:
             return features[0]
         skips = zip(*(f.skips for f in features), strict=True)
-        return PreparedFeatures(torch.cat([f.placed for f in features]), tuple(torch.cat(level) for level in skips))
+        return PreparedFeatures(torch.cat([f.tokens for f in features]), tuple(torch.cat(level) for level in skips))
 
     def clone(self) -> PreparedFeatures:
         """The same in memory of its own."""
-        return PreparedFeatures(self.placed.clone(), tuple(skip.clone() for skip in self.skips))
+        return PreparedFeatures(self.tokens.clone(), tuple(skip.clone() for skip in self.skips))
 
     def put(self, place: int, features: PreparedFeatures) -> None:
         """Overwrite one place of the batch by the features of a single image."""
-        self.placed[place].copy_(features.placed[0])
+        self.tokens[place].copy_(features.tokens[0])
         for mine, theirs in zip(self.skips, features.skips, strict=True):
             mine[place].copy_(theirs[0])
 
@@ -53,7 +53,7 @@ class PreparedFeatures:
         # Repeating loses the memory format, and maps of two formats are slow to add.
         skips = [skip.repeat_interleave(num_objects, dim=0) for skip in self.skips]
         return PreparedFeatures(
-            self.placed.repeat_interleave(num_objects, dim=0),
+            self.tokens.repeat_interleave(num_objects, dim=0),
             tuple(skip.contiguous(memory_format=torch.channels_last) for skip in skips),
         )
 
@@ -89,8 +89,8 @@ class SkipClick(nn.Module):
 
         `compact` saves memory at the cost of some work per click, see `ParallelPyramid.prepare`.
         """
-        placed = self.fuse_taps(taps) + self.mixer.positions(self._grid(taps))
-        return PreparedFeatures(placed, self.pyramid.prepare(taps, compact=compact))
+        tokens = self.fuse_taps(taps) + self.mixer.positions(self._grid(taps))
+        return PreparedFeatures(tokens, self.pyramid.prepare(taps, compact=compact))
 
     def fuse_taps(self, taps: Sequence[Tensor]) -> Tensor:
         """The fused image feature (B, N, C) of Eq. 7."""
@@ -107,7 +107,7 @@ class SkipClick(nn.Module):
     def decode_coarse(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         """The same before the last upsampling: (B, 1, 4h, 4w)."""
         grid = (prompt.shape[-2] // self.config.patch_size, prompt.shape[-1] // self.config.patch_size)
-        x = self.mixer(features.placed, self.prompts(prompt))  # (B, N, C)                               Eq. 3-4
+        x = self.mixer(features.tokens, self.prompts(prompt))  # (B, N, C)                               Eq. 3-4
         mixed = x.transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
         logits: Tensor = self.decoder(self.pyramid(mixed, features.skips, prompt))  #                     Eq. 8-9
         return logits

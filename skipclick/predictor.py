@@ -1,21 +1,20 @@
 """From a photo and clicks to a probability map: the two calls that everything else is built on.
 
-    features = predictor.encode(image)                               the expensive step, once per photo
-    answer = predictor.answer([ClickRequest(features, clicks)])[0]   once per click: what the backend serves
-    probability = predictor.click(features, clicks, previous)        the same by the released protocol
+    features = predictor.encode(image)                                    the expensive step, once per photo
+    prediction = predictor.predict([ClickRequest(features, clicks)])[0]   once per click: what the backend serves
+    probability = predictor.click(features, clicks, previous)             the same by the released protocol
 
-The two differ in where the previous mask lives. `answer` keeps it at network resolution, as training does; the released
-code takes it up to the photo's size and down again. A predictor remembers nothing between calls; features and states
-are values that the caller keeps. Only `warm_up` leaves something behind on a GPU: recorded clicks.
+The two differ in where the previous mask lives. `predict` keeps it at network resolution, as training does; the
+released code takes it up to the photo's size and down again. A predictor remembers nothing between calls; features and
+states are values that the caller keeps. Only `warm_up` leaves something behind on a GPU: recorded clicks.
 """
 
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +24,13 @@ from torch import Tensor
 
 from skipclick.cuda_graphs import PLACES, ClickGraph, record
 from skipclick.features import ImageFeatures
-from skipclick.head import head_name, head_state, put_head
+from skipclick.head import head_digest, head_state, put_head
 from skipclick.masks import BoxMask, enlarge
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
-SAME_MASK = 0.995  # IoU from which on two masks count as the same
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +41,11 @@ class ClickRequest:
     clicks: Sequence[Click]
     """All clicks of the object, oldest first, in pixels of the photo."""
     previous: Tensor | None = None
-    """`Answer.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
+    """`Prediction.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class Prediction:
     """What the annotator gets, and what the next click needs."""
 
     mask: BoxMask
@@ -68,7 +66,7 @@ class Predictor:
         dtype: str = "float32",
         *,
         flip: bool = False,
-        keep_blocks: bool = False,
+        keep_taps: bool = False,
     ) -> None:
         """
         Args:
@@ -76,7 +74,7 @@ class Predictor:
             dtype: "float32" or "bfloat16".
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
                 were measured so; serving does not need it.
-            keep_blocks: let features hold the backbone's taps too, for other heads than the model's own.
+            keep_taps: let features hold the backbone's taps too, for other heads than the model's own.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
@@ -89,8 +87,8 @@ class Predictor:
         self.device = torch.device(device)
         self.dtype = DTYPES[dtype]
         self.flip = flip
-        self.keep_blocks = keep_blocks
-        self.head = head_name(head_state(model))
+        self.keep_taps = keep_taps
+        self.head = head_digest(head_state(model))
         self._graphs: Mapping[int, ClickGraph] = {}
         # A copy, so that the caller's model keeps its device and type; kernels prefer channels last.
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
@@ -100,7 +98,7 @@ class Predictor:
     def with_head(self, state: Mapping[str, Tensor], version: str) -> Predictor:
         """A predictor for another head on this one's backbone, which both share: `state` is of `load_head`.
 
-        Features of either serve the other after `prepare`, if they hold the taps (`keep_blocks`). Raises `ValueError`
+        Features of either serve the other after `prepare`, if they hold the taps (`keep_taps`). Raises `ValueError`
         if the head is of another shape.
         """
         other = copy.copy(self)
@@ -108,7 +106,7 @@ class Predictor:
         other.model = copy.deepcopy(self.model, {id(self.model.backbone): self.model.backbone})
         other.model.version = version
         put_head(other.model, state)
-        other.head = head_name(state)
+        other.head = head_digest(state)
         return other
 
     @property
@@ -130,7 +128,7 @@ class Predictor:
             resized = self._resize(pixels.float(), self.resolution)
         network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
         features = self._prepared(self.model.backbone(network_input), (image.shape[0], image.shape[1]))
-        return features if self.keep_blocks else replace(features, blocks=())
+        return features if self.keep_taps else replace(features, taps=())
 
     @torch.inference_mode()
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
@@ -140,9 +138,9 @@ class Predictor:
         """
         if features.head == self.head:
             return features
-        if not features.blocks:
-            raise ValueError("these features are of another head and hold no taps; encode with keep_blocks=True")
-        return self._prepared(features.blocks, features.image_size)
+        if not features.taps:
+            raise ValueError("these features are of another head and hold no taps; encode with keep_taps=True")
+        return self._prepared(features.taps, features.image_size)
 
     @torch.inference_mode()
     def click(
@@ -180,7 +178,7 @@ class Predictor:
         return [self._resize(one, size)[0, 0].cpu().numpy() for one, size in zip(probabilities, sizes, strict=True)]
 
     @torch.inference_mode()
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         """Masks after the objects' clicks so far: one batch, of any photos.
 
         Raises `ValueError` if there is no request, a click lies outside its photo, or a state is none of ours.
@@ -192,16 +190,16 @@ class Predictor:
             for probability, request in zip(probabilities, requests, strict=True)
         ]
         states = probabilities.to(self.dtype)
-        return [Answer(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
+        return [Prediction(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
 
     @torch.inference_mode()
     def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
-        """What the masks of `answer` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
+        """What the masks of `predict` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
 
-        Raises `ValueError` as `answer` does.
+        Raises `ValueError` as `predict` does.
         """
         if self.flip:
-            raise ValueError("flip averages two views of the photo in `click`; answers are made without it")
+            raise ValueError("flip averages two views of the photo in `click` only; `predict` takes none")
         if not requests:
             raise ValueError("there are no requests; give at least one")
         for request in requests:
@@ -219,18 +217,18 @@ class Predictor:
     def warm_up(self) -> None:
         """Do now what makes the first calls slow; on a GPU this also records clicks as CUDA graphs.
 
-        Graphs work in fixed memory: from then on `answer` belongs to one thread at a time.
+        Graphs work in fixed memory: from then on `predict` belongs to one thread at a time.
         """
         features = self.encode(np.zeros((*self.resolution, 3), np.uint8))
-        self.answer([ClickRequest(features, [Click(0, 0)])])
+        self.predict([ClickRequest(features, [Click(0, 0)])])
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
 
-    def _prepared(self, blocks: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
-        prepared = self.model.prepare(blocks)
+    def _prepared(self, taps: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
+        prepared = self.model.prepare(taps)
         if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
-            prepared = self.model.prepare(blocks, compact=True)
-        return ImageFeatures(blocks, prepared, size, self.head)
+            prepared = self.model.prepare(taps, compact=True)
+        return ImageFeatures(taps, prepared, size, self.head)
 
     def _probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
         """(B, H, W) float32 at network resolution."""
@@ -256,7 +254,7 @@ class Predictor:
     def _check_state(self, state: Tensor | None) -> None:
         if state is not None and (tuple(state.shape), state.dtype) != (self.resolution, self.dtype):
             raise ValueError(
-                f"the previous state is {state.dtype} {tuple(state.shape)}; give `Answer.state` of this predictor, "
+                f"the previous state is {state.dtype} {tuple(state.shape)}; give `Prediction.state` of this predictor, "
                 f"{self.dtype} {self.resolution}"
             )
 
@@ -307,62 +305,3 @@ def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
                 f"click ({click.x}, {click.y}) lies outside the image, which is {size[1]} wide and {size[0]} high; "
                 "give pixels of the original image, x to the right and y down"
             )
-
-
-def choose_dtype(
-    model: SkipClick,
-    photo: NDArray[np.uint8],
-    objects: Sequence[Sequence[Click]],
-    resolution: tuple[int, int] | None = None,
-    device: str | torch.device = "cpu",
-) -> Literal["float32", "bfloat16"]:
-    """The type to serve in: bfloat16 where it is faster here and gives the masks of float32, measured on a photo.
-
-    Args:
-        photo: uint8 RGB (H, W, 3).
-        objects: clicks of some objects in it; each mask on the way must reach an IoU of `SAME_MASK` with float32's.
-
-    A small network's soft edges may move by more than that in bfloat16, a slow device may not have it at all: then
-    it is float32.
-    """
-    try:
-        exact, fast = (
-            _Trial(Predictor(model, resolution, device, dtype), photo, objects) for dtype in ("float32", "bfloat16")
-        )
-        rounds = [(exact.seconds(), fast.seconds()) for _ in range(3)]  # taking turns, so that both meet the same noise
-    except (RuntimeError, NotImplementedError):
-        return "float32"
-    faster = min(fast for _, fast in rounds) < min(exact for exact, _ in rounds)
-    same = all(_overlap(*masks) >= SAME_MASK for masks in zip(exact.masks(), fast.masks(), strict=True))
-    return "bfloat16" if faster and same else "float32"
-
-
-class _Trial:
-    """A predictor that has answered some clicks on a photo."""
-
-    def __init__(self, predictor: Predictor, photo: NDArray[np.uint8], objects: Sequence[Sequence[Click]]) -> None:
-        self.predictor = predictor
-        self.features = predictor.encode(photo)
-        self.objects = objects
-        self.answers = [answer for clicks in objects for answer in self._session(clicks)]
-
-    def _session(self, clicks: Sequence[Click]) -> Iterator[Answer]:
-        state: Tensor | None = None
-        for count in range(1, len(clicks) + 1):
-            (answer,) = self.predictor.answer([ClickRequest(self.features, clicks[:count], state)])
-            state = answer.state
-            yield answer
-
-    def seconds(self) -> float:
-        begin = time.perf_counter()
-        list(self._session(self.objects[0]))
-        return time.perf_counter() - begin
-
-    def masks(self) -> list[NDArray[np.bool_]]:
-        return [answer.mask.full() for answer in self.answers]
-
-
-def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
-    """Intersection over union; 1 for two empty masks."""
-    union = int((one | other).sum())
-    return float((one & other).sum()) / union if union else 1.0

@@ -6,12 +6,12 @@ photo, each further one on the view that `next_view` chooses from the answer bef
     photo, encode_crop, state = predictor.encode(image), crop_encoder(predictor, image), None
     for count in range(1, len(clicks) + 1):
         request = zoom_request(photo, clicks[:count], state, encode_crop)
-        (answer,) = answer_zoomed(predictor, [request])
+        (answer,) = predict_zoomed(predictor, [request])
         state = answer.state
 
 Everything is a value: features of the photo and of its crops, states, answers. Where crops are encoded and kept is the
 caller's business, and no answer depends on it. While the view is the whole photo, answers are those of
-`Predictor.answer`, bit for bit.
+`Predictor.predict`, bit for bit.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class ZoomRequest:
 
 
 @dataclass(frozen=True, eq=False)
-class ZoomAnswer:
+class ZoomPrediction:
     """What the annotator gets, and what the next click needs."""
 
     mask: BoxMask
@@ -233,7 +233,7 @@ def zoom_request(
 
 
 @torch.inference_mode()
-def answer_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> list[ZoomAnswer]:
+def predict_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> list[ZoomPrediction]:
     """Masks after the objects' clicks so far: one batch, of any photos and any views of them.
 
     Raises `ValueError` if there is no request, a click lies outside its photo, none in the view, or what is given does
@@ -259,7 +259,7 @@ def answer_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> list
     for request, enlarged, probability in work:
         inner, score = enlarged.fetch()
         mask = _in_photo(inner, request)
-        answers.append(ZoomAnswer(mask, score, _state(request, probability, mask.box, antialias)))
+        answers.append(ZoomPrediction(mask, score, _state(request, probability, mask.box, antialias)))
     return answers
 
 

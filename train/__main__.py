@@ -27,12 +27,12 @@ from train.fit import fit
 from train.frozen.commands import add_commands
 from train.log import write_picture
 from train.losses import LOSSES
-from train.optimise import read_batch
 from train.pictures import batch_picture
 from train.plot import plot_run
 from train.preview import describe_speed, save_contact_sheet
 from train.signals import StoppedError
 from train.sources import KINDS, open_sources
+from train.step import read_batch
 from train.validate import ValidationSet, held_out_photos, validate
 
 SOURCES_ARGUMENT: dict[str, Any] = {

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.checkpoint import build_model
 from skipclick.config import ModelConfig
 from skipclick.model import SkipClick
@@ -92,7 +92,7 @@ def save_state(state: TrainingState, identity: Identity, folder: Path, keep: int
     path = folder / "checkpoints" / f"step-{state.step:08}.pt"
     content = {"format": FORMAT, "identity": identity.to_json(), **state.state_dict()}
     try:
-        with replaced_atomically(path) as temporary, temporary.open("wb") as file:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
         for name in ("last.pt", *(["best.pt"] if best else [])):
             _also_as(path, folder / name)

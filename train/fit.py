@@ -30,10 +30,10 @@ from train.dataset import Batch, ObjectDataset, collate, report_left_out, watche
 from train.distributed import Group, distributed, joined_group
 from train.init_weights import backbone_origin, new_model, take_weights
 from train.log import RunLog, opened_log
-from train.optimise import Part, compile_parts, new_state, optimise
+from train.objective import Objective
 from train.signals import StoppedError, ignore_stop_requests, stop_requests
 from train.sources import Sources, open_sources
-from train.step import Objective
+from train.step import Part, compile_parts, new_state, train_step
 from train.validate import ValidationSet, held_out_set, named_set, validate
 
 
@@ -62,7 +62,7 @@ def fit(config: TrainConfig, run: Run) -> Path:
             if sets and state.validation_due:
                 saver.save(state, best=improved(state, sets, group, log, left_out))
             for parts in batches:
-                result = optimise(state, objective, parts, config, group, run.output, asked_to_stop())
+                result = train_step(state, objective, parts, config, group, run.output, asked_to_stop())
                 log.step(state.step, result)
                 state.validation_due = bool(sets) and is_validation_step(state.step, config, run)
                 if result.stop:  # a validation may take longer than who asked will wait: it is left to --resume

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from train.config import Run, TrainConfig
 from train.distributed import Group
-from train.optimise import StepResult
 from train.pictures import batch_picture
+from train.step import StepResult
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -141,7 +141,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def write_picture(picture: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> None:
     """uint8 RGB (H, W, 3) to a PNG, atomically."""
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
 
@@ -158,7 +158,7 @@ def _keep_lines(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_log(path) if line["step"] <= last_step]
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from train.log import read_log
 
 
@@ -28,7 +28,7 @@ def plot_run(folder: Path) -> Path:
         _draw(panels[3], [(step, figures[metric]) for step, figures in validations], "NoC", label=metric)
     panels[3].legend()
     path = folder / "curves.png"
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.drawing import draw_overlay
 from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.datasets.sample import read_photo
@@ -38,7 +38,7 @@ def save_contact_sheet(dataset: ObjectDataset, count: int, path: Path) -> set[Le
     """
     left_out: set[LeftOut] = set()
     sheet = contact_sheet(list(_tiles(dataset, count, left_out)))
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         Image.fromarray(sheet).save(temporary, format="PNG")
     return left_out
 

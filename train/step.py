@@ -1,127 +1,192 @@
-"""One training step: encode the photos once, let simulated clicks correct the mask, grade the last answer.
-
-B photos with K objects each; (H, W) the view's size. All that is drawn at random is drawn object by object, so that a
-step is the same however its batch is divided over processes and over time.
-"""
+"""One optimisation step over a global batch, divided over processes and, where it is accumulated, over time."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from skipclick.model import PreparedFeatures, SkipClick
-from skipclick.prompts import prompt_maps
-from skipclick.simulation import TRAINING_THRESHOLD, training_click
-from train.config import PRECISIONS, TrainConfig
+from skipclick.atomic_io import atomic_write
+from skipclick.model import SkipClick
+from train.checkpoints import TrainingState
+from train.config import TrainConfig
 from train.dataset import Batch
-from train.losses import LOSSES
-from train.sampler import NUM_SLOTS
+from train.distributed import Group, without_averaging
+from train.objective import Graded, object_generators
 
 
-class Graded(NamedTuple):
-    """What came out of a batch."""
+@dataclass(frozen=True)
+class Part:
+    """What one pass through the network sees of a global batch."""
 
-    loss: Tensor  # scalar, with gradient: the mean over the objects
-    probability: Tensor  # (B * K, H, W) float32: the answer that was graded
-    batch: Batch  # with the clicks that led to it
-
-
-class Objective(nn.Module):
-    """The loss of a batch as a module's forward, which is what `DistributedDataParallel` wraps."""
-
-    def __init__(self, model: SkipClick, config: TrainConfig) -> None:
-        super().__init__()
-        model.decoder.dropout = DrawnDropout(model.decoder.dropout.p)
-        self.model = model
-        self.config = config
-
-    def forward(self, batch: Batch, num_next_clicks: int, rngs: Sequence[np.random.Generator]) -> Graded:
-        return graded(self.model, batch, self.config, num_next_clicks, rngs)
+    positions: range  # of its photos in the data set's sequence
+    batch: Batch
 
 
-class DrawnDropout(nn.Dropout2d):
-    """Dropout of whole channels that were drawn beforehand, and not from torch's one stream of random numbers."""
+@dataclass(frozen=True)
+class StepResult:
+    """Of a global batch; the figures are means over the group, so that all processes have the same."""
 
-    factors: Tensor  # (B, C, 1, 1)
-
-    def draw(self, num_channels: int, rngs: Sequence[np.random.Generator], device: torch.device) -> None:
-        """The channels that the next forward passes keep, a generator for each sample."""
-        kept = np.stack([rng.random(num_channels, np.float32) >= self.p for rng in rngs])
-        self.factors = torch.from_numpy(kept.astype(np.float32) / (1 - self.p)).to(device)[:, :, None, None]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factors.to(x.dtype) if self.training else x
+    loss: float
+    iou: float  # of the answers that were graded, over the objects that are not empty
+    grad_norm: float  # before clipping
+    learning_rate: float
+    stop: bool  # whether any process was asked to stop
+    shown: Graded  # this process's last part
 
 
-def object_generators(seed: int, positions: Sequence[int], num_objects: int) -> list[np.random.Generator]:
-    """A generator for each object of the samples at these positions of the data set's sequence."""
-    # The samples themselves are drawn from (seed, position): the third number keeps clear of theirs.
-    return [np.random.default_rng((seed, position, 1 + k)) for position in positions for k in range(num_objects)]
+def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> TrainingState:
+    """A state at step 0. Raises `ValueError` where the device cannot do the precision."""
+    if config.precision == "float16" and device.type != "cuda":
+        raise ValueError(f"float16 trains on CUDA only, not on {device.type}: use --precision bfloat16 or float32")
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = None
+    if config.ema_decay is not None:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
+    # Weights that came from elsewhere keep their batch norm's statistics: a few photos must not move them.
+    model.backbone.fixed_statistics = config.backbone_weights is not None
+    groups = parameter_groups(model, config)
+    # Without weight decay, as in the paper's recipe, this is plain Adam.
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+    return TrainingState(model, average, optimizer, scaler)
 
 
-def graded(
-    model: SkipClick, batch: Batch, config: TrainConfig, num_next_clicks: int, rngs: Sequence[np.random.Generator]
-) -> Graded:
-    """The batch's loss after `num_next_clicks` simulated corrections; `rngs` has a generator for each object.
+def parameter_groups(model: SkipClick, config: TrainConfig) -> list[dict[str, Any]]:
+    """What learns: matrices, then vectors, which do not decay; `rate` is relative to the schedule's learning rate.
 
-    The corrections are simulated without gradient, in evaluation mode, on the same features, each fed the soft
-    probability of the one before (released code) or its mask (paper). Leaves the model in training mode.
+    A backbone with a learning rate of its own comes behind, in groups of its own.
     """
-    batch = replace(batch, positives=batch.positives.clone(), negatives=batch.negatives.clone())
-    device_type = batch.image.device.type
-    precision = PRECISIONS[config.precision]
-
-    def autocast() -> torch.autocast:
-        # A context of its own for each part: weights cast inside no_grad must not be reused by the graded pass.
-        return torch.autocast(device_type, precision, enabled=precision != torch.float32)
-
-    if isinstance(model.decoder.dropout, DrawnDropout):
-        model.decoder.dropout.draw(model.config.decoder_channels, rngs, batch.image.device)
-    model.train()
-    with autocast():
-        features = model.encode(batch.image.float() / 255).repeat(len(batch.target) // len(batch.image))
-    model.eval()
-    with torch.no_grad(), autocast():
-        previous = _corrected(model, features, batch, config, num_next_clicks, rngs)
-    model.train()
-    with autocast():
-        logits = model.decode(features, _prompt(model, previous, batch))  # (B * K, 1, H, W)
-    logits = logits.float()
-    loss = LOSSES[config.loss](logits, batch.target.unsqueeze(1).float()).mean()
-    return Graded(loss, logits.detach().sigmoid().squeeze(1), batch)
+    head, backbone = list[nn.Parameter](), list[nn.Parameter]()
+    for name, parameter in model.named_parameters():
+        apart = config.backbone_learning_rate is not None and name.startswith("backbone.")
+        if parameter.requires_grad:
+            (backbone if apart else head).append(parameter)
+    rates = [(head, 1.0)]
+    if config.backbone_learning_rate is not None:
+        rates.append((backbone, config.backbone_learning_rate / config.learning_rate))
+    return [
+        {"params": [p for p in some if (p.ndim > 1) == matrices], "weight_decay": decay, "rate": rate}
+        for some, rate in rates
+        for matrices, decay in ((True, config.weight_decay), (False, 0.0))
+    ]
 
 
-def _prompt(model: SkipClick, previous: Tensor, batch: Batch) -> Tensor:
-    return prompt_maps(previous, batch.positives, batch.negatives, model.config.click_radius)
+def compile_parts(model: SkipClick) -> None:
+    """Let torch.compile make kernels for the network's parts, in place; names of weights stay as they are."""
+    for part in (model.backbone, model.prompts, model.mixer, model.pyramid, model.decoder):
+        part.compile()
 
 
-def _corrected(
-    model: SkipClick,
-    features: PreparedFeatures,
-    batch: Batch,
+def train_step(
+    state: TrainingState,
+    objective: nn.Module,
+    parts: Sequence[Part],
     config: TrainConfig,
-    num_clicks: int,
-    rngs: Sequence[np.random.Generator],
-) -> Tensor:
-    """The previous mask (B * K, 1, H, W) after some simulated corrections; their clicks are written into the batch."""
-    previous = torch.zeros_like(batch.target, dtype=torch.float32).unsqueeze(1)
-    for i in range(1, num_clicks + 1):
-        probability = model.decode(features, _prompt(model, previous, batch)).float().sigmoid()
-        add_next_clicks(batch, probability.squeeze(1), slot=NUM_SLOTS - i, rngs=rngs)
-        previous = probability if config.previous_mask == "soft" else (probability > TRAINING_THRESHOLD).float()
-    return previous
+    group: Group,
+    failures: Path,
+    asked_to_stop: bool = False,
+) -> StepResult:
+    """One step with the mean gradient of all parts of all processes.
+
+    Raises `FloatingPointError` where the loss or its gradient is no finite number, after writing the part in question
+    to `failures`; the weights are still those before the step.
+    """
+    learning_rate = config.learning_rate_at(state.step)
+    for parameters in state.optimizer.param_groups:
+        parameters["lr"] = learning_rate * parameters["rate"]
+    state.optimizer.zero_grad()
+    # The mean over processes that follows gives each photo the same weight, however many a part has.
+    fractions = [config.batch_size / (len(part.positions) * group.size) for part in parts]
+    graded = [
+        _backward(state, objective, part, config, fraction, last=part is parts[-1])
+        for part, fraction in zip(parts, fractions, strict=True)
+    ]
+    losses, ious = [one.loss.item() for one in graded], [_mean_iou(one) for one in graded]
+    shares = [
+        sum(value / fraction for value, fraction in zip(values, fractions, strict=True)) for values in (losses, ious)
+    ]
+    loss, iou, stop = group.mean([*shares, float(asked_to_stop)])
+    if not math.isfinite(loss):
+        broken = [part for part, loss in zip(parts, losses, strict=True) if not math.isfinite(loss)]
+        raise FloatingPointError(_explain_divergence("loss", broken, state.step, config, group, failures))
+    state.scaler.unscale_(state.optimizer)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or float("inf")))
+    # The scaler of float16 tries large scales, skips the steps in which they overflow, and halves them.
+    if not math.isfinite(grad_norm) and state.scaler.get_scale() <= 1:
+        broken = [part for part in parts if not _has_finite_gradient(state, objective, part, config)]
+        raise FloatingPointError(_explain_divergence("gradient", broken, state.step, config, group, failures))
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    if state.average:
+        state.average.update_parameters(state.model)
+    state.step += 1
+    return StepResult(loss, iou, grad_norm, learning_rate, stop > 0, graded[-1])
 
 
-def add_next_clicks(batch: Batch, probability: Tensor, slot: int, rngs: Sequence[np.random.Generator]) -> None:
-    """One simulated click per object into `slot` of its polarity, over whatever was sampled there (released code)."""
-    probabilities, targets = probability.cpu().numpy(), batch.target.cpu().numpy()
-    for i, (prediction, target, rng) in enumerate(zip(probabilities, targets, rngs, strict=True)):
-        click = training_click(prediction, target, rng)
-        if click is not None:
-            points = batch.positives if click.positive else batch.negatives
-            points[i, slot] = torch.tensor((click.y, click.x), device=points.device)
+def _backward(
+    state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig, fraction: float, *, last: bool
+) -> Graded:
+    """Adds a part's share, one in `fraction`, to the gradients; with the last one they are averaged over the group."""
+    rngs = object_generators(config.seed, part.positions, config.num_objects)
+    with without_averaging(objective, skip=not last):
+        graded: Graded = objective(part.batch, config.num_next_clicks_at(state.step), rngs)
+        state.scaler.scale(graded.loss / fraction).backward()  # type: ignore[no-untyped-call]
+    return graded._replace(loss=graded.loss.detach())
+
+
+def _mean_iou(graded: Graded) -> float:
+    target = graded.batch.target
+    predicted, wanted = (graded.probability > 0.5) & (target >= 0), target == 1
+    overlap = (predicted & wanted).sum(dim=(1, 2)) / (predicted | wanted).sum(dim=(1, 2)).clamp(min=1)
+    return float(overlap[wanted.any(dim=2).any(dim=1)].mean().nan_to_num())
+
+
+def _has_finite_gradient(state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig) -> bool:
+    """Whether a part alone gives numbers; leaves its gradients behind. Those of the step are sums over parts, and
+    means over processes, that do not tell."""
+    state.optimizer.zero_grad()
+    _backward(state, objective, part, config, 1, last=False)
+    gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
+    return math.isfinite(torch.nn.utils.get_total_norm(gradients))
+
+
+def _explain_divergence(
+    what: str, broken: Sequence[Part], step: int, config: TrainConfig, group: Group, failures: Path
+) -> str:
+    """What to say of a loss or gradient that is no number; the first of this process's parts with such a one is
+    written to `failures`."""
+    if not broken:
+        return f"the {what} is not finite at step {step}, but none of this process's photos alone makes it so"
+    path = failures / f"not-finite-step-{step:08}-rank-{group.rank}.pt"
+    save_part(broken[0], step, config, path)
+    return (
+        f"the {what} is not finite at step {step}; its batch lies in {path}: look at it with "
+        f"`python -m train show {path} batch.png`, and lower the learning rate or clip gradients if it looks right"
+    )
+
+
+def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
+    """A part as a file of plain tensors, numbers and strings."""
+    names = ("image", "target", "positives", "negatives")
+    content: dict[str, Tensor | int | str | list[int]] = {n: getattr(part.batch, n).cpu() for n in names}
+    content |= {"step": step, "positions": list(part.positions), "num_next_clicks": config.num_next_clicks_at(step)}
+    content |= {"seed": config.seed, "precision": config.precision, "model": json.dumps(config.model.to_dict())}
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_batch(path: Path) -> Batch:
+    """The batch that `save_part` wrote. Raises `ValueError` where it is none."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return Batch(content["image"], content["target"], content["positives"], content["negatives"])
+    except Exception as error:  # torch and pickle raise nearly everything on other files
+        raise ValueError(f"{path} is not a batch that training saved ({type(error).__name__})") from None

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 import orjson
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ACTIVE = ("queued", "running")
@@ -177,7 +177,7 @@ def read_job(path: Path) -> Job:
 
 def write_job(path: Path, job: Job) -> None:
     """Replace a job's file."""
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(orjson.dumps(asdict(job), option=orjson.OPT_INDENT_2))  # NaN becomes null
 
 

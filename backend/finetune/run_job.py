@@ -35,7 +35,7 @@ from backend.label_studio.client import LabelStudioApi
 from backend.prompts import ImageReference
 from backend.settings import Settings, size_text
 from skipclick import load_checkpoint
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import Sample, check_set
 from skipclick.model import SkipClick
 from train.finetune import Example, FinetuneConfig, Progress, finetune
@@ -75,12 +75,12 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
     photos = Photos(build_images(settings, auth, LARGEST_SIDE))
     try:
         examples = [photos.example(one) for one in reversed(objects)]  # where there are too many, the newest count
-        candidate = finetune(base, examples, canary(), config, _seldom(report), in_service)
+        candidate = finetune(base, examples, retention_set(), config, _seldom(report), in_service)
     finally:
         store.report_unreachable(project, photos.unreachable)
     report(stage="writing", share=0.0, seconds_left=None, noc=candidate.after.noc, step=candidate.report.step)
     shown = path.with_suffix(".png")
-    with replaced_atomically(shown) as temporary:
+    with atomic_write(shown) as temporary:
         Image.fromarray(picture(candidate, in_service)).save(temporary, format="PNG")
     version = versions.write(
         project,
@@ -103,13 +103,13 @@ def _seldom(report: Callable[..., None]) -> Callable[[Progress], None]:
     """Reports what `finetune` tells, not more often than anyone looks."""
     last = ("", 0.0)  # stage and time of the last report
 
-    def told(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         nonlocal last
         if progress.stage != last[0] or time.monotonic() - last[1] >= REPORT_EVERY:
             last = progress.stage, time.monotonic()
             report(**{key: value for key, value in asdict(progress).items() if value is not None or key != "noc"})
 
-    return told
+    return on_progress
 
 
 class Photos:
@@ -152,7 +152,7 @@ def _size(size: tuple[int, int]) -> str:
     return f"{size[1]} x {size[0]}"
 
 
-def canary() -> list[Sample]:
+def retention_set() -> list[Sample]:
     """The fixed set that no head may get much worse on: the pictures of the check set."""
     return [photo.load() for photo in check_set().photos]
 

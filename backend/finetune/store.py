@@ -32,7 +32,7 @@ from PIL import Image
 
 from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
 from backend.label_studio.protocol import read_json
-from skipclick.atomic_io import replaced_atomically, synchronize
+from skipclick.atomic_io import atomic_write, synchronize
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ class AnnotationStore:
                 kept.add(row["id"])
             else:
                 name = f"{annotation.id}-{secrets.token_hex(8)}.png"
-                with replaced_atomically(self._masks(project) / name) as temporary:
+                with atomic_write(self._masks(project) / name) as temporary:
                     Image.fromarray(mask).save(temporary, format="PNG")
                 new.append((one.region, one.label, one.image, *mask.shape, digest, name))
         if new:

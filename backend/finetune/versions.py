@@ -27,8 +27,8 @@ from typing import Any
 
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically, synchronize
-from skipclick.head import backbone_name, head_name, head_state, load_head, put_head, save_head
+from skipclick.atomic_io import atomic_write, synchronize
+from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
 
 BASE = "base"
@@ -71,13 +71,13 @@ class Version:
     def head(self) -> dict[str, Tensor]:
         """The weights, checked against their digest. Raises `ValueError` with one sentence if they are damaged."""
         state = load_head(self.folder / _WEIGHTS)
-        if head_name(state) != self.about["head"]:
+        if head_digest(state) != self.about["head"]:
             raise ValueError(f"the weights of {self.folder} are damaged: their digest is not the one in {_ABOUT}")
         return state
 
     def model(self, base: SkipClick) -> SkipClick:
         """The whole model, on the CPU: this head on the backbone of `base`. Raises `ValueError` if it does not fit."""
-        if backbone_name(base) != self.about["backbone"]:
+        if backbone_digest(base) != self.about["backbone"]:
             raise ValueError(f"{self.name} was trained for another base model than {base.version}")
         model = copy.deepcopy(base)
         put_head(model, self.head())
@@ -135,14 +135,14 @@ class Versions:
 
         Raises `ValueError` if the backbone was changed.
         """
-        backbone = backbone_name(base)
-        if backbone_name(model) != backbone:
+        backbone = backbone_digest(base)
+        if backbone_digest(model) != backbone:
             raise ValueError("the candidate's backbone differs from the base's; fine-tuning must leave it frozen")
         facts = {
             **about,
             "base": base.version,
             "backbone": backbone,
-            "head": head_name(head_state(model)),
+            "head": head_digest(head_state(model)),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with self._locked(project):
@@ -223,7 +223,7 @@ class Versions:
 
     def _point(self, project: int, history: list[int | None]) -> None:
         text = "".join(f"{BASE if number is None else f'v{number}'}\n" for number in history)
-        with replaced_atomically(self._of(project) / _POINTER) as temporary:
+        with atomic_write(self._of(project) / _POINTER) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
     @contextmanager

@@ -4,7 +4,7 @@ The check mark in the bottom bar deletes the clicks of the accepted object; the 
 keeps them, and the next object of that label arrives with the old clicks in front of its own. Nothing in
 the context tells them apart from the first clicks of one growing object. The draft (or the annotation)
 does, as soon as it has been saved, about five seconds after the change: it lists the old clicks, and after
-them the brush region that came of them. A click that is still pending has no such region after it; after an
+them the region that came of them. A click that is still pending has no such region after it; after an
 undone accept the clicks are not in the draft beside the region, because the bottom bar had deleted them.
 
 Until the draft has been saved no request and no stored object knows of the accept, so the clicks count
@@ -24,7 +24,7 @@ from backend.label_studio.protocol import Json, MaskRequest, saved_results
 from backend.prompts import SmartClick
 
 Decode = Callable[[Json, int, int], NDArray[Any]]
-"""(brush region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
+"""(region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
 
 
 _MOST_MASKS = 200
@@ -72,12 +72,12 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
 def _is_mask_of(item: Json, request: MaskRequest) -> bool:
     value = item.get("value")
     return (
-        item.get("type") == "brushlabels"
+        item.get("type") == request.target.kind
         and item.get("from_name") == request.target.from_name
         and item.get("item_index") == request.target.item_index
         and isinstance(value, dict)
-        and isinstance(value.get("brushlabels"), list)
-        and set(request.target.labels).issubset(label for label in value["brushlabels"] if isinstance(label, str))
+        and isinstance(labels := value.get(request.target.kind), list)
+        and set(request.target.labels).issubset(label for label in labels if isinstance(label, str))
     )
 
 

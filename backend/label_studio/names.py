@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from backend.label_studio.auth import as_called
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 FILE = "label-studio-names.json"
 
@@ -91,7 +91,7 @@ class ToldNames:
         if self._file is None:
             return
         try:
-            with replaced_atomically(self._file) as temporary:
+            with atomic_write(self._file) as temporary:
                 temporary.write_bytes(orjson.dumps(self._told))
             self._read_at = self._file.stat().st_mtime_ns
         except OSError as error:

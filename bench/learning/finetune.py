@@ -43,7 +43,7 @@ from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, positive
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, brush_rle, load_checkpoint
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Photo, Sample, check_set, open_dataset
 from skipclick.evaluation.evaluate import evaluate, replay
@@ -257,7 +257,7 @@ def tables(outcomes: Sequence[FinetuneResult]) -> str:
             [(low, high)] = bootstrap_intervals(changes, base.images)
             share = changes.mean() / start.mean()
             reports = [one.report for one in group if one.report]
-            retention = sum(one["canary"][-1]["new"] - one["canary"][-1]["old"] for one in reports) / len(group)
+            retention = sum(one["retention"][-1]["new"] - one["retention"][-1]["old"] for one in reports) / len(group)
             promoted = sum(bool(one["worth_promoting"]) for one in reports)
             lines.append(
                 f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "
@@ -305,7 +305,7 @@ def plot(outcomes: Sequence[FinetuneResult], path: Path) -> None:
             axes.set_ylim(bottom=0)
         figure.axes[0].set_ylabel("clicks on test images")
         figure.axes[0].legend()
-        with replaced_atomically(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, format=path.suffix.lstrip(".") or "png")
 
 

@@ -32,7 +32,7 @@ from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.evaluate import extent_of
 from skipclick.features import ImageFeatures
-from skipclick.metrics import iou, noc
+from skipclick.metrics import mask_iou, noc
 from skipclick.simulation import next_click
 from skipclick.zoom import (
     DEFAULT_RULE,
@@ -40,11 +40,11 @@ from skipclick.zoom import (
     Box,
     ZoomRequest,
     ZoomState,
-    answer_zoomed,
     around,
     likely_view,
     new_view,
     next_view,
+    predict_zoomed,
     whole_view,
 )
 from train.validate import held_out_photos
@@ -163,10 +163,10 @@ class Session:
 
     def _step(self, clicks: Sequence[Click], state: ZoomState | None, view: Box) -> Step:
         request = ZoomRequest(self._encode(view), view, self._size, tuple(clicks), state)
-        (answer,) = answer_zoomed(self._predictor, [request])
+        (answer,) = predict_zoomed(self._predictor, [request])
         mask = answer.mask.full()
         clicked = [(int(click.y), int(click.x)) for click in clicks]
-        return Step(answer.state, iou(mask, self._target), next_click(mask, self._target, clicked))
+        return Step(answer.state, mask_iou(mask, self._target), next_click(mask, self._target, clicked))
 
 
 def measure(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.plots import COLOURS, PAGE_WIDTH, STYLE
 from bench.scaling.fleet_simulation import Served
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.timing import percentiles
 
 WARM_UP = 0.1  # share of a run that is not counted
@@ -164,7 +164,7 @@ def _figure(path: Path, title: str) -> Iterator[Any]:
         yield axes
         figure.legend(fontsize=7, loc="outside right upper", handlelength=3)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_atomically(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
 
 

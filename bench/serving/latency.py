@@ -34,13 +34,13 @@ from tqdm import tqdm
 
 from backend.factory import enough_pixels
 from backend.images.decode import decode_image
-from backend.label_studio.protocol import mask_request, mask_response, read_json, read_predict
+from backend.label_studio.protocol import mask_request, read_json, read_predict
+from backend.label_studio.regions import mask_response
 from bench.cli import CommandParser, image_size, positive, write_results
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.brush_rle import encode as encode_rle
 from skipclick.config import ModelConfig
 from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
@@ -175,11 +175,11 @@ def pass_through(
         laps.end("encode")
     request = ClickRequest(known, [Click(c.x, c.y, c.positive) for c in asked.clicks], state)
     with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
-        (answer,) = predictor.answer([request])
+        (answer,) = predictor.predict([request])
     laps.end("upsample")
-    rle = encode_rle(answer.mask)
+    reply = mask_response(asked.target, answer.mask, answer.score, predictor.version)
     laps.end("RLE")
-    orjson.dumps(mask_response(asked.target, rle, answer.score, predictor.version))
+    orjson.dumps(reply)
     laps.end("JSON")
     return laps.milliseconds
 
@@ -189,7 +189,7 @@ def measure_stages(
 ) -> list[Stages]:
     """Warm and cold requests in turns."""
     features = predictor.encode(scene.photo)
-    state = predictor.answer([ClickRequest(features, scene.clicks[:1])])[0].state
+    state = predictor.predict([ClickRequest(features, scene.clicks[:1])])[0].state
     encode_flop, click_flop = flops(predictor)
     found: dict[str, list[dict[str, float]]] = {"warm": [], "cold": []}
     with requests.Session() as session:
@@ -251,12 +251,12 @@ def baselines_of(
         here = Setting(setting.model, setting.resolution, setting.device, dtype)
         found.append(("served", here, served(predictor, predictor.encode(scene.photo), scene.clicks)))
     exact = Setting(setting.model, setting.resolution, setting.device, "float32")
-    predictor = Predictor(model, resolution, setting.device, keep_blocks=True)
+    predictor = Predictor(model, resolution, setting.device, keep_taps=True)
     features = predictor.encode(scene.photo)
     found.append(("plain eager forward", exact, plain(predictor, features, scene.clicks)))
     if model.config.pyramid == "parallel" and model.config.skip_connections:
         theirs = model.to(setting.device)
-        design = authors_design(theirs, features.blocks, scene.clicks, size, resolution)
+        design = authors_design(theirs, features.taps, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
     if baselines:
         for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):

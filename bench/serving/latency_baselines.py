@@ -31,11 +31,11 @@ ClickOnce = Callable[[], Mask]
 
 
 def served(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> ClickOnce:
-    """What annotators get: `Predictor.answer`."""
-    (before,) = predictor.answer([ClickRequest(features, clicks[:-1])])
+    """What annotators get: `Predictor.predict`."""
+    (before,) = predictor.predict([ClickRequest(features, clicks[:-1])])
 
     def click() -> Mask:
-        return predictor.answer([ClickRequest(features, clicks, before.state)])[0].mask.pixels
+        return predictor.predict([ClickRequest(features, clicks, before.state)])[0].mask.pixels
 
     return click
 

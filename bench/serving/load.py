@@ -47,7 +47,7 @@ from bench.cli import CommandParser, image_size, positive, positive_float, write
 from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
 from bench.serving.loopback import exit_on_signals, free_port
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.timing import percentiles
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -299,7 +299,7 @@ def draw(load: Load, path: Path) -> None:
             if axes.has_data():
                 axes.legend()
         figure.suptitle(f"{load.annotators} annotators, {load.summary()['clicks_per_second']:.1f} clicks/s")
-        with replaced_atomically(path) as temporary:
+        with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
 
 

@@ -45,7 +45,7 @@ from skipclick import Click, Predictor, load_checkpoint
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 
 WARM_UP = 0.25  # part of the session in which memory may grow
 ALLOWED_GROWTH = 32 << 20  # bytes between the first and the last fifth after the warm-up
@@ -225,13 +225,13 @@ def serial_answers(
         by_image[request.image].append((request, answer))
     for image, answers in tqdm(by_image.items(), unit="image", desc="serial answers", disable=None):
         features = predictor.encode(pictures[image])
-        known: dict[tuple[Click, ...], Answer] = {}
+        known: dict[tuple[Click, ...], Prediction] = {}
         for request, answer in answers:
             for num_clicks in range(1, len(request.clicks) + 1):
                 clicks = request.clicks[:num_clicks]
                 if clicks not in known:
                     state = known[clicks[:-1]].state if num_clicks > 1 else None
-                    (known[clicks],) = predictor.answer([ClickRequest(features, clicks, state)])
+                    (known[clicks],) = predictor.predict([ClickRequest(features, clicks, state)])
             serial = known[request.clicks]
             yield answer(), PackedAnswer.of(serial.mask, serial.score)
 

@@ -22,10 +22,10 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import jittered_click, next_click
-from skipclick.zoom import Box, ZoomRequest, answer_zoomed, crop_encoder, zoom_request
+from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, zoom_request
 
 F = TypeVar("F")
 
@@ -65,7 +65,7 @@ class Rules:
     """The evaluation protocol; the defaults are those of the published figures."""
 
     protocol: Literal["paper", "serve"] = "paper"
-    """"paper": as the released code evaluates. "serve": `Predictor.answer`, what annotators get."""
+    """"paper": as the released code evaluates. "serve": `Predictor.predict`, what annotators get."""
     clicks: Literal["center", "jitter"] = "center"
     """Where in the largest error: its deepest pixel, or anywhere in its inner half."""
     seeds: tuple[int, ...] = ()
@@ -140,7 +140,7 @@ class _Session(Generic[F]):
     mask: NDArray[np.bool_] = field(init=False)
     """After the last click, bool (H, W)."""
     state: Any = None
-    """What the model hands from click to click: its last probability, or whatever `Predictor.answer` keeps."""
+    """What the model hands from click to click: its last probability, or whatever `Predictor.predict` keeps."""
     clicks: list[Click] = field(default_factory=list)
     ious: list[float] = field(default_factory=list)
     click_ms: list[float] = field(default_factory=list)
@@ -265,7 +265,7 @@ def _click_until_good(
             session.clicks.append(session.next_click(seed))
         answers, milliseconds = _answers(model, still_open, rules, device)
         for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
-            session.ious.append(iou(session.mask, session.target))
+            session.ious.append(mask_iou(session.mask, session.target))
             session.click_ms.append(milliseconds / len(still_open))
 
 
@@ -285,9 +285,9 @@ def _answers(
             requests = [_zoom_request(session) for session in sessions]
     with _stopwatch(device) as milliseconds:
         if _zooms(model, rules):
-            answers = [(answer.mask.full(), answer.state) for answer in answer_zoomed(model, requests)]
+            answers = [(answer.mask.full(), answer.state) for answer in predict_zoomed(model, requests)]
         elif rules.protocol == "serve" and isinstance(model, Predictor):
-            served = model.answer([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
+            served = model.predict([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
             answers = [(answer.mask.full(), answer.state) for answer in served]
         else:
             features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)

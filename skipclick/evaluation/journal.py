@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ def start_journal(
         subject: JSON, all that must be the same when the run is resumed.
         about: JSON, what is noted beside it and may change, such as the software.
     """
-    with replaced_atomically(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"format": name} | dict(subject) | dict(about or {})) + "\n")
         file.writelines(json.dumps(entry) + "\n" for entry in entries)
 

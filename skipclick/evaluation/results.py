@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from skipclick import Click
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets.left_out import LeftOut
 from skipclick.evaluation.timing import MedianP95
 from skipclick.metrics import mean_iou_at, mean_noc, num_failures
@@ -132,7 +132,7 @@ def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> Clic
 
 def write_results(path: Path, results: Results) -> None:
     """Write the file as JSON, all of it or nothing."""
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"format": FORMAT} | asdict(results)) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ from skipclick.cache import ByteLru, FileLru, SharedCache
 from skipclick.config import TINY
 from skipclick.features import read_features, write_features
 from skipclick.model import SkipClick
-from skipclick.predictor import Answer, ClickRequest, Predictor
+from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
 from tests.support.fakes import DiscFeatures, DiscPredictor, FlatImages
 
@@ -208,14 +208,14 @@ def shuffled_requests() -> list[Request]:
     return rng.sample(requests, len(requests))
 
 
-def serial_answer(network: Predictor, request: Request) -> Answer:
+def serial_answer(network: Predictor, request: Request) -> Prediction:
     """By definition: one click after the other, each on the state of the one before."""
     reference, smart = request
     features = network.encode(NoisyImages().load(reference).pixels)
     points = [Click(click.x, click.y, click.positive) for click in smart]
     answer = None
     for count in range(1, len(points) + 1):
-        (answer,) = network.answer([ClickRequest(features, points[:count], answer and answer.state)])
+        (answer,) = network.predict([ClickRequest(features, points[:count], answer and answer.state)])
     assert answer is not None
     return answer
 
@@ -294,9 +294,9 @@ def test_batches_change_no_more_than_last_bits(make_annotator: MakeAnnotator, ne
         def __getattr__(self, name: str) -> Any:
             return getattr(network, name)
 
-        def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+        def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
             sizes.append(len(requests))
-            return network.answer(requests)
+            return network.predict(requests)
 
     executor = DeviceExecutor(batch=8)
     annotator = make_annotator(
@@ -337,9 +337,9 @@ class FullDevice(DiscPredictor):
         self._fail()
         return super().encode(image)
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         self._fail()
-        return super().answer(requests)
+        return super().predict(requests)
 
 
 OUT_OF_MEMORY = [

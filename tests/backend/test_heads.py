@@ -186,7 +186,7 @@ def test_a_version_of_another_checkpoint_is_not_put_on_this_one(
     versions.promote(PROJECT, 1)
     executor = DeviceExecutor()
     other = base_model()
-    heads = build_heads(Settings(model_dir=tmp_path), other, Predictor(other, keep_blocks=True), executor)
+    heads = build_heads(Settings(model_dir=tmp_path), other, Predictor(other, keep_taps=True), executor)
     assert heads.of(PROJECT).version == other.version
     assert "was trained for another CHECKPOINT" in caplog.text
     executor.close()
@@ -202,14 +202,14 @@ def test_switched_off_nothing_of_it_is_looked_at(tmp_path: Path, versions: Versi
 
 
 def test_features_on_disk_know_their_head(tmp_path: Path) -> None:
-    base = Predictor(model(None), keep_blocks=True)
+    base = Predictor(model(None), keep_taps=True)
     tuned = base.with_head(head_state(model(1)), "v1")
     features = base.encode(photo().pixels)
     write_features(tmp_path / "file", features)
     back = tuned.prepare(read_features(tmp_path / "file"))
     fresh = Predictor(model(1)).encode(photo().pixels)
     assert back.head == tuned.head == fresh.head != base.head
-    assert torch.equal(back.prepared.placed, fresh.prepared.placed)
+    assert torch.equal(back.prepared.tokens, fresh.prepared.tokens)
     assert all(torch.equal(one, other) for one, other in zip(back.prepared.skips, fresh.prepared.skips, strict=True))
     assert base.prepare(features) is features
 

@@ -20,7 +20,7 @@ from backend.http import has_left
 from backend.images.decode import Photo
 from backend.prompts import ImageReference
 from backend.settings import Settings
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies
 
@@ -33,10 +33,10 @@ class FullDevice(DiscPredictor):
 
     full = True
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         if self.full:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().answer(requests)
+        return super().predict(requests)
 
 
 def test_a_full_device_is_a_503_and_passes(make_annotator: MakeAnnotator) -> None:
@@ -160,7 +160,7 @@ def test_saved_masks_are_decoded_within_the_places_for_predictions(
     region = app.test_client().post("/predict", json=first).json["results"][0]["result"][0]
     saved = [*first["params"]["context"]["result"], region]
     body["tasks"][0]["drafts"] = [{"id": 1, "user": "a@b", "result": saved, "annotation": None}]
-    monkeypatch.setattr("backend.app.brush_rle.decode", slow)
+    monkeypatch.setattr("backend.app.read_mask", slow)
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
         for _ in busy:

@@ -23,7 +23,7 @@ from skipclick import Click, Predictor, load_checkpoint
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules, evaluate
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 
 CHECK_SET = Path(__file__).resolve().parents[2] / "skipclick" / "evaluation" / "check_set"
 RULES = Rules()
@@ -103,7 +103,7 @@ def test_a_replayed_mask_is_the_one_that_was_scored(checked: EvaluationSet, rule
     for entry in replay_objects(model, checked, measured, rules):
         scored = entry.result.ious[entry.num_clicks - 1]
         # The objects were clicked in one batch then and one by one now: last bits may differ.
-        assert iou(entry.mask, sample.targets[entry.result.object_id]) == pytest.approx(scored, abs=2e-3)
+        assert mask_iou(entry.mask, sample.targets[entry.result.object_id]) == pytest.approx(scored, abs=2e-3)
 
 
 def test_the_gallery_marks_each_click_on_its_pixel(checked: EvaluationSet) -> None:

@@ -140,8 +140,8 @@ def test_nothing_is_inside_that_only_building_or_testing_needs(store: Storage) -
         assert {"torch", "flask"} <= names
         assert not names & {"pytest", "hypothesis", "mypy", "ruff", "uv", "label_studio_sdk", "pip"}
         assert {path.name for path in (top / "app").iterdir()} == {"backend", "skipclick", "train"}
-        canary = open_dataset("folder", top / "app" / "skipclick" / "evaluation" / "check_set")
-        assert len(canary.photos) == 18
+        photos = open_dataset("folder", top / "app" / "skipclick" / "evaluation" / "check_set")
+        assert len(photos.photos) == 18
         assert not (top / "etc" / "pip.conf").exists()
         assert not any((top / "run" / "secrets").glob("*"))
         assert not (top / "build").exists()

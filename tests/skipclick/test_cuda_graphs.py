@@ -48,7 +48,7 @@ class TestOnAGpu:
         states: list[list[torch.Tensor | None]] = [[None] * num_objects, [None] * num_objects]
         for count in range(1, 4):
             answers = [
-                p.answer([ClickRequest(f[i % 2], CLICKS[:count], s[i]) for i in range(num_objects)])
+                p.predict([ClickRequest(f[i % 2], CLICKS[:count], s[i]) for i in range(num_objects)])
                 for p, f, s in zip((recorded, plain), features, states, strict=True)
             ]
             for mine, theirs in zip(*answers, strict=True):
@@ -59,16 +59,16 @@ class TestOnAGpu:
     def test_an_answer_outlives_the_next_replay(self) -> None:
         recorded, _ = predictors(SMALL, "float32")
         features = recorded.encode(np.zeros((90, 120, 3), np.uint8))
-        first = recorded.answer([ClickRequest(features, CLICKS[:1])])[0].state
+        first = recorded.predict([ClickRequest(features, CLICKS[:1])])[0].state
         kept = first.clone()
-        recorded.answer([ClickRequest(features, CLICKS, first)])
+        recorded.predict([ClickRequest(features, CLICKS, first)])
         assert torch.equal(first, kept)
 
     def test_more_clicks_than_places_run_without_a_graph(self) -> None:
         recorded, plain = predictors(SMALL, "float32")
         photo = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
         clicks = [Click(2 * i, i) for i in range(cuda_graphs.PLACES + 1)]
-        answers = [p.answer([ClickRequest(p.encode(photo), clicks)])[0].state for p in (recorded, plain)]
+        answers = [p.predict([ClickRequest(p.encode(photo), clicks)])[0].state for p in (recorded, plain)]
         torch.testing.assert_close(*answers, atol=1e-4, rtol=0)
 
 
@@ -105,19 +105,19 @@ def test_inputs_reach_their_places(config: ModelConfig, monkeypatch: pytest.Monk
     predictor = Predictor(SkipClick(config).eval(), resolution)
     rng = np.random.default_rng(0)
     features = [predictor.encode(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)) for _ in range(2)]
-    begun = predictor.answer([ClickRequest(features[0], CLICKS[:1])])[0].state
+    begun = predictor.predict([ClickRequest(features[0], CLICKS[:1])])[0].state
     requests = [
         ClickRequest(features[1], CLICKS[:1]),
         ClickRequest(features[0], CLICKS, begun),
         ClickRequest(features[1], CLICKS[2:]),
     ]
-    plain = predictor.answer(requests)
+    plain = predictor.predict(requests)
     path, nothing = predictor._click_path, predictor._nothing()[None, None]
     recorded = cuda_graphs.ClickGraph(path, features[0].prepared, nothing, batch=4)
     replay = lambda: recorded._probability.copy_(recorded._run(path))  # noqa: E731
     monkeypatch.setattr(recorded, "_graph", SimpleNamespace(replay=replay))
     predictor._graphs = {4: recorded}
     for _ in range(2):  # what the first run left must not show in the second
-        for mine, theirs in zip(predictor.answer(requests), plain, strict=True):
+        for mine, theirs in zip(predictor.predict(requests), plain, strict=True):
             torch.testing.assert_close(mine.state, theirs.state, atol=1e-5, rtol=0)
-        predictor.answer([ClickRequest(features[0], CLICKS, begun)] * 4)
+        predictor.predict([ClickRequest(features[0], CLICKS, begun)] * 4)

@@ -48,7 +48,7 @@ def test_a_file_gives_back_the_same_bits_in_the_same_order_of_memory(predictor: 
                 assert same
     assert found.nbytes == sum(tensor.nbytes for tensor in found._tensors())
     request = ClickRequest(features, [Click(20, 30)])
-    (expected,), (again,) = predictor.answer([request]), predictor.answer([replace(request, features=found)])
+    (expected,), (again,) = predictor.predict([request]), predictor.predict([replace(request, features=found)])
     assert torch.equal(expected.state, again.state)
     assert expected.score == again.score
 

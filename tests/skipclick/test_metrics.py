@@ -8,14 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skipclick.metrics import iou, mean_iou_at, mean_noc, noc, num_failures
+from skipclick.metrics import mask_iou, mean_iou_at, mean_noc, noc, num_failures
 from tests.support.parity_files import for_each_golden, load_golden
 
 
 @for_each_golden("golden_metrics*.npz")
 def test_iou_equals_the_released_code(golden: Path) -> None:
     z = load_golden(golden)
-    ours = [iou(prediction.astype(bool), target) for prediction, target in zip(z["iou_pred"], z["iou_gt"], strict=True)]
+    ours = [
+        mask_iou(prediction.astype(bool), target) for prediction, target in zip(z["iou_pred"], z["iou_gt"], strict=True)
+    ]
     np.testing.assert_allclose(ours, z["iou"], rtol=0, atol=1e-12)
 
 
@@ -52,12 +54,12 @@ def test_object_reached_at_the_cap_still_counts_as_failure() -> None:
 
 def test_iou_of_two_empty_masks_is_nan_and_ignored_pixels_count_nowhere() -> None:
     empty = np.zeros((4, 4), bool)
-    assert math.isnan(iou(empty, np.zeros((4, 4), np.int8)))
+    assert math.isnan(mask_iou(empty, np.zeros((4, 4), np.int8)))
     target = np.zeros((4, 4), np.int8)
     target[0, :2], target[3] = 1, -1
     prediction = np.zeros((4, 4), bool)
     prediction[0, 0], prediction[3] = True, True
-    assert iou(prediction, target) == 0.5
+    assert mask_iou(prediction, target) == 0.5
 
 
 def test_finished_objects_keep_their_last_iou() -> None:
@@ -66,4 +68,4 @@ def test_finished_objects_keep_their_last_iou() -> None:
 
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
-        iou(np.zeros((3, 4), bool), np.zeros((4, 3), np.int8))
+        mask_iou(np.zeros((3, 4), bool), np.zeros((4, 3), np.int8))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipclick.config import ModelConfig, VitConfig
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import Predictor
 from skipclick.prompts import Click, disk_map, prompt_maps, scale_clicks
@@ -98,7 +98,7 @@ def check_case(model: SkipClick, features: PreparedFeatures, data: dict[str, NDA
     assert_stats(embedded, data[f"{case}_coord_embed_stats"])
     patch = model.config.patch_size
     grid = prompt.shape[-2] // patch, prompt.shape[-1] // patch
-    mixed = model.mixer(features.placed, embedded)
+    mixed = model.mixer(features.tokens, embedded)
     torch.testing.assert_close(mixed[0, :2].numpy(), data[f"{case}_mixed_rows"], **FLOAT32)
     torch.testing.assert_close(mixed[0, -1].numpy(), data[f"{case}_mixed_lastrow"], **FLOAT32)
     assert_stats(mixed, data[f"{case}_mixed_stats"])
@@ -134,7 +134,7 @@ def test_double_precision_tells_epsilons_apart(golden: Path) -> None:
         torch.testing.assert_close(taps[3][0, :, 0, 0].numpy(), data["c0_f4_row0"], **FLOAT64)
     for case in sorted(name.removesuffix("_points") for name in data if name.endswith("_points")):
         prompt = case_prompt(model, data, case, data[f"{case}_prev_mask"]).double()
-        mixed = model.mixer(features.placed, model.prompts(prompt))
+        mixed = model.mixer(features.tokens, model.prompts(prompt))
         torch.testing.assert_close(mixed[0, 0].numpy(), data[f"{case}_mixed_row0"], **FLOAT64)
         coarse = model.decode_coarse(features, prompt)
         torch.testing.assert_close(coarse[0, 0].numpy(), data[f"{case}_decoder_logits"], **FLOAT64)
@@ -183,7 +183,7 @@ def test_six_simulated_clicks_go_as_in_the_released_evaluation(golden: Path, fli
         probability = predictor.click(features, clicks, probability)
         np.testing.assert_allclose(probability[::4, ::4], data[f"{prefix}_probs_s4"][step], atol=PROBABILITY_ATOL)
         assert probability.mean() == pytest.approx(data[f"{prefix}_mean_prob"][step], abs=PROBABILITY_ATOL)
-        assert iou(probability > EVALUATION_THRESHOLD, target) == pytest.approx(
+        assert mask_iou(probability > EVALUATION_THRESHOLD, target) == pytest.approx(
             data[f"{prefix}_ious"][step], abs=PROBABILITY_ATOL
         )
     assert probability is not None
@@ -223,7 +223,7 @@ class BrightnessModel(nn.Module):
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         self.prompts_seen.append(prompt)
-        halved = nn.functional.avg_pool2d(2 * features.placed[:, :1] - 1, 2)
+        halved = nn.functional.avg_pool2d(2 * features.tokens[:, :1] - 1, 2)
         return nn.functional.interpolate(halved, size=prompt.shape[-2:], mode="bilinear", align_corners=True)
 
 
@@ -232,13 +232,13 @@ def test_image_previous_mask_clicks_and_flip_reach_the_network_as_released(golde
     data = load_golden(golden)
     for case in sorted({name.split("_")[0] for name in data if name.endswith("_output_prob")}):
         height, width = (int(v) for v in data[f"{case}_target"])
-        predictor = Predictor(BrightnessModel(), (height, width), flip=True, keep_blocks=True)  # type: ignore[arg-type]
+        predictor = Predictor(BrightnessModel(), (height, width), flip=True, keep_taps=True)  # type: ignore[arg-type]
         features = predictor.encode(data[f"{case}_image"])
         clicks = [Click(c, r, bool(p)) for p, r, c in data[f"{case}_clicks"].tolist()]
         probability = predictor.click(features, clicks, data[f"{case}_prev_mask"])
         (prompt,) = predictor.model.prompts_seen  # type: ignore[union-attr, misc]
         assert isinstance(prompt, Tensor)
-        image4 = torch.cat([features.blocks[0], prompt[:, :1]], dim=1)[..., ::3, ::3]
+        image4 = torch.cat([features.taps[0], prompt[:, :1]], dim=1)[..., ::3, ::3]
         np.testing.assert_allclose(image4.numpy(), data[f"{case}_net_image4"], atol=1e-5)
         np.testing.assert_allclose(probability, data[f"{case}_output_prob"], atol=1e-5)
         check_points(clicks, data[f"{case}_image"].shape[:2], data[f"{case}_net_points"], (height, width))

@@ -1,22 +1,19 @@
-"""Protects the public calls: checked input, statelessness, the cached path, resizing, batches, numeric types."""
+"""Protects the public calls: checked input, statelessness, the cached path, resizing, batches."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
-from skipclick import Click, Predictor, load_checkpoint
-from skipclick import predictor as predictor_module
+from skipclick import Click, Predictor
 from skipclick.config import ModelConfig, preset
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.model import SkipClick
-from skipclick.predictor import ClickRequest, choose_dtype
+from skipclick.predictor import ClickRequest
 from skipclick.prompts import click_points, scale_clicks
 from tests.support.small_models import SMALL, SMALL_CONV
 
@@ -192,7 +189,7 @@ def test_an_answer_is_the_whole_forward_at_network_resolution(model: SkipClick, 
     image = predictor._resize(pixels if model.config.antialias else pixels.float(), resolution).float() / 255
     state, previous = None, torch.zeros(1, 1, *resolution)
     for count in range(1, len(CLICKS) + 1):
-        answer = predictor.answer([ClickRequest(features, CLICKS[:count], state)])[0]
+        answer = predictor.predict([ClickRequest(features, CLICKS[:count], state)])[0]
         with torch.inference_mode():
             points = click_points([scale_clicks(CLICKS[:count], features.image_size, resolution)])
             previous = model(image, previous, *points).sigmoid()
@@ -209,14 +206,14 @@ def test_answers_do_not_depend_on_what_shares_their_batch(model: SkipClick, phot
     """Objects of two photos of different sizes, some with a previous state; a batch may change the last bits only."""
     predictor = Predictor(model, resolution_for(model))
     first, second = predictor.encode(photo), predictor.encode(np.ascontiguousarray(photo[:50, ::-1]))
-    begun = predictor.answer([ClickRequest(first, CLICKS[:1])])[0]
+    begun = predictor.predict([ClickRequest(first, CLICKS[:1])])[0]
     requests = [
         ClickRequest(first, CLICKS[:2], begun.state),
         ClickRequest(second, [Click(20, 30)]),
         ClickRequest(first, CLICKS, begun.state),
     ]
-    for request, together in zip(requests, predictor.answer(requests), strict=True):
-        alone = predictor.answer([request])[0]
+    for request, together in zip(requests, predictor.predict(requests), strict=True):
+        alone = predictor.predict([request])[0]
         torch.testing.assert_close(together.state, alone.state, atol=1e-5, rtol=0)
         assert together.mask.size == request.features.image_size
         assert (together.mask.full() != alone.mask.full()).mean() < 0.01
@@ -227,7 +224,7 @@ def test_a_state_owns_its_memory(model: SkipClick, photo: NDArray[np.uint8]) -> 
     """The memo of one object must not keep a whole batch alive."""
     predictor = Predictor(model, resolution_for(model))
     features = predictor.encode(photo)
-    for answer in predictor.answer([ClickRequest(features, CLICKS[:1])] * 3):
+    for answer in predictor.predict([ClickRequest(features, CLICKS[:1])] * 3):
         assert answer.state.untyped_storage().nbytes() == answer.state.nbytes
 
 
@@ -240,7 +237,7 @@ def test_a_started_area_is_the_previous_mask(model: SkipClick, photo: NDArray[np
     assert tuple(state.shape) == predictor.resolution
     mirrored = predictor.start_state(np.ascontiguousarray(area[:, ::-1]))
     torch.testing.assert_close(mirrored, state.flip(-1), atol=1e-3, rtol=0)
-    started, plain = (predictor.answer([ClickRequest(features, CLICKS[:1], s)])[0] for s in (state, None))
+    started, plain = (predictor.predict([ClickRequest(features, CLICKS[:1], s)])[0] for s in (state, None))
     assert not torch.equal(started.state, plain.state)
 
 
@@ -248,83 +245,27 @@ def test_wrong_requests_are_refused(model: SkipClick, photo: NDArray[np.uint8]) 
     predictor = Predictor(model, resolution_for(model))
     features = predictor.encode(photo)
     with pytest.raises(ValueError, match="no requests"):
-        predictor.answer([])
+        predictor.predict([])
     with pytest.raises(ValueError, match="outside the image"):
-        predictor.answer([ClickRequest(features, [Click(500, 5)])])
+        predictor.predict([ClickRequest(features, [Click(500, 5)])])
     with pytest.raises(ValueError, match="previous state"):
-        predictor.answer([ClickRequest(features, CLICKS, torch.zeros(90, 120))])
+        predictor.predict([ClickRequest(features, CLICKS, torch.zeros(90, 120))])
     with pytest.raises(ValueError, match="previous state"):
-        predictor.answer([ClickRequest(features, CLICKS, torch.zeros(predictor.resolution, dtype=torch.bfloat16))])
+        predictor.predict([ClickRequest(features, CLICKS, torch.zeros(predictor.resolution, dtype=torch.bfloat16))])
     with pytest.raises(ValueError, match="flip"):
-        Predictor(model, resolution_for(model), flip=True).answer([ClickRequest(features, CLICKS)])
+        Predictor(model, resolution_for(model), flip=True).predict([ClickRequest(features, CLICKS)])
 
 
 def test_features_hold_the_blocks_only_where_asked(model: SkipClick, photo: NDArray[np.uint8]) -> None:
-    lean, whole = (Predictor(model, resolution_for(model), keep_blocks=keep).encode(photo) for keep in (False, True))
-    assert lean.blocks == ()
-    assert len(whole.blocks) == model.config.num_taps
+    lean, whole = (Predictor(model, resolution_for(model), keep_taps=keep).encode(photo) for keep in (False, True))
+    assert lean.taps == ()
+    assert len(whole.taps) == model.config.num_taps
     assert lean.nbytes < whole.nbytes
 
 
 def test_warming_up_changes_no_answer(model: SkipClick, photo: NDArray[np.uint8]) -> None:
     predictor = Predictor(model, resolution_for(model))
     request = ClickRequest(predictor.encode(photo), CLICKS)
-    before = predictor.answer([request])[0]
+    before = predictor.predict([request])[0]
     predictor.warm_up()
-    assert torch.equal(predictor.answer([request])[0].state, before.state)
-
-
-@pytest.fixture(scope="module")
-def coffee() -> NDArray[np.uint8]:
-    return np.array(Image.open(Path(__file__).parents[1] / "e2e" / "photos" / "coffee.jpg").convert("RGB"))
-
-
-def test_masks_in_bfloat16_agree_with_float32_on_a_real_photo(coffee: NDArray[np.uint8]) -> None:
-    """Three clicks on the cup and below it, every state carried on: the median IoU is at least 0.995."""
-    clicks = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
-    answers = {}
-    for dtype in ("float32", "bfloat16"):
-        predictor = Predictor(load_checkpoint("bundled"), dtype=dtype)
-        features, state, masks = predictor.encode(coffee), None, []
-        for count in range(1, len(clicks) + 1):
-            answer = predictor.answer([ClickRequest(features, clicks[:count], state)])[0]
-            state = answer.state
-            masks.append(answer.mask.full())
-        answers[dtype] = masks
-    overlaps = []
-    for exact, fast in zip(answers["float32"], answers["bfloat16"], strict=True):
-        assert exact.any()
-        overlaps.append((exact & fast).sum() / (exact | fast).sum())
-    assert np.median(overlaps) >= 0.995
-    assert min(overlaps) >= 0.98  # soft edges move most at the first click
-
-
-def test_the_measured_type_is_one_that_works_here(coffee: NDArray[np.uint8]) -> None:
-    objects = [[Click(290, 150), Click(250, 60)], [Click(60, 60)]]
-    dtype = choose_dtype(load_checkpoint("bundled"), coffee, objects)
-    assert Predictor(load_checkpoint("bundled"), dtype=dtype).encode(coffee).prepared.placed.isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("failure", "expected"),
-    [("slower", "float32"), ("other masks", "float32"), ("raises", "float32"), ("", "bfloat16")],
-)
-def test_bfloat16_is_chosen_only_if_it_is_faster_and_agrees(
-    failure: str, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Trials that stand in for the model, since which type is faster depends on the processor."""
-
-    class FakeTrial:
-        def __init__(self, given: Predictor, *photo_and_objects: object) -> None:
-            self.fast = given.dtype == torch.bfloat16
-            if self.fast and failure == "raises":
-                raise RuntimeError("no kernel for bfloat16")
-
-        def seconds(self) -> float:
-            return (2.0 if failure == "slower" else 0.5) if self.fast else 1.0
-
-        def masks(self) -> list[NDArray[np.bool_]]:
-            return [np.full((10, 10), self.fast and failure == "other masks")]
-
-    monkeypatch.setattr(predictor_module, "_Trial", FakeTrial)
-    assert choose_dtype(load_checkpoint("bundled"), np.zeros((10, 10, 3), np.uint8), []) == expected
+    assert torch.equal(predictor.predict([request])[0].state, before.state)

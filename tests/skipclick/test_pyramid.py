@@ -16,7 +16,7 @@ def kept_bytes(model: SkipClick, compact: bool) -> int:
     device = next(model.parameters()).device
     taps = model.backbone(torch.zeros(1, 3, *model.config.resolution, device=device))
     features = model.prepare(taps, compact=compact)
-    return sum(tensor.nbytes for tensor in (features.placed, *features.skips))
+    return sum(tensor.nbytes for tensor in (features.tokens, *features.skips))
 
 
 @pytest.mark.parametrize("config", [SMALL, preset("frozen", SMALL), SMALL_CONV], ids=["vit", "no skips", "convnet"])

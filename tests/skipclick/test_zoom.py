@@ -19,7 +19,7 @@ from torch import Tensor
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.features import ImageFeatures
 from skipclick.masks import enlarge
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import next_click
@@ -27,18 +27,18 @@ from skipclick.zoom import (
     FEATHER,
     NOTHING,
     Box,
-    ZoomAnswer,
+    ZoomPrediction,
     ZoomRequest,
     ZoomRule,
     ZoomState,
     _resample,
-    answer_zoomed,
     contains,
     core,
     crop_encoder,
     likely_view,
     new_view,
     next_view,
+    predict_zoomed,
     whole_view,
     zoom_request,
 )
@@ -176,14 +176,14 @@ def photo() -> NDArray[np.uint8]:
 CLICKS = [Click(200, 110), Click(215.5, 120.25, positive=False), Click(190, 100), Click(205, 130)]
 
 
-def fixed_views(predictor: Predictor, image: NDArray[np.uint8], views: Sequence[Box]) -> list[ZoomAnswer]:
+def fixed_views(predictor: Predictor, image: NDArray[np.uint8], views: Sequence[Box]) -> list[ZoomPrediction]:
     """A session on given views, whatever the masks are."""
     encode = crop_encoder(predictor, image)
     size = (image.shape[0], image.shape[1])
-    answers: list[ZoomAnswer] = []
+    answers: list[ZoomPrediction] = []
     for count, view in enumerate(views, 1):
         before = replace(answers[-1].state, mask_box=NOTHING) if answers else None
-        answers += answer_zoomed(predictor, [ZoomRequest(encode(view), view, size, CLICKS[:count], before)])
+        answers += predict_zoomed(predictor, [ZoomRequest(encode(view), view, size, CLICKS[:count], before)])
     return answers
 
 
@@ -199,8 +199,8 @@ def test_on_the_whole_photo_answers_are_the_predictors_bit_for_bit(model: SkipCl
     before = plain = None
     for count in range(1, len(CLICKS) + 1):
         request = zoom_request(features, CLICKS[:count], before, crop_encoder(predictor, photo), never)
-        (zoomed,) = answer_zoomed(predictor, [request])
-        (expected,) = predictor.answer([ClickRequest(features, CLICKS[:count], plain)])
+        (zoomed,) = predict_zoomed(predictor, [request])
+        (expected,) = predictor.predict([ClickRequest(features, CLICKS[:count], plain)])
         assert torch.equal(zoomed.state.whole, expected.state)
         assert zoomed.state.crop is None
         assert (zoomed.mask.box, zoomed.score) == (expected.mask.box, expected.score)
@@ -239,8 +239,8 @@ def test_views_of_all_kinds_share_a_batch(model: SkipClick, photo: NDArray[np.ui
         ZoomRequest(encode(CLOSER), CLOSER, (240, 360), CLICKS[:3], cropped),
         ZoomRequest(encode(WHOLE), WHOLE, (240, 360), CLICKS[:3], cropped),
     ]
-    for request, together in zip(requests, answer_zoomed(predictor, requests), strict=True):
-        (alone,) = answer_zoomed(predictor, [request])
+    for request, together in zip(requests, predict_zoomed(predictor, requests), strict=True):
+        (alone,) = predict_zoomed(predictor, [request])
         torch.testing.assert_close(together.state.whole, alone.state.whole, atol=1e-4, rtol=0)
         assert together.state.view == alone.state.view == request.view
 
@@ -250,7 +250,7 @@ def test_clicks_outside_the_view_are_left_out(model: SkipClick, photo: NDArray[n
     features = crop_encoder(predictor, photo)(CROP)
     far = [Click(10, 10, positive=False), Click(350, 230)]
     with_far, without = (
-        answer_zoomed(predictor, [ZoomRequest(features, CROP, (240, 360), clicks)])[0]
+        predict_zoomed(predictor, [ZoomRequest(features, CROP, (240, 360), clicks)])[0]
         for clicks in ([*far, *CLICKS], CLICKS)
     )
     assert torch.equal(with_far.state.whole, without.state.whole)
@@ -270,7 +270,7 @@ def test_what_does_not_belong_together_is_refused(photo: NDArray[np.uint8]) -> N
     predictor = Predictor(SkipClick(SMALL_CONV).eval())
     features = crop_encoder(predictor, photo)(CROP)
     good = ZoomRequest(features, CROP, (240, 360), CLICKS[:1])
-    (answer,) = answer_zoomed(predictor, [good])
+    (answer,) = predict_zoomed(predictor, [good])
     cut_off = replace(good, previous=replace(answer.state, mask_box=(0, 0, 10, 10)))
     for wrong, message in [
         (replace(good, view=(60, 120, 180, 301)), "encode that part"),
@@ -279,9 +279,9 @@ def test_what_does_not_belong_together_is_refused(photo: NDArray[np.uint8]) -> N
         (cut_off, "cuts off a part of the mask"),
     ]:
         with pytest.raises(ValueError, match=message):
-            answer_zoomed(predictor, [wrong])
+            predict_zoomed(predictor, [wrong])
     with pytest.raises(ValueError, match="no requests"):
-        answer_zoomed(predictor, [])
+        predict_zoomed(predictor, [])
 
 
 @dataclass(frozen=True)
@@ -322,11 +322,11 @@ VIEW = (80, 120, 240, 360)  # a half of the photo's sides
 class TestSeams:
     """What an answer on a crop leaves at the crop's border."""
 
-    def answer(self, antialias: bool, known: Tensor, said: Tensor) -> ZoomAnswer:
+    def answer(self, antialias: bool, known: Tensor, said: Tensor) -> ZoomPrediction:
         mask_box = enlarge(known, SIZE, antialias=antialias).fetch()[0].box
         before = ZoomState(known, None, whole_view(SIZE), mask_box)
         request = ZoomRequest(seen_as((160, 240)), VIEW, SIZE, [Click(240, 160)] * 2, before)
-        (answer,) = answer_zoomed(Saying(said, antialias), [request])  # type: ignore[arg-type]
+        (answer,) = predict_zoomed(Saying(said, antialias), [request])  # type: ignore[arg-type]
         return answer
 
     def test_an_object_that_fills_the_crop_is_not_cut_at_its_border(self, antialias: bool) -> None:
@@ -358,7 +358,7 @@ class TestSeams:
             [Click(9, 9)] * 2,
             ZoomState(known, None, whole_view(SIZE), NOTHING),
         )
-        (answer,) = answer_zoomed(Saying(torch.ones(RESOLUTION), antialias), [request])  # type: ignore[arg-type]
+        (answer,) = predict_zoomed(Saying(torch.ones(RESOLUTION), antialias), [request])  # type: ignore[arg-type]
         assert answer.mask.box[:2] == (0, 0)
         assert float(answer.state.whole[0, 0]) == 1
 
@@ -435,8 +435,8 @@ def test_the_bundled_model_draws_a_small_object_better() -> None:
         mask, before = np.zeros(target.shape, np.bool_), None
         for _ in range(3):
             clicks.append(next_click(mask, target, [(int(c.y), int(c.x)) for c in clicks]))
-            (answer,) = answer_zoomed(predictor, [zoom_request(features, clicks, before, encode, rule)])
+            (answer,) = predict_zoomed(predictor, [zoom_request(features, clicks, before, encode, rule)])
             mask, before = answer.mask.full(), answer.state
-        ious[name] = iou(mask, target)
+        ious[name] = mask_iou(mask, target)
     assert ious["zoom"] > ious["whole"] + 0.05
     print(ious)

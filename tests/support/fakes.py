@@ -15,7 +15,7 @@ from backend.images.decode import Photo
 from backend.images.loader import Look
 from backend.prompts import ImageReference
 from skipclick.masks import BoxMask
-from skipclick.predictor import Answer, ClickRequest
+from skipclick.predictor import ClickRequest, Prediction
 from skipclick.prompts import Click
 
 T = TypeVar("T")
@@ -57,10 +57,10 @@ class DiscPredictor:
     def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor:
         return torch.from_numpy(area.astype(np.float32))
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
-        return [self._answer(request) for request in requests]
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
+        return [self._predict(request) for request in requests]
 
-    def _answer(self, request: ClickRequest) -> Answer:
+    def _predict(self, request: ClickRequest) -> Prediction:
         with self.lock:
             self.calls.append(tuple(request.clicks))
         height, width = request.features.image_size
@@ -71,7 +71,7 @@ class DiscPredictor:
         probability[disc] = 0.9 if newest.positive else 0.1
         mask = probability > 0.5
         score = float(probability[mask].mean()) if mask.any() else 0.0
-        return Answer(BoxMask.of(mask), score, torch.from_numpy(probability.astype(np.float32)))
+        return Prediction(BoxMask.of(mask), score, torch.from_numpy(probability.astype(np.float32)))
 
 
 @dataclass

@@ -18,7 +18,7 @@ from backend.prompts import ImageReference, SmartClick
 from skipclick import load_checkpoint
 from skipclick.features import ImageFeatures
 from skipclick.model import SkipClick
-from skipclick.predictor import Answer, ClickRequest, Predictor
+from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
 from tests.support.tuned_models import tuned_model
 
@@ -65,7 +65,7 @@ class Counting(Predictor):
     """Counts looks at images; `gate` holds answers back while it is closed."""
 
     def __init__(self, model: SkipClick) -> None:
-        super().__init__(model, keep_blocks=True)
+        super().__init__(model, keep_taps=True)
         self.encoded: list[int] = []
         self.gate, self.inside = threading.Event(), threading.Event()
         self.gate.set()
@@ -74,10 +74,10 @@ class Counting(Predictor):
         self.encoded.append(1)
         return super().encode(image)
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         self.inside.set()
         assert self.gate.wait(30)
-        return super().answer(requests)
+        return super().predict(requests)
 
 
 @cache
@@ -87,7 +87,7 @@ def expected(number: int | None) -> list[NDArray[np.bool_]]:
     features = predictor.encode(photo().pixels)
     for count in (1, 2, 3):
         clicks = [Click(click.x, click.y, click.positive) for click in CUP[:count]]
-        (answer,) = predictor.answer([ClickRequest(features, clicks, state)])
+        (answer,) = predictor.predict([ClickRequest(features, clicks, state)])
         state = answer.state
         masks.append(answer.mask.full())
     return masks

@@ -16,7 +16,7 @@ import torch
 from skipclick.model import SkipClick
 from tests.support.training_process import SMALL_VIT
 from train.checkpoints import Identity, TrainingState, check_same, read_state, save_state
-from train.optimise import new_state
+from train.step import new_state
 
 IDENTITY = Identity(SMALL_VIT, {"fingerprint": "f", "photos": 3, "sources": ["1*folder:a"]}, {"torch": "2"}, ("fit",))
 

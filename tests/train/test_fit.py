@@ -33,8 +33,8 @@ from train.dataset import NO_USABLE
 from train.distributed import Group
 from train.fit import fit, global_batches
 from train.log import read_log
-from train.optimise import read_batch
 from train.sources import open_sources
+from train.step import read_batch
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,11 +1,12 @@
-"""Protects one step: simulated clicks, who gets gradients, and that nothing depends on how a batch is divided."""
+"""Protects a run from steps that would ruin its weights: losses and gradients that are no numbers end it, with the
+photos that are to blame."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,93 +14,91 @@ from skipclick.model import SkipClick
 from tests.support.photo_folder import dataset
 from tests.support.small_models import SMALL_CONV
 from tests.support.small_training import CONFIG
-from tests.support.training_process import SMALL_VIT
-from train.config import TrainConfig
+from train.checkpoints import TrainingState
 from train.dataset import Batch, collate
-from train.step import Objective, add_next_clicks, graded, object_generators
+from train.distributed import Group
+from train.objective import Graded, Objective
+from train.step import Part, new_state, read_batch, train_step
 
 
-def two_photos(folder: Path) -> Batch:
-    samples = dataset(folder)
-    return collate([samples[0], samples[1]])
+class BrokenFor(Objective):
+    """A loss that stays as it is, but whose gradient is no number where it is a certain batch's."""
+
+    broken: Batch | None = None
+
+    def forward(self, batch: Batch, *arguments: Any) -> Graded:
+        graded = super().forward(batch, *arguments)
+        if batch is not self.broken:
+            return graded
+        zero = sum(parameter.sum() * 0 for parameter in self.model.parameters())
+        return graded._replace(loss=graded.loss + torch.as_tensor(zero).abs().sqrt())
 
 
-def generators(num: int = 4) -> list[np.random.Generator]:
-    return [np.random.default_rng(i) for i in range(num)]
-
-
-def test_simulated_clicks_overwrite_the_slots_from_the_end(photo_folder: Path) -> None:
-    batch = two_photos(photo_folder)
-    before = [batch.positives.clone(), batch.negatives.clone()]
-    nothing_found = torch.zeros(batch.target.shape)
-    add_next_clicks(batch, nothing_found, slot=23, rngs=generators())
-    for i, target in enumerate(batch.target):
-        row, column = batch.positives[i, 23].long().tolist()
-        assert target[row, column] == 1
-    assert batch.positives[:, :23].equal(before[0][:, :23])
-    assert batch.negatives.equal(before[1])
-
-
-@pytest.mark.parametrize("num_next_clicks", [0, 2])
-def test_gradients_reach_every_trained_weight(photo_folder: Path, num_next_clicks: int) -> None:
-    """Weights cast to bfloat16 without gradient for the simulated clicks must not be reused by the graded pass."""
-    batch = two_photos(photo_folder)
-    clicks = batch.positives.clone(), batch.negatives.clone()
-    torch.manual_seed(0)
-    model = SkipClick(SMALL_CONV)
-    result = graded(model, batch, replace(CONFIG, precision="bfloat16"), num_next_clicks, generators())
-    result.loss.backward()
-    assert result.probability.shape == batch.target.shape
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert (batch.positives.equal(clicks[0]), batch.negatives.equal(clicks[1])) == (True, True)
-    used = result.batch
-    unchanged = used.positives.equal(clicks[0]) and used.negatives.equal(clicks[1])
-    assert unchanged == (num_next_clicks == 0)
-
-
-def test_a_frozen_backbone_gets_no_gradient_and_is_asked_once(photo_folder: Path) -> None:
-    model = SkipClick(replace(SMALL_CONV, train_backbone=False))
-    calls = []
-    model.backbone.register_forward_hook(lambda module, args, taps: calls.append(taps[0].requires_grad))
-    graded(model, two_photos(photo_folder), CONFIG, 3, generators()).loss.backward()
-    assert calls == [False]
-    assert model.training
-    assert not model.backbone.training
-    assert all(p.grad is None for p in model.backbone.parameters())
-    assert all(p.grad is not None for p in model.decoder.parameters())
-
-
-@pytest.mark.parametrize("previous_mask", ["soft", "binary"])
-def test_what_is_fed_back_is_soft_or_a_mask(photo_folder: Path, previous_mask: str) -> None:
-    model = SkipClick(SMALL_CONV)
-    seen: list[torch.Tensor] = []
-    model.prompts.register_forward_hook(lambda module, args, output: seen.append(args[0][:, 0]))
-    config: TrainConfig = replace(CONFIG, previous_mask=previous_mask)  # type: ignore[arg-type]
-    graded(model, two_photos(photo_folder), config, 1, generators())
-    first, second = seen
-    assert not first.any()
-    assert set(second.unique().tolist()) <= {0.0, 1.0} if previous_mask == "binary" else len(second.unique()) > 2
-
-
-def test_an_object_meets_the_same_clicks_and_dropout_in_any_company(photo_folder: Path) -> None:
+@pytest.fixture
+def parts(photo_folder: Path) -> list[Part]:
     samples = dataset(photo_folder)
+    return [Part(range(i, i + 1), collate([samples[i]])) for i in range(3)]
+
+
+@pytest.fixture
+def state() -> TrainingState:
     torch.manual_seed(0)
-    objective = Objective(SkipClick(SMALL_VIT.model), SMALL_VIT)
-    cut = [replace(s, image=s.image[:, :56, :56], target=s.target[:, :56, :56]) for s in (samples[4], samples[5])]
-    together = objective(collate(cut), 2, object_generators(0, [4, 5], 2))
-    alone = objective(collate(cut[1:]), 2, object_generators(0, [5], 2))
-    torch.testing.assert_close(together.probability[2:], alone.probability, atol=1e-5, rtol=1e-4)
-    assert together.batch.positives[2:].equal(alone.batch.positives)
-    other = objective(collate(cut[1:]), 2, object_generators(1, [5], 2))
-    assert not torch.allclose(other.probability, alone.probability, atol=1e-4)
+    return new_state(SkipClick(CONFIG.model), CONFIG, torch.device("cpu"))
 
 
-def test_dropout_keeps_channels_as_often_and_as_loud_as_torchs(photo_folder: Path) -> None:
-    objective = Objective(SkipClick(SMALL_VIT.model), SMALL_VIT)
-    dropout = objective.model.decoder.dropout
-    dropout.draw(5000, generators(2), torch.device("cpu"))
-    kept = dropout(torch.ones(2, 5000, 3, 3))
-    assert kept.mean() == pytest.approx(1.0, abs=0.02)
-    assert sorted(kept.unique().tolist()) == [0.0, pytest.approx(1 / 0.9)]
-    assert (kept == kept[:, :, :1, :1]).all()
-    assert dropout.eval()(torch.ones(2, 5000, 1, 1)).eq(1).all()
+def weights(state: TrainingState) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in state.model.parameters()])
+
+
+def test_a_gradient_that_is_no_number_leaves_its_photos_behind_and_the_weights_as_they_were(
+    state: TrainingState, parts: list[Part], tmp_path: Path
+) -> None:
+    objective, before = BrokenFor(state.model, CONFIG), weights(state)
+    objective.broken = parts[1].batch
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 0"):
+        train_step(state, objective, parts, CONFIG, Group(), tmp_path)
+    [path] = tmp_path.iterdir()
+    assert torch.equal(read_batch(path).image, parts[1].batch.image)
+    assert torch.equal(weights(state), before)
+    assert state.step == 0
+
+
+def test_a_scale_of_float16_that_is_too_large_is_no_failure(
+    state: TrainingState, parts: list[Part], tmp_path: Path
+) -> None:
+    """The scaler skips such a step; at a scale of 1 there is nothing left that it could try."""
+    state.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    objective, before = BrokenFor(state.model, CONFIG), weights(state)
+    objective.broken = parts[0].batch
+    for step in (1, 2):
+        train_step(state, objective, parts, CONFIG, Group(), tmp_path)
+        assert state.step == step
+    assert torch.equal(weights(state), before)
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 2"):
+        train_step(state, objective, parts, CONFIG, Group(), tmp_path)
+    assert torch.equal(weights(state), before)
+
+
+def test_a_backbone_learns_at_a_rate_of_its_own_and_keeps_its_statistics(parts: list[Part], tmp_path: Path) -> None:
+    network = replace(SMALL_CONV, train_backbone=True)
+    config = replace(CONFIG, model=network, backbone_weights="bundled", schedule="constant", warmup_steps=0)
+    config = replace(config, learning_rate=1e-3, backbone_learning_rate=1e-5, batch_size=3)
+    torch.manual_seed(0)
+    state = new_state(SkipClick(network), config, torch.device("cpu"))
+    before = {key: tensor.clone() for key, tensor in state.model.state_dict().items()}
+    train_step(state, Objective(state.model, config), parts, config, Group(torch.device("cpu")), tmp_path)
+    moved = {
+        key: float((tensor.float() - before[key].float()).abs().max())
+        for key, tensor in state.model.state_dict().items()
+    }
+    backbone = {key: most for key, most in moved.items() if key.startswith("backbone.")}
+    # Adam's first step moves each weight by its rate at most, whatever the gradient is.
+    assert 0 < max(most for key, most in backbone.items() if "running" not in key) < 1.1e-5
+    assert max(moved["mixer.pos_embed"], moved["fuse.weight"]) > 5e-4
+    assert not any(most for key, most in backbone.items() if "running" in key or "num_batches" in key)
+    assert any(most for key, most in moved.items() if "running" in key)  # the head's, which are its own
+
+
+def test_a_rate_for_a_frozen_backbone_is_refused() -> None:
+    with pytest.raises(ValueError, match="the backbone is frozen"):
+        replace(CONFIG, model=replace(SMALL_CONV, train_backbone=False), backbone_learning_rate=1e-5)

@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from train.cocolvis.combine import Combined, Counts, combine
 from train.cocolvis.layers import pack_layers
 from train.cocolvis.official import (
@@ -226,7 +226,7 @@ def _combined(work: Work) -> Combined:
 def _write_masks(path: Path, combined: Combined) -> None:
     layers, places = pack_layers(combined.masks, combined.masks[0].size)
     encoded = [cv2.imencode(".png", layer, PNG_OPTIONS)[1] for layer in layers]
-    with replaced_atomically(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         pickler = pickle.Pickler(file, protocol=4)
         pickler.dispatch_table = {np.ndarray: _as_bytes}
         pickler.dump((encoded, places))
@@ -239,7 +239,7 @@ def _as_bytes(array: NDArray[np.uint8]) -> tuple[Any, ...]:
 
 def _put_photo(source: Path, target: Path, photo_files: PhotoFiles) -> None:
     if photo_files == "copy":
-        with replaced_atomically(target) as temporary:
+        with atomic_write(target) as temporary:
             shutil.copyfile(source, temporary)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +255,7 @@ def _finish(
     """Write the files about all photos."""
     write_records(out / "records.jsonl", annotations.checksums, records)
     with_objects = [record for record in records if record.nodes]
-    with replaced_atomically(out / "hannotation.pickle") as temporary:
+    with atomic_write(out / "hannotation.pickle") as temporary:
         content = {record.name: annotation(record) for record in with_objects}
         temporary.write_bytes(pickle.dumps(content, protocol=4))
     in_both = len(records) + len(problems)
@@ -268,7 +268,7 @@ def _finish(
         masks=_sum(record.counts for record in records),
         problems=problems,
     )
-    with replaced_atomically(out / "summary.json") as temporary:
+    with atomic_write(out / "summary.json") as temporary:
         temporary.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
     return summary
 

@@ -1,12 +1,12 @@
 """Fine-tuning: a head learns from a team's accepted masks, and is measured before anyone is served by it.
 
-    examples   what comes in; split by image, so that what is held out stays held out
-    views      each training image encoded once in a few views: the backbone never learns, so its features stay valid
-    learn      simulated clicks as in training, replay of the starting model's answers, best weights by held-out NoC
-    blend      part of the way back to the starting weights, where the canary asks for it
-    judge      candidate and model in service by the NoC simulation, on held-out objects and on a canary set
-    picture    the same as a picture
-    adapt      a few steps right after an accepted mask instead, unmeasured
+    examples     what comes in; split by image, so that what is held out stays held out
+    views        each training image encoded once in a few views: the backbone never learns, so its features stay valid
+    loop         simulated clicks as in training, replay of the starting model's answers, best weights by held-out NoC
+    interpolate  part of the way back to the starting weights, where the retention set asks for it
+    gate         candidate and model in service by the NoC simulation, on held-out objects and on a retention set
+    picture      the same as a picture
+    adapt        a few steps right after an accepted mask instead, unmeasured
 
 No Label Studio and no files: examples come in, a candidate comes out. What was tried is in docs/results/finetune.md.
 """

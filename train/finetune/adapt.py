@@ -17,7 +17,7 @@ import torch
 from skipclick.model import SkipClick
 from train.finetune.config import FinetuneConfig
 from train.finetune.examples import Example, by_image
-from train.finetune.interpolate import blended
+from train.finetune.interpolate import interpolate
 from train.finetune.loop import steps
 from train.finetune.views import View, encoded_views
 
@@ -74,7 +74,7 @@ def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config:
     num_steps = 0
     for progress in steps(model, balanced(newest, earlier), replace(recipe, max_seconds=left)):
         num_steps = progress.step
-    return Adapted(blended(base, model.cpu(), config.share), memory, before.num_steps + num_steps)
+    return Adapted(interpolate(base, model.cpu(), config.share), memory, before.num_steps + num_steps)
 
 
 def seen(base: SkipClick, examples: Sequence[Example], recipe: FinetuneConfig) -> dict[str, tuple[View, ...]]:

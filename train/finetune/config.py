@@ -23,7 +23,7 @@ class FinetuneConfig:
     patience: int = 2  # checks in a row without a better one end the run
     min_objects: int = 8
     max_held_out: int = 40  # objects that are measured; the images that come first count
-    canary_margin: float = 0.5  # clicks that the canary may need more, on average; see `blend`
+    retention_margin: float = 0.5  # clicks that the retention set may need more, on average; see `interpolate`
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter

@@ -82,7 +82,7 @@ def load_image(examples: Sequence[Example]) -> Sample:
 
 
 def load_images(examples: Iterable[Example], problems: list[str]) -> Iterable[Sample]:
-    """Each image with its objects, one after the other; images and masks that cannot be used are told to `problems`."""
+    """Each image with its objects, one after the other; `problems` lists what cannot be used."""
     for of_image in by_image(examples).values():
         try:
             sample = load_image(of_image)

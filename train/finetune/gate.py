@@ -68,14 +68,19 @@ def differences(name: str, version: str, before: Measured, after: Measured) -> t
     return tuple(PairedDifference(name, version, percent, *counts, a, b, interval) for percent, a, b, interval in means)
 
 
-def judge(held_out: Sequence[PairedDifference], canary: Sequence[PairedDifference], margin: float) -> tuple[bool, str]:
-    """Whether to serve it, and why: fewer clicks on held-out objects, not by chance, and no more than `margin` clicks
-    lost on the canary. Of each list the last difference, the mean over the thresholds, decides."""
-    gain, loss = held_out[-1], canary[-1]
+def promotion_gate(
+    held_out: Sequence[PairedDifference], retention: Sequence[PairedDifference], margin: float
+) -> tuple[bool, str]:
+    """Whether to serve the new model, and why: fewer clicks on held-out objects, not by chance, and at most `margin`
+    clicks lost on the retention set. Of each list the last difference, the mean over the thresholds, decides."""
+    gain, loss = held_out[-1], retention[-1]
     low, high = gain.interval
     clicks = f"{gain.old:.2f} → {gain.new:.2f} clicks on {gain.num_objects} held-out objects"
     if high >= 0:
         return False, f"{clicks} may be chance: the 95 % interval of the change is {low:+.2f} to {high:+.2f}"
     if loss.change > margin:
-        return False, f"{clicks}, but the canary needs {loss.change:+.2f} clicks, more than {margin:g} (forgetting)"
-    return True, f"{clicks} (95 % interval of the change {low:+.2f} to {high:+.2f}); canary {loss.change:+.2f}"
+        return (
+            False,
+            f"{clicks}, but the retention set needs {loss.change:+.2f} clicks, more than {margin:g} (forgetting)",
+        )
+    return True, f"{clicks} (95 % interval of the change {low:+.2f} to {high:+.2f}); retention set {loss.change:+.2f}"

@@ -17,7 +17,7 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 """Of the way from the starting weights that a candidate may go."""
 
 
-def blended(start: SkipClick, learnt: SkipClick, share: float) -> SkipClick:
+def interpolate(start: SkipClick, learnt: SkipClick, share: float) -> SkipClick:
     """A new model whose weights lie at `share` in [0, 1] of the way from `start` to `learnt`."""
     model = copy.deepcopy(start)
     with torch.no_grad():
@@ -26,12 +26,12 @@ def blended(start: SkipClick, learnt: SkipClick, share: float) -> SkipClick:
     return model
 
 
-def as_far_as(
+def largest_safe_share(
     start: SkipClick, learnt: SkipClick, is_safe: Callable[[SkipClick], bool], shares: Sequence[float] = SHARES
 ) -> tuple[float, SkipClick]:
     """The first of the shares, and its model, for which `is_safe` holds; the last one where it holds for none."""
     for share in shares[:-1]:
-        model = blended(start, learnt, share)
+        model = interpolate(start, learnt, share)
         if is_safe(model):
             return share, model
-    return shares[-1], blended(start, learnt, shares[-1])
+    return shares[-1], interpolate(start, learnt, shares[-1])

@@ -23,8 +23,8 @@ from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.gate import Measured
 from train.finetune.views import MIN_AREA, View
 from train.losses import LOSSES
+from train.objective import add_next_clicks
 from train.sampler import NUM_SLOTS, SamplerConfig, sample_object, sample_points
-from train.step import add_next_clicks
 
 SAMPLER = SamplerConfig(min_object_area=MIN_AREA, merge_prob=0.0, single_centre_prob=0.5)
 
@@ -48,11 +48,11 @@ def learn(
     views: Sequence[View],
     measure: Callable[[SkipClick], Measured],
     config: FinetuneConfig,
-    told: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> Learnt:
     """Weights of the head with the least error by `measure`, starting from `base`, which stays as it is.
 
-    start: what `measure` says of `base`. told: called at every step; what it raises ends the work.
+    start: what `measure` says of `base`. on_progress: called at every step; what it raises ends the work.
     """
     device = torch.device(config.device)
     model: SkipClick = copy.deepcopy(base).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -60,7 +60,7 @@ def learn(
     curve = [(0, best.clicks)]
     misses, before = 0, 0.0
     for progress in steps(model, views, config):
-        told(replace(progress, noc=best.noc))
+        on_progress(replace(progress, noc=best.noc))
         if int(before * config.checks) < int(progress.share * config.checks):
             now = measure(model)
             curve.append((progress.step, now.clicks))

@@ -41,7 +41,7 @@ def picture(candidate: Candidate, in_service: SkipClick, num_rows: int = 4) -> N
 
 def _chart(candidate: Candidate) -> NDArray[np.uint8]:
     report = candidate.report
-    differences = [one for one in (*report.held_out, *report.canary) if one.percent]
+    differences = [one for one in (*report.held_out, *report.retention) if one.percent]
     canvas = Image.new("RGB", (WIDTH, 84 + 2 * BAR * len(differences)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
     verdict = "to be promoted" if report.worth_promoting else "not promoted"

@@ -14,8 +14,8 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, load_images, split
-from train.finetune.gate import Measured, differences, judge, measured
-from train.finetune.interpolate import as_far_as
+from train.finetune.gate import Measured, differences, measured, promotion_gate
+from train.finetune.interpolate import largest_safe_share
 from train.finetune.loop import learn
 from train.finetune.views import encoded_views
 
@@ -32,12 +32,12 @@ class Report:
     step: int
     """After which the candidate's weights were; 0: nothing that was learnt was better."""
     share: float
-    """Of the way from the starting weights to those that were learnt: as far as the canary allows."""
+    """Of the way from the starting weights to those that were learnt: as far as the retention set allows."""
     curve: tuple[tuple[int, float], ...]
     """(step, mean of NoC@85 and NoC@90 on held-out objects) at each check, from the base model on."""
     held_out: tuple[PairedDifference, ...]
     """The model in service against the candidate; these objects also chose the step, so it is slightly optimistic."""
-    canary: tuple[PairedDifference, ...]
+    retention: tuple[PairedDifference, ...]
     seconds: float
     worth_promoting: bool
     reason: str
@@ -61,15 +61,15 @@ class Candidate:
 def finetune(
     base: SkipClick,
     examples: Sequence[Example],
-    canary: Sequence[Sample],
+    retention_set: Sequence[Sample],
     config: FinetuneConfig | None = None,
-    told: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
     in_service: SkipClick | None = None,
 ) -> Candidate:
     """A candidate that learnt from all examples, starting from `base` whatever was promoted before.
 
-    in_service: the model that the candidate must beat, by default `base`. told: called at every step; what it raises
-    ends the work. Raises `TooFewError` where there is too little to learn from or to measure on.
+    in_service: the model that the candidate must beat, by default `base`. on_progress: called at every step; what it
+    raises ends the work. Raises `TooFewError` where there is too little to learn from or to measure on.
     """
     config, begin = config or FinetuneConfig(), time.monotonic()
     in_service = in_service or base
@@ -81,25 +81,25 @@ def finetune(
         )
     problems: list[str] = []
     held_out = tuple(_first_objects(load_images(to_hold_out, problems), config.max_held_out))
-    views = encoded_views(base, to_learn, config, problems, lambda share: told(Progress("encoding", share)))
+    views = encoded_views(base, to_learn, config, problems, lambda share: on_progress(Progress("encoding", share)))
     if not held_out or not views:
         raise TooFewError(f"too few images can be used: {'; '.join(problems[:3]) or 'their objects are too small'}")
 
     def measure(model: SkipClick, samples: Sequence[Sample] = held_out) -> Measured:
         return measured(model, samples, config.device)
 
-    told(Progress("measuring"))
+    on_progress(Progress("measuring"))
     start = measure(base)
     before = start if in_service is base else measure(in_service)
-    learnt = learn(base, start, views, measure, config, told)
-    told(Progress("measuring", step=learnt.step, noc=learnt.measured.noc))
-    on_canary = cache(lambda model: measure(model, canary))
-    most = on_canary(base).clicks + config.canary_margin
-    share, model = as_far_as(base, learnt.model, lambda model: on_canary(model).clicks <= most)
+    learnt = learn(base, start, views, measure, config, on_progress)
+    on_progress(Progress("measuring", step=learnt.step, noc=learnt.measured.noc))
+    on_retention_set = cache(lambda model: measure(model, retention_set))
+    limit = on_retention_set(base).clicks + config.retention_margin
+    share, model = largest_safe_share(base, learnt.model, lambda model: on_retention_set(model).clicks <= limit)
     after = learnt.measured if share == 1 else measure(model)
     gain = differences("held out", base.version, before, after)
-    loss = differences("canary", base.version, on_canary(in_service), on_canary(model))
-    worth_promoting, reason = judge(gain, loss, config.canary_margin)
+    loss = differences("retention set", base.version, on_retention_set(in_service), on_retention_set(model))
+    worth_promoting, reason = promotion_gate(gain, loss, config.retention_margin)
     report = Report(
         config=config,
         num_objects=len(examples),
@@ -109,7 +109,7 @@ def finetune(
         share=share,
         curve=learnt.curve,
         held_out=gain,
-        canary=loss,
+        retention=loss,
         seconds=time.monotonic() - begin,
         worth_promoting=worth_promoting,
         reason=reason,

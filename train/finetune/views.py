@@ -50,12 +50,13 @@ def encoded_views(
     examples: Sequence[Example],
     config: FinetuneConfig,
     problems: list[str],
-    told: Callable[[float], None],
+    on_progress: Callable[[float], None],
 ) -> list[View]:
     """The views in which an object is to be seen: of each image whole, mirrored, then windows in other colours.
 
     Where all images together would have too many, there are fewer of each; where one of each is too much, the images
-    that come last are left out (and told to `problems`, as those that cannot be read). told: the share that is done.
+    that come last are left out (and listed in `problems`, as those that cannot be read are). on_progress: called with
+    the share that is done.
     """
     num_images, device = len(by_image(examples)), torch.device(config.device)
     model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,7 +71,7 @@ def encoded_views(
             problems.append(f"the images after the first {index} are left out: there is room for {most} views")
             break
         views += _encoded(model, sample, each, rng, device)
-        told((index + 1) / num_images)
+        on_progress((index + 1) / num_images)
     return [view for view in views if view.num_objects]
 
 

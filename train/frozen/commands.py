@@ -124,7 +124,7 @@ def _encode(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     with tqdm(total=options.views, unit="views") as bar:
 
-        def told(number: int) -> None:
+        def on_progress(number: int) -> None:
             bar.update(number - bar.n)
 
         encode_views(
@@ -137,7 +137,7 @@ def _encode(options: argparse.Namespace) -> None:
             kind_weights=dict(options.kind_weights),
             split=options.split,
             seed=options.seed,
-            on_progress=told,
+            on_progress=on_progress,
         )
 
 

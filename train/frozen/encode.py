@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from skipclick import Predictor
-from skipclick.head import backbone_name
+from skipclick.head import backbone_digest
 from skipclick.model import SkipClick
 from train.frozen.store import read_about, view_path, write_about, write_view
 from train.frozen.views import draw_view
@@ -48,7 +48,7 @@ def encode_views(
         raise ValueError(f"{', '.join(data)}: no photos of kind {', '.join(sorted(unknown))}")
     weights = np.array([kind_weights.get(photo.kind or "", 1.0) for photo in photos])
     about: dict[str, Any] = {
-        "backbone": backbone_name(model),
+        "backbone": backbone_digest(model),
         "crop": crop,
         "seed": seed,
         "split": split,

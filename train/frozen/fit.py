@@ -13,13 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
-from skipclick.head import backbone_name, head_state
-from skipclick.metrics import noc
+from skipclick.head import backbone_digest, head_state
+from skipclick.metrics import mask_iou, noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
 from train.frozen.rollout import Place, advanced, answers, new_place, place_in
@@ -123,7 +122,7 @@ def fit_head(model: SkipClick, run: HeadRun, config: HeadConfig, resume: Path | 
     continuation is not bit for bit what it would have been. Raises `ValueError` where views or checkpoint do not fit.
     """
     about = read_about(run.views)
-    if about["backbone"] != backbone_name(model):
+    if about["backbone"] != backbone_digest(model):
         raise ValueError(f"{run.views} holds views of another backbone than this model's: encode them anew")
     last = run.output / "head.pt"
     if last.exists() and resume != last:
@@ -195,16 +194,11 @@ def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dic
             decay = min(config.ema_decay, (1 + state.step) / (10 + state.step))
             torch._foreach_lerp_(list(state.average.values()), [w.detach() for w in weights.values()], 1 - decay)
             state.step += 1
-            ious = [iou(answer, place.target) for answer, place in zip(graded.probability, places, strict=True)]
+            masks = graded.probability > TRAINING_THRESHOLD
+            ious = [mask_iou(mask, place.target) for mask, place in zip(masks, places, strict=True)]
             yield {"loss": loss.item(), "iou": float(np.mean(ious)), "norm": norm, "rate": rate}
             moved = [advanced(place, answer) for place, answer in zip(places, graded.probability, strict=True)]
             places = [place for place in moved if place is not None]
-
-
-def iou(probability: NDArray[np.float32], target: NDArray[np.int8]) -> float:
-    """Of a mask with its target, ignored pixels aside."""
-    predicted, wanted = (probability > TRAINING_THRESHOLD) & (target >= 0), target == 1
-    return float((predicted & wanted).sum() / max(1, (predicted | wanted).sum()))
 
 
 def averaged(state: HeadState) -> SkipClick:
@@ -226,7 +220,7 @@ def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]
         curve: list[float] = []
         while place is not None:
             [answer] = answers(model, [place], LOSSES["bce_dice"]).probability
-            curve.append(iou(answer, place.target))
+            curve.append(mask_iou(answer > TRAINING_THRESHOLD, place.target))
             place = advanced(place, answer)
         curves.append(curve + [curve[-1]] * (CLICKS_MEASURED - len(curve)))
     return curves
@@ -249,7 +243,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
     content = {
         "format": FORMAT,
         "model": json.dumps(state.model.config.to_dict()),
-        "backbone": backbone_name(state.model),
+        "backbone": backbone_digest(state.model),
         "history": json.dumps([*state.history, {**record, "to_step": state.step, "objects": state.drawn}]),
         "head": {name: tensor.detach() for name, tensor in head_state(state.model).items()},
         "average": state.average,
@@ -257,7 +251,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
         "step": state.step,
         "drawn": state.drawn,
     }
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(content, temporary)
 
 
@@ -278,7 +272,7 @@ def read_head(path: Path) -> dict[str, Any]:
 def load_state(state: HeadState, saved: dict[str, Any]) -> None:
     """Go on from a checkpoint. Raises `ValueError` where it is of another network."""
     config = ModelConfig.from_dict(json.loads(saved["model"]))
-    if saved["backbone"] != backbone_name(state.model) or config != state.model.config:
+    if saved["backbone"] != backbone_digest(state.model) or config != state.model.config:
         raise ValueError("the head was trained on another network than this one")
     state.model.load_state_dict(saved["head"], strict=False)
     for name, tensor in saved["average"].items():
@@ -290,7 +284,7 @@ def load_state(state: HeadState, saved: dict[str, Any]) -> None:
 
 def trained_head(saved: dict[str, Any], backbone: SkipClick) -> SkipClick:
     """The averaged weights of a checkpoint on their backbone, that of `backbone`. `ValueError` where it is another."""
-    if saved["backbone"] != backbone_name(backbone):
+    if saved["backbone"] != backbone_digest(backbone):
         raise ValueError("the head was trained on another backbone than this one")
     model = SkipClick(ModelConfig.from_dict(json.loads(saved["model"])))
     model.backbone.load_state_dict(backbone.backbone.state_dict())

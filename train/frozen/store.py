@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skipclick.atomic_io import replaced_atomically
+from skipclick.atomic_io import atomic_write
 from skipclick.prompts import Click
 from train.frozen.views import DrawnView, Start
 from train.scene import Scene, SceneObject
@@ -44,7 +44,7 @@ def view_path(folder: Path, number: int) -> Path:
 
 
 def write_about(folder: Path, about: Mapping[str, Any]) -> None:
-    with replaced_atomically(folder / _ABOUT) as temporary:
+    with atomic_write(folder / _ABOUT) as temporary:
         temporary.write_text(json.dumps(dict(about), indent=1))
 
 
@@ -76,7 +76,7 @@ def write_view(path: Path, view: DrawnView, taps: tuple[Tensor, ...], photo: str
     for name, plane in planes.items():
         _, png = cv2.imencode(".png", plane, [cv2.IMWRITE_PNG_COMPRESSION, 1])
         tensors[name] = torch.from_numpy(png.ravel())
-    with replaced_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata={"format": FORMAT, "about": json.dumps(about)})
 
 

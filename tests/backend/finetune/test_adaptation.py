@@ -14,7 +14,7 @@ from backend.finetune.store import AnnotationStore, StoredObject
 from backend.finetune.versions import Versions
 from backend.label_studio.client import ApiError
 from backend.settings import Settings
-from skipclick.head import head_name
+from skipclick.head import head_digest
 from tests.support import annotation_bodies as bodies
 from tests.support.fake_label_studio import FakeLabelStudio
 from tests.support.tuned_models import base_model, tuned_model
@@ -54,7 +54,7 @@ def test_each_mask_moves_the_head_and_one_rollback_undoes_all(
         assert versions.current(PROJECT) == version.number == number
         assert version.about["adapted"] == {"from": None, "steps": 2 * number}
         assert version.about["objects"] == min(number, 2)  # of the newest image and the one before
-        heads.append(head_name(version.head()))
+        heads.append(head_digest(version.head()))
     assert len(set(heads)) == 3
     assert versions.numbers(PROJECT) == [2, 3]
     assert versions.rollback(PROJECT) is None

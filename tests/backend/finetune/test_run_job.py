@@ -22,7 +22,7 @@ from backend.images.decode import Photo
 from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick import load_checkpoint
-from skipclick.head import backbone_name
+from skipclick.head import backbone_digest
 from tests.support import annotation_bodies as bodies
 from tests.support.annotation_bodies import annotation, region
 from tests.support.fake_label_studio import FakeLabelStudio
@@ -46,10 +46,10 @@ def queued(settings: Settings) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _small_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = module.canary()
+def _small_retention_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = module.retention_set()
     assert len(whole) == 18
-    monkeypatch.setattr(module, "canary", lambda: whole[10:11])
+    monkeypatch.setattr(module, "retention_set", lambda: whole[10:11])
 
 
 def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Settings, queued: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Sett
     version = versions.version(PROJECT, 1)
     version.head()  # its digest fits
     assert version.about["data"] == store.fingerprint(PROJECT)
-    assert version.about["backbone"] == backbone_name(load_checkpoint("bundled"))
+    assert version.about["backbone"] == backbone_digest(load_checkpoint("bundled"))
     assert version.report["num_objects"] == 12
     assert Image.open(version.picture).size[0] == 960
     assert versions.current(PROJECT) == (1 if job.promoted else None)
@@ -78,7 +78,7 @@ def promoting(studio: FakeLabelStudio, settings: Settings, queued: Path, monkeyp
     """A job that is done and was told that its version is worth promoting."""
     for number in range(1, 9):
         put_task(studio, number)
-    monkeypatch.setattr("train.finetune.run.judge", lambda *_: (True, "because the test says so"))
+    monkeypatch.setattr("train.finetune.run.promotion_gate", lambda *_: (True, "because the test says so"))
     run(settings, PROJECT, queued, QUICK)
     return queued
 
@@ -187,10 +187,10 @@ def test_masks_and_photos_are_fitted_alike(settings: Settings) -> None:
 
 def test_progress_is_reported_seldom() -> None:
     written: list[dict[str, Any]] = []
-    told = module._seldom(lambda **changes: written.append(changes))
+    on_progress = module._seldom(lambda **changes: written.append(changes))
     for step in range(50):
-        told(Progress("learning", step / 50, step))
-    told(Progress("measuring"))
+        on_progress(Progress("learning", step / 50, step))
+    on_progress(Progress("measuring"))
     assert [one["stage"] for one in written] == ["learning", "measuring"]
     assert set(written[0]) <= set(Job.__dataclass_fields__)
 
@@ -204,7 +204,7 @@ def test_a_choice_made_meanwhile_stands(settings: Settings, monkeypatch: pytest.
         versions.rollback(PROJECT)
         return True, "because the test says so"
 
-    monkeypatch.setattr("train.finetune.run.judge", rolled_back)
+    monkeypatch.setattr("train.finetune.run.promotion_gate", rolled_back)
     run(settings, PROJECT, jobs.path(jobs.enqueue(PROJECT, "a test", 0)), QUICK)
     job = jobs.newest(PROJECT)
     assert job is not None

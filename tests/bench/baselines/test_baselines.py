@@ -19,7 +19,7 @@ from bench.baselines.random_walker import RandomWalkerModel
 from bench.noc import main
 from skipclick import Click
 from skipclick.evaluation.evaluate import Rules, simulate
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 
 SEEDED = ("grabcut", "random-walker")
 
@@ -108,7 +108,7 @@ def test_the_random_walker_follows_edges_not_distance() -> None:
     mask = model.click(model.encode(image), [Click(85, 50), Click(95, 50, positive=False)], None) > 0.5
     target = np.zeros((100, 160), np.int8)
     target[10:90, 20:90] = 1
-    assert iou(mask, target) > 0.97
+    assert mask_iou(mask, target) > 0.97
 
 
 def test_the_random_walker_needs_no_previous_mask() -> None:

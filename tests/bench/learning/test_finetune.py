@@ -23,7 +23,7 @@ from bench.learning.finetune import (
     tables,
 )
 from skipclick import Predictor, load_checkpoint
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from tests.support.commands import exit_status
 from train.finetune import FinetuneConfig
 
@@ -32,8 +32,8 @@ PICTURES = Domain("pictures", "folder", str(CHECK), None)
 
 
 def outcome(count: int, seed: int, *nocs: tuple[int, int], worth: bool = True) -> FinetuneResult:
-    canary = [{"old": 4.0, "new": 4.25}]
-    report = {"canary": canary, "worth_promoting": worth} if count else None
+    retention = [{"old": 4.0, "new": 4.25}]
+    report = {"retention": retention, "worth_promoting": worth} if count else None
     images = tuple(f"photo {place}" for place in range(len(nocs)))
     return FinetuneResult("horses", count, seed, images, nocs, 100.0 + seed, 50.0, 1 << 30, report)
 
@@ -71,7 +71,7 @@ def test_accepted_masks_come_out_of_the_store_unchanged(tmp_path: Path) -> None:
     own = [example.target() == 1 for example in examples if np.array_equal(example.image(), first.image)]
     assert own
     assert all(any(np.array_equal(mask, each) for each in masks) for mask in own)
-    assert all(max(iou(mask, truth) for truth in first.targets.values()) >= 0.9 for mask in own)
+    assert all(max(mask_iou(mask, truth) for truth in first.targets.values()) >= 0.9 for mask in own)
 
 
 def test_more_objects_than_there_are_is_an_error(tmp_path: Path) -> None:

@@ -49,8 +49,8 @@ def test_every_object_is_clicked_on_what_was_adapted_to_those_before(monkeypatch
         return replace(before, num_steps=before.num_steps + 1)
 
     monkeypatch.setattr(finetune_immediate, "adapt", remembering)
-    canary = Measured((ObjectResult("a", 1, None, [0.1, 0.86, 0.95], [], 0.0, []),))
-    found = run_sequence(PICTURES, base, 3, 7, AdaptConfig(), lambda _: canary)
+    retention = Measured((ObjectResult("a", 1, None, [0.1, 0.86, 0.95], [], 0.0, []),))
+    found = run_sequence(PICTURES, base, 3, 7, AdaptConfig(), lambda _: retention)
     assert [steps for steps, _, _ in seen] == [0, 1, 2]
     assert {seed for _, _, seed in seen} == {7}
     assert [keys[-1] for _, keys, _ in seen] == list(found.objects.images)
@@ -62,8 +62,8 @@ def test_every_object_is_clicked_on_what_was_adapted_to_those_before(monkeypatch
 
 def test_the_table_pairs_object_by_object() -> None:
     clicked = ClickCounts(("a", "a", "b", "c"), ((4, 6), (2, 4), (8, 12), (6, 8)), ((4, 6), (2, 4), (6, 8), (4, 6)))
-    canary = ClickCounts(("x", "y"), ((2, 4), (2, 4)), ((2, 4), (4, 6)))
-    lines = table([SequenceResult("horses", 0, clicked, canary, (2.0, 3.0, 4.0, 3.0), 30)]).splitlines()
+    retention = ClickCounts(("x", "y"), ((2, 4), (2, 4)), ((2, 4), (4, 6)))
+    lines = table([SequenceResult("horses", 0, clicked, retention, (2.0, 3.0, 4.0, 3.0), 30)]).splitlines()
     # clicks: (5 + 3 + 10 + 7) / 4 = 6.25, then (5 + 3 + 7 + 5) / 4 = 5
     assert lines[2].startswith("| horses | 4 (3) | 5.00 / 7.50 | 4.00 / 6.00 | -1.25 (-20%) | ")
     assert lines[2].endswith(" | 3.0 | 7.5 |")

@@ -31,10 +31,10 @@ def test_all_baselines_compute_the_same_mask() -> None:
         bias = model.decoder.classify.bias
         assert bias is not None
         bias -= np.log(odds / (1 - odds))
-    predictor = Predictor(model, resolution, keep_blocks=True)
+    predictor = Predictor(model, resolution, keep_taps=True)
     features = predictor.encode(photo)
     ours = plain(predictor, features, CLICKS)()
-    theirs = authors_design(model, features.blocks, CLICKS, photo.shape[:2], resolution)()
+    theirs = authors_design(model, features.taps, CLICKS, photo.shape[:2], resolution)()
     assert 0.2 < ours.mean() < 0.8
     assert (ours != theirs).mean() < 1e-3
     answer = served(predictor, features, CLICKS)()

@@ -20,7 +20,7 @@ from bench.serving.soak import ALLOWED_DIFFERENCE, ALLOWED_GROWTH, PackedAnswer,
 from skipclick.config import TINY
 from skipclick.masks import BoxMask
 from skipclick.model import SkipClick
-from skipclick.predictor import Answer, ClickRequest, Predictor
+from skipclick.predictor import ClickRequest, Prediction, Predictor
 from tests.support.commands import exit_status
 
 
@@ -73,8 +73,8 @@ class Unsteady:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
-    def answer(self, requests: Sequence[ClickRequest]) -> list[Answer]:
-        answers = self.network.answer(requests)
+    def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
+        answers = self.network.predict(requests)
         return [replace(a, score=np.nextafter(a.score, 2)) if self.rng.random() < 0.1 else a for a in answers]
 
 

@@ -24,11 +24,11 @@ from skipclick.evaluation.evaluate import (
     simulate,
 )
 from skipclick.evaluation.results import ObjectResult
-from skipclick.metrics import iou
+from skipclick.metrics import mask_iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import error_regions
-from skipclick.zoom import answer_zoomed, crop_encoder, zoom_request
+from skipclick.zoom import crop_encoder, predict_zoomed, zoom_request
 from tests.support.bench_models import BatchDiscModel, DiscModel, scene
 from tests.support.parity_files import for_each_golden, load_golden
 from tests.support.rule_weights import layout_of, rule_model
@@ -57,7 +57,7 @@ def test_a_session_clicks_the_error_and_hands_the_answer_back() -> None:
     assert len(set(clicks)) == 6
     assert model.previous_sums[0] is None
     final = model.click(target.shape, clicks, None) > 0.49
-    assert ious[-1] == iou(final, target)
+    assert ious[-1] == mask_iou(final, target)
     assert model.previous_sums[1] == pytest.approx((model.click(target.shape, clicks[:1], None) > 0.49).sum())
 
 
@@ -149,7 +149,7 @@ def test_the_paper_protocol_is_click_by_click_what_the_predictor_says(network: S
     previous = None
     for count, value in enumerate(result.ious, start=1):
         previous = predictor.click(features, result.clicks[:count], previous)
-        assert value == iou(previous > 0.49, target)
+        assert value == mask_iou(previous > 0.49, target)
 
 
 @for_each_golden("golden_rollout_*.npz")
@@ -178,8 +178,8 @@ def test_the_serve_protocol_is_click_by_click_what_annotators_get(network: SkipC
     features = predictor.encode(photo())
     state = None
     for count, value in enumerate(result.ious, start=1):
-        (answer,) = predictor.answer([ClickRequest(features, result.clicks[:count], state)])
-        assert value == iou(answer.mask.full(), target)
+        (answer,) = predictor.predict([ClickRequest(features, result.clicks[:count], state)])
+        assert value == mask_iou(answer.mask.full(), target)
         state = answer.state
 
 
@@ -205,8 +205,10 @@ def test_the_serve_protocol_zooms_in_click_by_click() -> None:
         before, views = None, set()
         for count, value in enumerate(result.ious, start=1):
             request = zoom_request(features, result.clicks[:count], before, crop_encoder(predictor, sample.image))
-            (answer,) = answer_zoomed(predictor, [request])
-            assert value == pytest.approx(iou(answer.mask.full(), target), abs=1e-3)  # a batch of two rounds otherwise
+            (answer,) = predict_zoomed(predictor, [request])
+            assert value == pytest.approx(
+                mask_iou(answer.mask.full(), target), abs=1e-3
+            )  # a batch of two rounds otherwise
             before = answer.state
             views.add(request.view)
         assert result.crops == len(views) - 1 >= 1

@@ -19,18 +19,18 @@ from skipclick import Predictor, load_checkpoint
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.results import ObjectResult
-from skipclick.head import backbone_name, head_name, head_state
+from skipclick.head import backbone_digest, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
 from train.finetune.examples import load_images
-from train.finetune.gate import Measured, judge, measured
+from train.finetune.gate import Measured, measured, promotion_gate
 from train.finetune.loop import Learnt, draw, graded_loss, learn, learning_rate
 from train.finetune.picture import picture
 from train.finetune.views import View, encoded_views
 
 CHECK = open_dataset("folder", Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set")
-CANARY = [CHECK[0], CHECK[10]]  # the others would take their time
+RETENTION_SET = [CHECK[0], CHECK[10]]  # the others would take their time
 QUICK = FinetuneConfig(steps=8, batch_size=4, views=2, checks=2, precision="float32")
 
 
@@ -106,8 +106,8 @@ def test_objects_of_one_image_are_one_sample() -> None:
 
 
 def test_first_view_is_what_serving_sees(base: SkipClick, views: list[View]) -> None:
-    features = Predictor(base, keep_blocks=True).encode(drawn_example(0).image())
-    for mine, served in zip(views[0].taps, features.blocks, strict=True):
+    features = Predictor(base, keep_taps=True).encode(drawn_example(0).image())
+    for mine, served in zip(views[0].taps, features.taps, strict=True):
         assert torch.nn.functional.cosine_similarity(mine.float().flatten(), served.flatten(), dim=0) > 0.999
     mirrored = views[1].scene.mask(views[1].scene.objects[0])
     assert np.array_equal(mirrored[:, ::-1], views[0].scene.mask(views[0].scene.objects[0]))
@@ -157,11 +157,11 @@ def learnt_with(base: SkipClick, views: list[View], *clicks: int, **changes: Any
 
 
 def test_learning_changes_the_head_and_nothing_else(base: SkipClick, views: list[View]) -> None:
-    before = head_name(head_state(base))
+    before = head_digest(head_state(base))
     learnt = learnt_with(base, views, 9, 8, 7, 6, 5)
     assert learnt.step == 4
-    assert head_name(head_state(learnt.model)) != before == head_name(head_state(base))
-    assert backbone_name(learnt.model) == backbone_name(base)
+    assert head_digest(head_state(learnt.model)) != before == head_digest(head_state(base))
+    assert backbone_digest(learnt.model) == backbone_digest(base)
     kept = {key: tensor for key, tensor in learnt.model.state_dict().items() if "running_" in key}
     assert kept
     assert all(torch.equal(tensor, base.state_dict()[key]) for key, tensor in kept.items())
@@ -176,7 +176,7 @@ def test_the_best_weights_count_and_patience_ends_the_run(base: SkipClick, views
 def test_where_nothing_gets_better_the_base_comes_back(base: SkipClick, views: list[View]) -> None:
     learnt = learnt_with(base, views, 5, 6, 7, patience=2)
     assert learnt.step == 0
-    assert head_name(head_state(learnt.model)) == head_name(head_state(base))
+    assert head_digest(head_state(learnt.model)) == head_digest(head_state(base))
 
 
 def test_the_rate_rises_and_falls_to_nothing() -> None:
@@ -189,10 +189,10 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
 
 
 def test_a_slow_machine_has_a_shorter_schedule(base: SkipClick, views: list[View]) -> None:
-    told: list[Progress] = []
+    seen: list[Progress] = []
     config = dataclasses.replace(QUICK, steps=100_000, checks=1, max_seconds=1.0)
-    learn(base, needing(6), views, lambda _: needing(5), config, told.append)
-    learning = [one for one in told if one.stage == "learning"]
+    learn(base, needing(6), views, lambda _: needing(5), config, seen.append)
+    learning = [one for one in seen if one.stage == "learning"]
     assert learning[-1].share == 1.0
     assert learning[-1].step < 100_000
 
@@ -204,7 +204,7 @@ def difference(old: float, new: float, low: float, high: float) -> PairedDiffere
 @pytest.mark.parametrize(
     ("gain", "loss", "worth", "word"),
     [
-        ((9.0, 6.0, -4.0, -2.0), (5.0, 5.2, -0.1, 0.5), True, "canary"),
+        ((9.0, 6.0, -4.0, -2.0), (5.0, 5.2, -0.1, 0.5), True, "retention set"),
         ((9.0, 8.5, -1.2, 0.1), (5.0, 5.0, 0.0, 0.0), False, "chance"),
         ((9.0, 9.0, 0.0, 0.0), (5.0, 5.0, 0.0, 0.0), False, "chance"),
         ((9.0, 6.0, -4.0, -2.0), (5.0, 5.6, 0.2, 1.0), False, "forgetting"),
@@ -213,7 +213,7 @@ def difference(old: float, new: float, low: float, high: float) -> PairedDiffere
 def test_only_fewer_clicks_without_forgetting_are_worth_promoting(
     gain: tuple[float, float, float, float], loss: tuple[float, float, float, float], worth: bool, word: str
 ) -> None:
-    decided, reason = judge([difference(*gain)], [difference(*loss)], margin=0.5)
+    decided, reason = promotion_gate([difference(*gain)], [difference(*loss)], margin=0.5)
     assert decided == worth
     assert word in reason
 
@@ -226,12 +226,12 @@ def test_too_few_objects_are_told_so(base: SkipClick) -> None:
 
 
 def test_what_progress_raises_ends_the_work(base: SkipClick) -> None:
-    def told(progress: Progress) -> None:
+    def seen(progress: Progress) -> None:
         if progress.stage == "learning":
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        finetune(base, [drawn_example(n) for n in range(8)], CANARY, QUICK, told)
+        finetune(base, [drawn_example(n) for n in range(8)], RETENTION_SET, QUICK, seen)
 
 
 SHOWN = [drawn_example(n) for n in range(32)]  # seven of them are held out: enough to tell learning from chance
@@ -240,7 +240,7 @@ SHOWN = [drawn_example(n) for n in range(32)]  # seven of them are held out: eno
 @pytest.fixture(scope="module")
 def candidate(base: SkipClick) -> Candidate:
     config = FinetuneConfig(steps=40, batch_size=4, views=2, checks=1, precision="float32")
-    return finetune(base, SHOWN, CANARY, config)
+    return finetune(base, SHOWN, RETENTION_SET, config)
 
 
 def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -> None:
@@ -249,7 +249,7 @@ def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -
     assert report.step > 0
     assert report.worth_promoting, report.reason
     assert report.held_out[-1].interval[1] < 0
-    assert report.canary[-1].change <= report.config.canary_margin
+    assert report.retention[-1].change <= report.config.retention_margin
     assert candidate.after.clicks < candidate.before.clicks
     new = measured(candidate.model, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
     old = measured(base, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
@@ -260,7 +260,7 @@ def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -
 def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate: Candidate) -> None:
     """A second job on the same data makes nothing better than the first one's head."""
     config = candidate.report.config
-    again = finetune(base, SHOWN, CANARY, config, in_service=candidate.model)
+    again = finetune(base, SHOWN, RETENTION_SET, config, in_service=candidate.model)
     assert not again.report.worth_promoting
     assert again.report.held_out[-1].old == candidate.after.clicks
 

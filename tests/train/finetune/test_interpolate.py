@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skipclick.model import SkipClick
 from tests.support.tuned_models import base_model, tuned_model
-from train.finetune.interpolate import SHARES, as_far_as, blended
+from train.finetune.interpolate import SHARES, interpolate, largest_safe_share
 
 
 def distance(one: SkipClick, other: SkipClick) -> float:
@@ -21,7 +21,7 @@ def distance(one: SkipClick, other: SkipClick) -> float:
 @given(st.floats(0, 1))
 def test_a_share_of_the_way_is_that_share_of_the_distance(share: float) -> None:
     start, learnt = base_model(), tuned_model(1)
-    way, model = distance(start, learnt), blended(start, learnt, share)
+    way, model = distance(start, learnt), interpolate(start, learnt, share)
     assert distance(start, model) == pytest.approx(share * way, abs=1e-3 * way)
     assert distance(model, learnt) == pytest.approx((1 - share) * way, abs=1e-3 * way)
 
@@ -29,8 +29,8 @@ def test_a_share_of_the_way_is_that_share_of_the_distance(share: float) -> None:
 def test_the_ends_are_the_models_themselves() -> None:
     start, learnt = base_model(), tuned_model(1)
     before = {name: weight.clone() for name, weight in start.named_parameters()}
-    assert distance(blended(start, learnt, 1.0), learnt) == 0
-    assert distance(blended(start, learnt, 0.0), start) == 0
+    assert distance(interpolate(start, learnt, 1.0), learnt) == 0
+    assert distance(interpolate(start, learnt, 0.0), start) == 0
     assert all(torch.equal(weight, before[name]) for name, weight in start.named_parameters())
 
 
@@ -44,7 +44,7 @@ def test_a_candidate_goes_as_far_as_is_safe(allowed: float) -> None:
         asked.append(distance(start, model) / way)
         return asked[-1] <= allowed + 1e-3
 
-    share, model = as_far_as(start, learnt, is_safe)
+    share, model = largest_safe_share(start, learnt, is_safe)
     assert share == next((one for one in SHARES if one <= allowed), SHARES[-1])
     assert distance(start, model) == pytest.approx(share * way, rel=1e-3)
     assert asked == sorted(asked, reverse=True)
