@@ -27,6 +27,7 @@ from backend.finetune.scheduler import Training
 from backend.http import has_left
 from backend.images.decode import ImageError
 from backend.label_studio.auth import AuthorizationError
+from backend.label_studio.corrections import corrected_region
 from backend.label_studio.labeling_config import (
     ConfigError,
     check_labeling_config,
@@ -54,6 +55,7 @@ from backend.label_studio.protocol import (
 from backend.label_studio.regions import Output, mask_response, read_mask
 from backend.label_studio.signs import SignMemory
 from backend.pages import build_pages
+from backend.prompts import StartMask
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
@@ -88,7 +90,9 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
-    output = Output(settings.mask_min_part, settings.polygon_min_iou, settings.polygon_max_points)
+    output = Output(
+        settings.mask_min_part, settings.polygon_min_iou, settings.polygon_max_points, settings.correct_regions
+    )
     telemetry = Telemetry(readiness, training)
     signs = SignMemory()
     slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
@@ -224,18 +228,20 @@ def _mask(
         return read_mask(region, raw, height, width)
 
     asked = without_leftovers(asked, body.tasks[0], decode)
+    corrected = corrected_region(asked, body.tasks[0], decode, output.correct_regions)
     g.facts["clicks"] = len(asked.clicks)
-    if not asked.has_positive:
+    if corrected is None and not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version_of(project))
     size = asked.target.height, asked.target.width
-    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up, project)
+    start = StartMask.of(corrected.mask) if corrected is not None else asked.box
+    annotation = annotator.annotate(asked.image, asked.clicks, start, size, given_up, project)
     begin = time.perf_counter()
     mask = clean(annotation.mask, [Click(c.x, c.y, c.positive) for c in asked.clicks], output.mask_min_part)
     if mask.empty:
         answer = empty_response(annotation.version)
     else:
-        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output)
+        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output, corrected)
     g.facts["stages"] = {**annotation.stages, "mask": (time.perf_counter() - begin) * 1000}
     return answer
 

@@ -1,8 +1,12 @@
-"""What is asked for, as values: the photo, clicks in its pixels, a box. Knows no tool's JSON."""
+"""What is asked for, as values: the photo, clicks in its pixels, what an object begins with. Knows no tool's JSON."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -36,3 +40,21 @@ class Box:
     width: float
     height: float
     rotation: float = 0.0
+
+
+@dataclass(frozen=True)
+class StartMask:
+    """A mask that clicks correct. Equal to another one of the same pixels."""
+
+    digest: bytes
+    mask: NDArray[np.bool_] = field(compare=False, repr=False)
+    """Bool (H, W) of the shown image."""
+
+    @staticmethod
+    def of(mask: NDArray[np.bool_]) -> StartMask:
+        """A mask that must not be changed any more."""
+        return StartMask(sha256(np.packbits(mask, axis=1).tobytes()).digest(), mask)
+
+
+Start = Box | StartMask
+"""What is known of an object before its clicks."""

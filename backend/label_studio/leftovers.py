@@ -36,6 +36,18 @@ def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskR
     """The request without clicks that an accepted region accounts for; the newest click always stays."""
     if len(request.clicks) < 2:
         return request
+    decode = decode_few(request, decode)
+    newest = request.clicks[-1]
+    candidates = {click.id: click for click in request.clicks[:-1]}
+    spent: set[str] = set()
+    for result in saved_results(task):
+        spent |= _spent(result, candidates, request, decode)
+    clicks = tuple(click for click in request.clicks if click.id not in spent or click is newest)
+    return replace(request, clicks=clicks)
+
+
+def decode_few(request: MaskRequest, decode: Decode) -> Decode:
+    """`decode` for as many masks as one request may cost; it refuses all further ones."""
     target = request.target
     left = iter(range(min(_MOST_MASKS, _MOST_PIXELS // (target.height * target.width))))
 
@@ -44,13 +56,7 @@ def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskR
             raise ValueError("enough masks were looked at")
         return decode(region, height, width)
 
-    newest = request.clicks[-1]
-    candidates = {click.id: click for click in request.clicks[:-1]}
-    spent: set[str] = set()
-    for result in saved_results(task):
-        spent |= _spent(result, candidates, request, decode_some)
-    clicks = tuple(click for click in request.clicks if click.id not in spent or click is newest)
-    return replace(request, clicks=clicks)
+    return decode_some
 
 
 def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: MaskRequest, decode: Decode) -> set[str]:
@@ -61,7 +67,7 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
     for item in result:
         if item.get("type") == "keypointlabels" and str(item.get("id")) in candidates:
             waiting.append(candidates[str(item["id"])])
-        elif waiting and _is_mask_of(item, request):
+        elif waiting and is_mask_of(item, request):
             mask = _decoded(item, request, decode)
             if mask is not None and any(click.positive and mask[click.y, click.x] for click in waiting):
                 spent.update(click.id for click in waiting)
@@ -69,7 +75,8 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
     return spent
 
 
-def _is_mask_of(item: Json, request: MaskRequest) -> bool:
+def is_mask_of(item: Json, request: MaskRequest) -> bool:
+    """Whether a saved region is of the tag, the page and the labels that the request's mask goes to."""
     value = item.get("value")
     return (
         item.get("type") == request.target.kind

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.label_studio.corrections import FirstClick, SavedRegion
 from backend.label_studio.protocol import Json, RegionTarget, region_rle
 from skipclick import bitmask, brush_rle, polygons
 from skipclick.evaluation.datasets.label_studio import mask_shape, region_piece
@@ -29,20 +30,27 @@ from skipclick.masks import BoxMask
 
 @dataclass(frozen=True)
 class Output:
-    """How masks are written; see the settings of these names."""
+    """How masks are answered; see the settings of these names."""
 
     mask_min_part: float = 0.001
     polygon_min_iou: float = polygons.MIN_IOU
     polygon_max_points: int | None = None
+    correct_regions: FirstClick = "negative"
 
 
 def mask_response(
-    target: RegionTarget, mask: BoxMask, score: float, model_version: str, output: Output = Output()
+    target: RegionTarget,
+    mask: BoxMask,
+    score: float,
+    model_version: str,
+    output: Output = Output(),
+    corrected: SavedRegion | None = None,
 ) -> dict[str, Any]:
     """The answer with a mask: one region, or of a polygon's several parts one each, all but the first under it.
 
-    Ids are random, of 128 bits: an id that an annotation already holds would replace that region when the suggestion is
-    accepted. Raises `KeyError` for a kind of tag that no mask is written to.
+    Ids are random, of 128 bits: an id that an annotation already holds replaces that region when the suggestion is
+    accepted. So the first region has the id of the one that is `corrected`, and with it all else that is saved of it,
+    since that is replaced too. Raises `KeyError` for a kind of tag that no mask is written to.
     """
     regions: list[dict[str, Any]] = []
     for value in _WRITERS[target.kind](mask, output):
@@ -62,8 +70,21 @@ def mask_response(
             region["item_index"] = target.item_index
         if regions:
             region["parentID"] = regions[0]["id"]
+        elif corrected is not None:
+            regions = [_in_its_place(item, region) for item in corrected.items]
+            continue
         regions.append(region)
     return {"results": [{"result": regions, "score": score, "model_version": model_version}]}
+
+
+def _in_its_place(saved: Json, region: Json) -> dict[str, Any]:
+    """What is saved under a region's id with the mask of another region; choices and texts as they are."""
+    value = saved.get("value")
+    if not isinstance(value, dict) or not _MASK_FIELDS & value.keys():
+        return dict(saved)
+    kept = {name: one for name, one in value.items() if name not in _MASK_FIELDS}
+    mask = {name: one for name, one in region["value"].items() if name in _MASK_FIELDS}
+    return {**saved, "score": region["score"], "value": {**kept, **mask}}
 
 
 def read_mask(region: Json, raw: bytes, height: int, width: int) -> NDArray[np.bool_]:
@@ -116,6 +137,8 @@ def _ellipse(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
         }
     ]
 
+
+_MASK_FIELDS = {"format", "rle", "imageDataURL", "points", "closed"}
 
 _WRITERS: Mapping[str, Callable[[BoxMask, Output], list[dict[str, Any]]]] = {
     "brushlabels": _brush,

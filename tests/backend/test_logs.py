@@ -85,7 +85,7 @@ def test_the_log_of_a_click_as_json(make_annotator: Callable[..., Annotator]) ->
     assert found["id"] == "proxy-17"
     assert found["project"].startswith("1.")
     assert (found["route"], found["status"], found["task"], found["clicks"]) == ("/predict", 200, 3, 2)
-    assert {"time", "level", "ms", "fetch_ms", "encode_ms", "click_ms", "rle_ms"} <= found.keys()
+    assert {"time", "level", "ms", "fetch_ms", "encode_ms", "click_ms", "mask_ms"} <= found.keys()
 
 
 def test_facts_of_a_client_cannot_forge_a_record() -> None:
