@@ -57,7 +57,7 @@ def decode_image(
 
     def admit(size: tuple[int, int], num_bytes: int) -> None:
         nonlocal lease, reserved
-        _check_size(size, max_pixels)
+        check_size(size, max_pixels)
         reserved = num_bytes
         if budget is None:
             return
@@ -85,7 +85,7 @@ def decode_image(
     return Photo(decoded.pixels, decoded.size, lease.release)
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
     """Raise `UndecodableError` for a (width, height) that is not taken."""
     short, long = sorted(size)
     if short * long > max_pixels:
