@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 
 from backend.annotator import Annotator
@@ -26,7 +26,7 @@ from tests.support.traces import Traces, processor_shares
 
 # What is slow on a busy machine is not wrong, and a run fails by a change, not by luck: each tries the same examples.
 # `pytest --hypothesis-profile default` looks for others.
-settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 TRACES = pytest.StashKey[Traces]()
@@ -51,6 +51,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist starts its workers
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):  # which workers of pytest-xdist have
+        # The tests' own files stay where they always are, so that those of a failed test can be looked at.
+        session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         session.stash[TRACES] = Traces()
 
 
