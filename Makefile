@@ -36,7 +36,7 @@ REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit(
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
 .PHONY: help serve test test-fast lint bench latency bench-check bench-baseline load soak crash e2e image-test scale-test lock audit \
-    clean distclean data-given chromium-installed haproxy-installed image-tools
+    gpu-check gpu-pack clean distclean data-given chromium-installed haproxy-installed image-tools
 
 help:  ## say what there is (default)
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,12 @@ bench: data-given $(BENCHMARK)  ## measure clicks per object: make bench DATA="G
 
 latency: $(BENCHMARK)  ## measure where a click's time goes: OMP_NUM_THREADS=2 make latency
 	$(SCRIPT) bench/serving/latency.py
+
+gpu-check: $(BENCHMARK)  ## prove and measure the GPU path: make gpu-check [DEVICE=cpu] [QUICK=1] [RESUME=1]
+	$(SCRIPT) bench/gpu_check.py $(if $(DEVICE),--device $(DEVICE)) $(if $(QUICK),--quick) $(if $(RESUME),--resume)
+
+gpu-pack: $(DEVELOPMENT)  ## pack what gpu-check needs on a machine without network: build/gpu-pack
+	$(BIN)/python -m deploy.gpu_pack
 
 bench-check: $(BENCHMARK)  ## fail where MODEL needs more clicks on bench/check than the committed baseline
 	$(CHECK) --compare bench/check/baseline.json --tolerance 0.5

@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
+from backend.cvat.protocol import InteractionError
 from backend.factory import Service
 from backend.finetune.scheduler import Training
 from backend.http import has_left
 from backend.images.decode import ImageError
 from backend.label_studio.auth import AuthorizationError
+from backend.label_studio.corrections import corrected_region
 from backend.label_studio.labeling_config import (
     ConfigError,
     check_labeling_config,
@@ -42,23 +44,25 @@ from backend.label_studio.protocol import (
     ProtocolError,
     empty_response,
     mask_request,
-    mask_response,
     nothing_to_store,
     project_number,
     read_json,
     read_predict,
     read_setup,
     read_webhook,
-    region_rle,
     task_image,
     task_key,
 )
+from backend.label_studio.regions import Output, mask_response, read_mask
 from backend.label_studio.signs import SignMemory
+from backend.nuclio import build_nuclio
 from backend.pages import build_pages
+from backend.prompts import StartMask
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
-from skipclick import brush_rle
+from skipclick.cleaning import clean
+from skipclick.prompts import Click
 
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
@@ -72,7 +76,7 @@ again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
 
-_BAD_INPUT = (ProtocolError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
+_BAD_INPUT = (ProtocolError, InteractionError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -88,6 +92,9 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
+    output = Output(
+        settings.mask_min_part, settings.polygon_min_iou, settings.polygon_max_points, settings.correct_regions
+    )
     telemetry = Telemetry(readiness, training)
     signs = SignMemory()
     slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
@@ -95,6 +102,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     _ask_for_password(app, settings)
     _answer_errors(app, settings)
     app.register_blueprint(build_pages(readiness, training))
+    if settings.cvat == "on":
+        app.register_blueprint(build_nuclio(settings, readiness, lambda: _body(settings), lambda: _slot(slots)))
 
     @app.get("/")
     @app.get("/health")
@@ -122,7 +131,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     @app.post("/predict")
     def predict() -> Response:
         deadline = time.monotonic() + settings.request_timeout
-        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, deadline)
+        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, output, deadline)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
     @app.post("/warm")
@@ -182,7 +191,13 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
 
 def _predict(
-    raw: bytes, annotator: Annotator, signs: SignMemory, slots: BoundedSemaphore, limits: Limits, deadline: float
+    raw: bytes,
+    annotator: Annotator,
+    signs: SignMemory,
+    slots: BoundedSemaphore,
+    limits: Limits,
+    output: Output,
+    deadline: float,
 ) -> dict[str, Any]:
     """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
     body = read_predict(read_json(raw))
@@ -197,7 +212,7 @@ def _predict(
     signs.remember(task_key(body.tasks[0]), asked.clicks)
     left = has_left(request.environ)
     with _slot(slots):
-        return _mask(raw, body, asked, project, annotator, lambda: left() or time.monotonic() > deadline)
+        return _mask(raw, body, asked, project, annotator, output, lambda: left() or time.monotonic() > deadline)
 
 
 def _mask(
@@ -206,28 +221,33 @@ def _mask(
     asked: MaskRequest,
     project: int | None,
     annotator: Annotator,
+    output: Output,
     given_up: GivenUp,
 ) -> dict[str, Any]:
     """The answer to a request for a mask."""
 
-    def decode(region: Json, height: int, width: int) -> NDArray[np.uint8]:
+    def decode(region: Json, height: int, width: int) -> NDArray[np.bool_]:
         if given_up():
             raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
-        return brush_rle.decode(region_rle(region, raw), height, width)
+        return read_mask(region, raw, height, width)
 
     asked = without_leftovers(asked, body.tasks[0], decode)
+    corrected = corrected_region(asked, body.tasks[0], decode, output.correct_regions)
     g.facts["clicks"] = len(asked.clicks)
-    if not asked.has_positive:
+    if corrected is None and not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version_of(project))
     size = asked.target.height, asked.target.width
-    annotation = annotator.annotate(asked.image, asked.clicks, asked.box, size, given_up, project)
+    start = StartMask.of(corrected.mask) if corrected is not None else asked.box
+    annotation = annotator.annotate(asked.image, asked.clicks, start, size, given_up, project)
     begin = time.perf_counter()
-    rle = brush_rle.encode(annotation.mask)
-    g.facts["stages"] = {**annotation.stages, "rle": (time.perf_counter() - begin) * 1000}
-    if annotation.mask.empty:
-        return empty_response(annotation.version)
-    return mask_response(asked.target, rle, annotation.score, annotation.version)
+    mask = clean(annotation.mask, [Click(c.x, c.y, c.positive) for c in asked.clicks], output.mask_min_part)
+    if mask.empty:
+        answer = empty_response(annotation.version)
+    else:
+        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output, corrected)
+    g.facts["stages"] = {**annotation.stages, "mask": (time.perf_counter() - begin) * 1000}
+    return answer
 
 
 def _start_training(training: Training | None, project: int | None) -> str:

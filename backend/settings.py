@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -34,7 +34,7 @@ BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = ("BASIC_AUTH_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "IMAGE_REVALIDATE", "FINETUNE_")
+_FAMILIES = ("BASIC_AUTH_", "POLYGON_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "IMAGE_REVALIDATE", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
 
@@ -107,6 +107,15 @@ def _listening_host(value: object) -> object:
     return bare
 
 
+def _is_private(host: str) -> bool:
+    """Whether nobody outside of this machine's own networks can reach an address."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_private and not address.is_unspecified
+
+
 def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
@@ -159,6 +168,33 @@ class Settings(BaseSettings):
         "the last bits of a probability depend on the company",
     )
     memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
+    zoom: Annotated[Literal["auto", "off"], Is("auto or off")] = Field(
+        default="auto",
+        description="`auto` looks at a crop around the object from the second click on, so that small objects get fine "
+        "edges; `off` looks at the whole photo always",
+    )
+    photo_cache_bytes: Size = Field(
+        default=256 << 20,
+        description="memory for photos as pixels, from which `ZOOM` cuts its crops: 36 MB for 12 megapixels. A photo "
+        "that is not there any more is fetched again",
+    )
+    mask_min_part: Annotated[float, Field(ge=0, lt=1), Is("a share such as 0.001, or 0")] = Field(
+        default=0.001,
+        description="islands and holes smaller than this share of a mask's area are dropped and filled, unless a click "
+        "lies in them",
+    )
+    correct_regions: Annotated[Literal["off", "negative", "any"], Is("one of off, negative or any")] = Field(
+        default="negative",
+        description="which first click on a saved region of the same label corrects that region, instead of beginning "
+        "a new one: a negative one, `any`, or none (`off`); see [masks.md](masks.md)",
+    )
+    polygon_min_iou: Annotated[float, Field(ge=0, le=1), Is("a number from 0 to 1 such as 0.99")] = Field(
+        default=0.99,
+        description="polygons of `PolygonLabels` have as few points as this IoU with the mask takes; 1 keeps all",
+    )
+    polygon_max_points: Annotated[int | None, Field(ge=3), Is("a whole number from 3")] = Field(
+        default=None, description="most points of a polygon, whatever `POLYGON_MIN_IOU` asks for; by default no limit"
+    )
     image_max_bytes: Size = Field(default=64 << 20, description="largest file that is downloaded or decoded")
     image_max_pixels: Annotated[int, Field(ge=1, le=178_000_000), Is("a whole number from 1 to 178000000")] = Field(
         default=80_000_000, description="largest image, width x height"
@@ -252,6 +288,20 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535), Is("a whole number from 0 to 65535")] = Field(
         default=9090, description="port to listen on"
     )
+    cvat: Annotated[Literal["off", "on"], Is("on or off")] = Field(
+        default="off",
+        description="answer CVAT's interactors too, as Nuclio's dashboard would (`docs/cvat.md`). CVAT sends no "
+        "password: see `CVAT_ANY_ADDRESS`",
+    )
+    cvat_answer: Annotated[Literal["shapes", "mask"], Is("shapes or mask")] = Field(
+        default="shapes", description="how masks go to CVAT: `shapes` since CVAT 2.60, `mask` before"
+    )
+    cvat_any_address: Annotated[bool, Is("true or false")] = Field(
+        default=False,
+        validate_default=True,
+        description="let `CVAT=on` listen on addresses that others may reach, without a password: where only CVAT "
+        "reaches the port, as in a network of containers that does not publish it",
+    )
     shutdown_timeout: Annotated[int, Field(ge=1, le=3600), Is("a whole number from 1 to 3600")] = Field(
         default=8, description="after SIGTERM, seconds for running requests to finish; `docker stop` kills after 10"
     )
@@ -269,6 +319,20 @@ class Settings(BaseSettings):
     def _both_or_neither(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if (value is None) != (info.data.get("basic_auth_user") is None):
             raise PydanticCustomError(_OWN_SENTENCE, "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
+        return value
+
+    @field_validator("cvat_any_address")
+    @classmethod
+    def _cvat_is_not_public(cls, value: bool, info: ValidationInfo) -> bool:
+        is_guarded = info.data.get("basic_auth_user") is not None
+        host = info.data.get("host")
+        if info.data.get("cvat") == "on" and host is not None and not (value or is_guarded or _is_private(host)):
+            raise PydanticCustomError(
+                _OWN_SENTENCE,
+                f"CVAT=on with HOST={host} lets everybody who reaches this machine use the server, since CVAT sends no "
+                "password: set HOST to an address in CVAT's own network, or CVAT_ANY_ADDRESS=true if only CVAT reaches "
+                "the port",
+            )
         return value
 
     @classmethod

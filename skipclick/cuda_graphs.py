@@ -63,7 +63,7 @@ class ClickGraph:
                 self._previous[place].zero_()
             else:
                 self._previous[place, 0].copy_(last)
-        self._points[:, : len(features)].copy_(points.pin_memory(), non_blocking=True)
+        self._points[:, : len(features)].copy_(points, non_blocking=True)
         self._graph.replay()
         return self._probability[: len(features)].clone()
 

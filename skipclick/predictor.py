@@ -29,7 +29,12 @@ from skipclick.masks import BoxMask, enlarge
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
 
 
@@ -54,6 +59,11 @@ class Prediction:
     state: Tensor
     """(H, W) of the network, in its dtype, on its device: the object's probability."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.mask.nbytes + self.state.nbytes
+
 
 class Predictor:
     """Runs one model at one resolution on one device. Raises `ValueError` for input that cannot be right."""
@@ -71,7 +81,7 @@ class Predictor:
         """
         Args:
             resolution: (H, W) that every photo is squeezed to; default: the model's.
-            dtype: "float32" or "bfloat16".
+            dtype: "float32" or "bfloat16"; "float16" is for trying out, it may overflow.
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
                 were measured so; serving does not need it.
             keep_taps: let features hold the backbone's taps too, for other heads than the model's own.

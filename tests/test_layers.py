@@ -15,15 +15,16 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 
 BACKEND = (
     {"settings", "logs", "executor", "prompts", "device", "outgoing"},
-    {"label_studio"},
+    {"label_studio", "cvat"},
     {"images"},
     {"finetune"},
-    {"heads"},
+    {"heads", "click_memo"},
     {"annotator"},
     {"factory"},
     {"readiness"},
     {"telemetry", "pages"},
     {"http"},
+    {"nuclio"},
     {"app"},
     {"commands", "wsgi", "official_runner", "gunicorn"},
     {"worker", "__main__"},

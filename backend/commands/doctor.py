@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import numpy as np
 import requests
 from requests.utils import get_environ_proxies, select_proxy
 
@@ -37,11 +38,13 @@ from backend.label_studio.labeling_config import (
     labeling_config_doubts,
     parse_labeling_config,
 )
+from backend.label_studio.regions import read_mask
 from backend.outgoing import connection_advice, new_session, trusted_certificates
 from backend.prompts import ImageReference
 from backend.readiness import folder_trouble
 from backend.settings import Settings, listening_url, revealed
-from skipclick import Click, brush_rle
+from skipclick import Click
+from skipclick.evaluation.datasets.label_studio import mask_shape
 
 LAST_RESORT = """\
 If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
@@ -341,7 +344,7 @@ def _config(xml: str) -> str:
     doubts = labeling_config_doubts(config)
     if doubts:
         raise Trouble("; ".join(doubts), where)
-    return "the labeling config has a smart tool and a brush of the same labels on the same image"
+    return "the labeling config has a smart tool and a tag for masks of the same labels on the same image"
 
 
 def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
@@ -387,8 +390,11 @@ def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str
     if not regions:
         return f"a click in the middle of it took {milliseconds:.0f} ms; the model sees no object there"
     item = body["params"]["context"]["result"][0]
-    mask = brush_rle.decode(regions[0]["value"]["rle"], item["original_height"], item["original_width"])
-    return f"a click in the middle of it gave a mask of {(mask > 0).mean():.1%} in {milliseconds:.0f} ms"
+    size = item["original_height"], item["original_width"]
+    if mask_shape(regions[0]) is None:
+        return f"a click in the middle of it gave a {regions[0]['type']} region in {milliseconds:.0f} ms"
+    share = np.mean([read_mask(region, b"", *size) for region in regions], axis=(1, 2)).sum()
+    return f"a click in the middle of it gave a mask of {share:.1%} in {milliseconds:.0f} ms"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+import numpy as np
 import requests
+from numpy.typing import NDArray
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from backend.images.allowlist import ImageHosts, RefusedHostError
@@ -110,6 +112,12 @@ class ImageSource(Protocol):
         Raises `ImageError`, and `MemoryError` where there is no room for it now.
         """
 
+    def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        """All pixels of the image that has this name, uint8 RGB (H, W, 3), oriented as the annotator sees it.
+
+        Raises `ImageError`, also where the image is another one by now, and `MemoryError`.
+        """
+
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
@@ -159,8 +167,8 @@ class ImageLoader:
         """See `ImageSource.place`. Label Studio resolves a cloud URI by the storage that the task came from, so that
         one URI may mean several photos."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            return _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
+            return name
         task = reference.task_id if _is_cloud(reference.url) else None
         facts = [self._auth.url, reference.url, task, reference.login, reference.password]
         return sha256(json.dumps(facts).encode()).hexdigest()
@@ -168,8 +176,8 @@ class ImageLoader:
     def recent(self, reference: ImageReference) -> str | None:
         """See `ImageSource.recent`."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            return _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
+            return name
         known = self._sightings.peek(self.place(reference))
         return known.name if known is not None and self._clock() < known.due else None
 
@@ -179,8 +187,7 @@ class ImageLoader:
         Where a source does not answer, what was seen before counts for a while. One that refuses is believed at once.
         """
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            name = _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
             kept = find(name)
             return Look(name, kept, asked=False) if kept is not None else Look(name, photo=self.load(reference))
         place, begin = self.place(reference), self._clock()
@@ -210,7 +217,20 @@ class ImageLoader:
         """
         with self._opened(reference) as opened:
             assert opened is not None
-            return self._decoded(opened.file, reference)
+            return self._decoded(opened.file, reference, self._enough)
+
+    def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        """See `ImageSource.pixels`."""
+        reference = _canonical(reference)
+        with self._opened(reference) as opened:
+            assert opened is not None
+            photo = self._decoded(opened.file, reference, enough=None)
+            photo.release()  # who keeps them has a budget of his own
+            names = [_inline_name(reference), None if opened.stamp is None else content_name(opened.stamp)]
+            if name not in names and name != digest_name(opened.file):
+                self._sightings.drop(self.place(reference))
+                raise ImageError(f"{describe(reference.url)} was replaced by another image: click once more")
+        return photo.pixels
 
     def _look_anew(
         self, reference: ImageReference, place: str, begin: float, find: Callable[[str], T | None]
@@ -220,7 +240,7 @@ class ImageLoader:
             assert opened is not None
             name = None if opened.stamp is None else content_name(opened.stamp)
             kept = find(name) if name is not None else None
-            photo = self._decoded(opened.file, reference) if kept is None else None
+            photo = self._decoded(opened.file, reference, self._enough) if kept is None else None
             if name is None:
                 name = _name_of_decoded(opened.file)
         return self._seen(place, begin, opened, Look(name, kept, photo))
@@ -251,7 +271,7 @@ class ImageLoader:
             photo = None
             if found is None:
                 opened.file.seek(0)
-                photo = self._decoded(opened.file, reference)
+                photo = self._decoded(opened.file, reference, self._enough)
         look = Look(name, found, photo, asked=photo is not None or not opened.is_local)
         return self._seen(place, begin, opened, look, is_trusted)
 
@@ -263,9 +283,9 @@ class ImageLoader:
         self._sightings.put(place, Sighting(look.name, opened.etag, begin + lasts, begin, is_trusted))
         return look
 
-    def _decoded(self, file: BinaryIO, reference: ImageReference) -> Photo:
+    def _decoded(self, file: BinaryIO, reference: ImageReference, enough: int | None) -> Photo:
         try:
-            return decode_image(file, self._max_pixels, self._enough, self._budget)
+            return decode_image(file, self._max_pixels, enough, self._budget)
         except UndecodableError as error:
             raise ImageError(f"{describe(reference.url)}: {error}") from None
 
@@ -273,8 +293,8 @@ class ImageLoader:
     def _opened(self, reference: ImageReference, headers: Mapping[str, str] | None = None) -> Iterator[_Opened | None]:
         """The file behind a reference; None if its source answers `headers` with "not modified"."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            yield _Opened(BytesIO(_data_uri(reference.url, self._max_bytes)))
+        if (content := _inline_content(reference, self._max_bytes)) is not None:
+            yield _Opened(BytesIO(content))
             return
         address = self._at_label_studio(_prepared(self._address(reference)))
         own = self._local_root is not None and self._auth.is_own(address)
@@ -455,12 +475,23 @@ def describe(url: str) -> str:
     return shown[:200]
 
 
-def _is_data(url: str) -> bool:
-    return url.startswith("data:")
+def _inline_name(reference: ImageReference) -> str | None:
+    """The name of an image that came with its reference, as a data URI or as a file; None for all others."""
+    if reference.content is not None:
+        return content_name("bytes", reference.url.removeprefix("sha256:"))  # as `digest_name` calls the same file
+    if reference.url.startswith("data:"):
+        return content_name("data", sha256(reference.url.encode(errors="surrogatepass")).hexdigest())
+    return None
 
 
-def _data_name(uri: str) -> str:
-    return content_name("data", sha256(uri.encode(errors="surrogatepass")).hexdigest())
+def _inline_content(reference: ImageReference, max_bytes: int) -> bytes | None:
+    """The file of an image that has an `_inline_name`."""
+    if reference.content is not None:
+        content = reference.content()
+        if len(content) > max_bytes:
+            raise ImageError(f"the image has {len(content)} bytes, more than IMAGE_MAX_BYTES={max_bytes} allows")
+        return content
+    return _data_uri(reference.url, max_bytes) if reference.url.startswith("data:") else None
 
 
 def _is_cloud(url: str) -> bool:

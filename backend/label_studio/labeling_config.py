@@ -18,7 +18,10 @@ from backend.label_studio.expressions import MissingValueError, evaluate, has_va
 from backend.label_studio.references import cleaned
 
 PROMPT_KINDS = {"keypointlabels": "KeyPointLabels", "rectanglelabels": "RectangleLabels"}
-BRUSH_KIND = "brushlabels"
+MASK_KINDS = {"brushlabels": "BrushLabels", "bitmasklabels": "BitmaskLabels", "polygonlabels": "PolygonLabels"}
+BOX_KINDS = {"rectanglelabels": "RectangleLabels", "ellipselabels": "EllipseLabels"}
+_CONTROL_KINDS = PROMPT_KINDS | MASK_KINDS | BOX_KINDS
+_SMART_BY_ITSELF = ("brushlabels", "bitmasklabels")
 
 _OBJECT_KINDS = {
     *("image", "text", "hypertext", "richtext", "audio", "audioplus", "video", "paragraphs", "table", "timeseries"),
@@ -82,7 +85,7 @@ class Control:
     @property
     def title(self) -> str:
         """What messages call the tag."""
-        return f'{PROMPT_KINDS.get(self.kind, "BrushLabels")} tag "{self.name}"'
+        return f'{_CONTROL_KINDS[self.kind]} tag "{self.name}"'
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,18 @@ class LabelingConfig:
         return self if self.template is None else _read(self.template, data)
 
     def mask_tags(self, image: str) -> list[Control]:
-        """The BrushLabels tags of an image. Raises `ConfigError` if it has none."""
-        found = [control for control in self.controls.values() if control.kind == BRUSH_KIND]
-        found = [control for control in found if image in control.to_names]
+        """The tags of an image that masks can go to: BrushLabels and BitmaskLabels in document order, then
+        PolygonLabels, where there is none of these RectangleLabels (but for smart ones, which are prompts) and
+        EllipseLabels. Raises `ConfigError` if it has none."""
+        tags = [control for control in self.controls.values() if image in control.to_names]
+        masks = [tag for tag in tags if tag.kind in MASK_KINDS]
+        boxes = [tag for tag in tags if tag.kind in BOX_KINDS and not tag.smart]
+        found = sorted(masks, key=lambda tag: tag.kind == "polygonlabels") or boxes
         if not found:
             raise ConfigError(
-                f'the labeling config has no BrushLabels tag with toName="{image}"; masks need one: add '
-                f'<BrushLabels name="mask" toName="{image}" smart="false"> with the labels of the smart tag'
+                f'the labeling config has no BrushLabels, BitmaskLabels or PolygonLabels tag with toName="{image}"; '
+                f'masks need one: add <BrushLabels name="mask" toName="{image}" smart="false"> with the labels of the '
+                "smart tag"
             )
         return found
 
@@ -157,10 +165,10 @@ def check_labeling_config(config: LabelingConfig) -> None:
 def labeling_config_doubts(config: LabelingConfig) -> list[str]:
     """What lets a checked config work, but not as meant; a sentence each."""
     return [
-        f'the {brush.title} lacks the attribute smart="false": Label Studio offers the brush as the '
-        "first Auto-Detect tool, and clicks with it send nothing"
-        for brush in config.controls.values()
-        if brush.kind == BRUSH_KIND and brush.smart
+        f'the {tag.title} lacks the attribute smart="false": Label Studio offers its brush as the first Auto-Detect '
+        "tool, and clicks with it send nothing"
+        for tag in config.controls.values()
+        if tag.kind in _SMART_BY_ITSELF and tag.smart
     ]
 
 
@@ -174,7 +182,7 @@ def prompted_image(config: LabelingConfig) -> str:
 def choose_mask_tag(
     config: LabelingConfig, prompt: Control, image: str, labels: Sequence[str]
 ) -> tuple[Control, tuple[str, ...]]:
-    """The BrushLabels tag of `image` for a click with these labels, and what the tag calls them.
+    """The mask tag of `image` for a click with these labels, and what the tag calls them.
 
     The first tag that has all labels: as results carry them, or else by what the annotator reads (an alias may stand
     in one tag only), or else but for case. A tag without labels takes what no other tag has, and so does an only tag
@@ -258,7 +266,7 @@ class _MaskLabels:
             return f"the {first.title} has no label {wanted}; it has: {have}. Give both tags the same labels"
         have = "; ".join(f'"{tag.name}" with {", ".join(tag.labels)}' for tag in self._tags)
         return (
-            f'no BrushLabels tag with toName="{self._image}" has the label {wanted}; there are: {have}. Give one of '
+            f'no tag for masks with toName="{self._image}" has the label {wanted}; there are: {have}. Give one of '
             f"them the labels of the {self._prompt.title}"
         )
 
@@ -295,7 +303,7 @@ def _read(root: Element, data: Mapping[str, Any] | None) -> LabelingConfig:
             continue
         if tag.kind == "image":
             images[name] = attributes.get("valuelist") or attributes.get("value") or ""
-        elif tag.kind in PROMPT_KINDS or tag.kind == BRUSH_KIND:
+        elif tag.kind in _CONTROL_KINDS:
             is_open = attributes.get("value", "").startswith("$")
             depends = depends or is_open
             controls[name] = _control(tag, name, attributes.get("toname") or only, data, is_open)
@@ -321,8 +329,8 @@ def _control(tag: _Tag, name: str, to_name: str, data: Mapping[str, Any] | None,
 
 
 def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
-    """A brush is a smart tool unless it says otherwise, everything else only if it says so."""
-    if kind == BRUSH_KIND:
+    """A brush, also a bitmask's, is a smart tool unless it says otherwise, everything else only if it says so."""
+    if kind in _SMART_BY_ITSELF:
         return attributes.get("smart", "").lower() != "false"
     return "true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower())
 
@@ -358,7 +366,7 @@ def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
         kind, attributes = element.tag.lower(), _attributes(element, turn)
         if kind == "label" and (attributes.get("value") or attributes.get("alias")):
             labels.append(Label(attributes.get("value", ""), attributes.get("alias", "")))
-        if kind in PROMPT_KINDS or kind == BRUSH_KIND:
+        if kind in _CONTROL_KINDS:
             labels = []
         turns = [_Turn(turn.flags)]
         if kind == "repeater" and data is not None:

@@ -4,7 +4,7 @@ The check mark in the bottom bar deletes the clicks of the accepted object; the 
 keeps them, and the next object of that label arrives with the old clicks in front of its own. Nothing in
 the context tells them apart from the first clicks of one growing object. The draft (or the annotation)
 does, as soon as it has been saved, about five seconds after the change: it lists the old clicks, and after
-them the brush region that came of them. A click that is still pending has no such region after it; after an
+them the region that came of them. A click that is still pending has no such region after it; after an
 undone accept the clicks are not in the draft beside the region, because the bottom bar had deleted them.
 
 Until the draft has been saved no request and no stored object knows of the accept, so the clicks count
@@ -24,7 +24,7 @@ from backend.label_studio.protocol import Json, MaskRequest, saved_results
 from backend.prompts import SmartClick
 
 Decode = Callable[[Json, int, int], NDArray[Any]]
-"""(brush region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
+"""(region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
 
 
 _MOST_MASKS = 200
@@ -36,6 +36,18 @@ def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskR
     """The request without clicks that an accepted region accounts for; the newest click always stays."""
     if len(request.clicks) < 2:
         return request
+    decode = decode_few(request, decode)
+    newest = request.clicks[-1]
+    candidates = {click.id: click for click in request.clicks[:-1]}
+    spent: set[str] = set()
+    for result in saved_results(task):
+        spent |= _spent(result, candidates, request, decode)
+    clicks = tuple(click for click in request.clicks if click.id not in spent or click is newest)
+    return replace(request, clicks=clicks)
+
+
+def decode_few(request: MaskRequest, decode: Decode) -> Decode:
+    """`decode` for as many masks as one request may cost; it refuses all further ones."""
     target = request.target
     left = iter(range(min(_MOST_MASKS, _MOST_PIXELS // (target.height * target.width))))
 
@@ -44,13 +56,7 @@ def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskR
             raise ValueError("enough masks were looked at")
         return decode(region, height, width)
 
-    newest = request.clicks[-1]
-    candidates = {click.id: click for click in request.clicks[:-1]}
-    spent: set[str] = set()
-    for result in saved_results(task):
-        spent |= _spent(result, candidates, request, decode_some)
-    clicks = tuple(click for click in request.clicks if click.id not in spent or click is newest)
-    return replace(request, clicks=clicks)
+    return decode_some
 
 
 def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: MaskRequest, decode: Decode) -> set[str]:
@@ -61,7 +67,7 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
     for item in result:
         if item.get("type") == "keypointlabels" and str(item.get("id")) in candidates:
             waiting.append(candidates[str(item["id"])])
-        elif waiting and _is_mask_of(item, request):
+        elif waiting and is_mask_of(item, request):
             mask = _decoded(item, request, decode)
             if mask is not None and any(click.positive and mask[click.y, click.x] for click in waiting):
                 spent.update(click.id for click in waiting)
@@ -69,15 +75,16 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
     return spent
 
 
-def _is_mask_of(item: Json, request: MaskRequest) -> bool:
+def is_mask_of(item: Json, request: MaskRequest) -> bool:
+    """Whether a saved region is of the tag, the page and the labels that the request's mask goes to."""
     value = item.get("value")
     return (
-        item.get("type") == "brushlabels"
+        item.get("type") == request.target.kind
         and item.get("from_name") == request.target.from_name
         and item.get("item_index") == request.target.item_index
         and isinstance(value, dict)
-        and isinstance(value.get("brushlabels"), list)
-        and set(request.target.labels).issubset(label for label in value["brushlabels"] if isinstance(label, str))
+        and isinstance(labels := value.get(request.target.kind), list)
+        and set(request.target.labels).issubset(label for label in labels if isinstance(label, str))
     )
 
 

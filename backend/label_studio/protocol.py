@@ -6,7 +6,6 @@ that the tests replay (`tests/fixtures/label_studio`) are the ground truth.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,6 @@ import orjson
 
 from backend.label_studio import json_bodies
 from backend.label_studio.labeling_config import (
-    BRUSH_KIND,
     PROMPT_KINDS,
     LabelingConfig,
     choose_mask_tag,
@@ -32,6 +30,7 @@ KEYPOINT, RECTANGLE = "keypointlabels", "rectanglelabels"
 _SHAPES = ("keypoint", "rectangle", "ellipse", "polygon", "vector")
 _DRAWN = {*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)}
 """Types of what is drawn on an image and is no mask."""
+_HOLD_A_MASK = {"rle", "imageDataURL"}
 _SIGNS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Recall = Callable[[str, str], bool | None]
@@ -52,9 +51,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class RegionTarget:
-    """Where in the annotation a mask belongs: control and image names, labels, and what the answer must
-    echo."""
+    """Where in the annotation a mask belongs: kind and name of the control, the image's name, labels, and what the
+    answer must echo."""
 
+    kind: str
     from_name: str
     to_name: str
     labels: tuple[str, ...]
@@ -245,13 +245,14 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
         raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
     width, height = _size(newest, limits)
     tag, image, item_index, _ = _group(newest)
-    brush, labels = choose_mask_tag(config, config.controls[tag], image, _labels(newest))
+    mask_tag, labels = choose_mask_tag(config, config.controls[tag], image, _labels(newest))
     return MaskRequest(
         image=_reference(body, task, config, image, item_index),
         clicks=tuple(_click(item, signs, width, height) for item in group if item["type"] == KEYPOINT),
         box=_box(newest, width, height) if newest["type"] == RECTANGLE else None,
         target=RegionTarget(
-            from_name=brush.name,
+            kind=mask_tag.kind,
+            from_name=mask_tag.name,
             to_name=image,
             labels=labels,
             width=width,
@@ -270,26 +271,6 @@ def saved_results(task: Json) -> Iterator[Sequence[Json]]:
             result = saved.get("result")
             if isinstance(result, list):
                 yield [item for item in result if isinstance(item, dict)]
-
-
-def mask_response(target: RegionTarget, rle: Sequence[int], score: float, model_version: str) -> dict[str, Any]:
-    """The answer with one brush region. Its id is random, of 128 bits: an id that an annotation already
-    holds would replace that region when the suggestion is accepted."""
-    region: dict[str, Any] = {
-        "id": secrets.token_urlsafe(16),
-        "type": "brushlabels",
-        "from_name": target.from_name,
-        "to_name": target.to_name,
-        "original_width": target.width,
-        "original_height": target.height,
-        "image_rotation": target.image_rotation,
-        "score": score,
-        "readonly": False,
-        "value": {"format": "rle", "rle": rle, "brushlabels": list(target.labels)},
-    }
-    if target.item_index is not None:
-        region["item_index"] = target.item_index
-    return {"results": [{"result": [region], "score": score, "model_version": model_version}]}
 
 
 def empty_response(model_version: str) -> dict[str, Any]:
@@ -370,7 +351,7 @@ def _is_prompt(item: Json, config: LabelingConfig) -> bool:
         and control.kind == item["type"]
         and item.get("to_name") in control.to_names
         and (bool(_mapping(item.get("value")).get(item["type"])) or _is_unlabelled(item))
-        and "rle" not in item["value"]  # a brush region that was given the keypoint's label as well
+        and not _HOLD_A_MASK & item["value"].keys()  # a mask region that was given the keypoint's label as well
     )
 
 
@@ -394,7 +375,7 @@ def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
         known = ", ".join(one.name for one in config.controls.values() if one.kind in PROMPT_KINDS) or "none"
         why = f'the labeling config of the request has no tag named "{name}"; its tags for clicks: {known}'
     elif control is None or control.kind not in PROMPT_KINDS:
-        why = f'"{name}" is a tag of another kind ({other or BRUSH_KIND}); {usable}'
+        why = f'"{name}" is a tag of another kind ({other or (control and control.kind)}); {usable}'
     elif control.kind != kind:
         why = f'the {control.title} makes no items of type "{kind}"; {usable}'
     elif image not in control.to_names:
@@ -407,7 +388,7 @@ def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
 def _is_region(item: Json) -> bool:
     """Whether an item was drawn on an image as a prompt: neither a mask nor an answer such as choices."""
     is_drawn = item.get("type") in _DRAWN if isinstance(item.get("type"), str) else False
-    return (is_drawn or "is_positive" in item) and "rle" not in _mapping(item.get("value"))
+    return (is_drawn or "is_positive" in item) and not _HOLD_A_MASK & _mapping(item.get("value")).keys()
 
 
 def _labels(item: Json) -> tuple[str, ...]:

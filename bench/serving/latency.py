@@ -13,6 +13,7 @@ OUTPUT.json and OUTPUT.md. Exit status 2 for wrong options.
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import sys
 import time
@@ -34,22 +35,22 @@ from tqdm import tqdm
 
 from backend.factory import enough_pixels
 from backend.images.decode import decode_image
-from backend.label_studio.protocol import mask_request, mask_response, read_json, read_predict
+from backend.label_studio.protocol import mask_request, read_json, read_predict
+from backend.label_studio.regions import mask_response
 from bench.cli import CommandParser, image_size, positive, write_results
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
 from skipclick import Click, Predictor, load_checkpoint
-from skipclick.brush_rle import encode as encode_rle
-from skipclick.config import ModelConfig
+from skipclick.config import DINOV2
 from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 
-MODELS = ("vit-b", "skipclick-tiny")
-RESOLUTIONS = {"vit-b": (448, 672, 896), "skipclick-tiny": (320, 448, 672, 896)}
+MODELS = ("vit-b", "vit-l", "skipclick-tiny")
+RESOLUTIONS = {"vit-b": (448, 672, 896), "vit-l": (448, 896), "skipclick-tiny": (320, 448, 672, 896)}
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
@@ -155,7 +156,8 @@ def build(setting: Setting) -> SkipClick:
     if setting.model == "skipclick-tiny":
         return load_checkpoint("bundled")
     torch.manual_seed(0)
-    return SkipClick(ModelConfig(), version="vit-b-random").eval()
+    config = DINOV2[f"dinov2_vit{setting.model[-1]}14"]
+    return SkipClick(config, version=f"{setting.model}-random").eval()
 
 
 def pass_through(
@@ -177,9 +179,9 @@ def pass_through(
     with laps.ending_with({stage: getattr(predictor.model, stage) for stage in MODEL_STAGES}):
         (answer,) = predictor.predict([request])
     laps.end("upsample")
-    rle = encode_rle(answer.mask)
+    reply = mask_response(asked.target, answer.mask, answer.score, predictor.version)
     laps.end("RLE")
-    orjson.dumps(mask_response(asked.target, rle, answer.score, predictor.version))
+    orjson.dumps(reply)
     laps.end("JSON")
     return laps.milliseconds
 
@@ -224,6 +226,7 @@ def flops(predictor: Predictor) -> tuple[int, int]:
     return encoding.get_total_flops(), clicking.get_total_flops()
 
 
+@functools.cache
 @torch.inference_mode()
 def matmul_rate(device: str, dtype: str) -> float:
     """10^9 floating-point operations per second of a large matrix product, the best of twenty."""
@@ -259,7 +262,7 @@ def baselines_of(
         design = authors_design(theirs, features.taps, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
     if baselines:
-        for family, name in (("sam", "SAM's decoder"), ("sam2", "SAM 2's decoder")):
+        for family, name in (("sam", "SAM's decoder"), ("sam-hq", "HQ-SAM's decoder"), ("sam2", "SAM 2's decoder")):
             own = Setting(name, SAM_SIDE, setting.device, "float32")
             found.append((name, own, sam_decoder(family, scene.clicks, size, setting.device)))
     return found
@@ -340,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit-b", "skipclick-tiny"])
     parser.add_argument(
         "--resolutions", nargs="+", type=positive, help="sides in pixels (default: the usual ones of each model)"
     )

@@ -1,4 +1,4 @@
-"""What `latency.py` compares: a click by this project, by the authors' design, and by the decoders of SAM and SAM 2.
+"""What `latency.py` compares: a click by this project, by the authors' design, and by the decoders of SAM's family.
 
 Each contender is a function that answers one click on a photo that it already knows, up to the mask at the photo's size
 in host memory. Weights may be random: speed does not depend on values.
@@ -131,33 +131,37 @@ def _materialised(attention: Attention, x: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def sam_decoder(family: str, clicks: Sequence[Click], size: tuple[int, int], device: str) -> ClickOnce:
-    """SAM's ("sam") or SAM 2's ("sam2") prompt encoder and mask decoder at their own resolution, random weights.
+    """Prompt encoder and mask decoder of SAM ("sam"), HQ-SAM ("sam-hq") or SAM 2 ("sam2") at their own resolution.
 
-    The photo of `size` (H, W) is known as an embedding; the mask comes at its size. Raises `ImportError` without
-    transformers.
+    Weights are random. The photo of `size` (H, W) is known as an embedding; the mask comes at its size. Raises
+    `ImportError` without transformers.
     """
     import transformers
 
     torch.manual_seed(0)
+    photo_inputs: dict[str, Any] = {"image_embeddings": torch.randn(1, 256, 64, 64, device=device)}
+    vision = {"num_hidden_layers": 1, "global_attn_indexes": [0]}  # not run: kept small
     if family == "sam":
-        vision = transformers.SamVisionConfig(num_hidden_layers=1, global_attn_indexes=[0])  # not run: kept small
         model: Any = transformers.SamModel(transformers.SamConfig(vision_config=vision))
-        embeddings: Tensor | list[Tensor] = torch.randn(1, 256, 64, 64, device=device)
+    elif family == "sam-hq":  # refines with what an early block of its ViT-B saw
+        model = transformers.SamHQModel(transformers.SamHQConfig(vision_config=vision))
+        photo_inputs["intermediate_embeddings"] = [torch.randn(1, 64, 64, 768, device=device)]
     else:
         model = transformers.Sam2Model(transformers.Sam2Config())
         shapes = [(32, 256), (64, 128), (256, 64)]
-        embeddings = [torch.randn(1, channels, side, side, device=device) for channels, side in shapes]
+        maps = [torch.randn(1, channels, side, side, device=device) for channels, side in shapes]
+        photo_inputs["image_embeddings"] = maps
     model = model.eval().to(device)
     scale = SAM_SIDE / max(size)
     points = torch.tensor([[[[click.x * scale, click.y * scale] for click in clicks]]], device=device)
     labels = torch.tensor([[[int(click.positive) for click in clicks]]], device=device)
     before = torch.zeros(1, 1, 256, 256, device=device)
-    used = (round(size[0] * scale), round(size[1] * scale)) if family == "sam" else (SAM_SIDE, SAM_SIDE)
+    used = (round(size[0] * scale), round(size[1] * scale)) if family != "sam2" else (SAM_SIDE, SAM_SIDE)
 
     @torch.inference_mode()
     def click() -> Mask:
         logits = model(
-            image_embeddings=embeddings,
+            **photo_inputs,
             input_points=points,
             input_labels=labels,
             input_masks=before,

@@ -48,11 +48,11 @@ def test_health(client: FlaskClient, path: str) -> None:
 def test_setup_reports_an_unusable_config_where_label_studio_shows_it(client: FlaskClient) -> None:
     """Label Studio shows no more of a failed request than its status line."""
     body = recorded_requests("01", "/setup")[0]["body"]
-    body["schema"] = body["schema"].replace("BrushLabels", "PolygonLabels")
+    body["schema"] = body["schema"].replace("BrushLabels", "NumberLabels")
     answer = client.post("/setup", json=body)
     assert answer.status_code == 400
-    assert 'no BrushLabels tag with toName="image"' in answer.json["error"]
-    assert 'no BrushLabels tag with toName="image"' in answer.status
+    assert 'no BrushLabels, BitmaskLabels or PolygonLabels tag with toName="image"' in answer.json["error"]
+    assert 'no BrushLabels, BitmaskLabels or PolygonLabels tag with toName="image"' in answer.status
     assert "\n" not in answer.status
 
 
@@ -280,7 +280,7 @@ def test_one_line_per_request(client: FlaskClient, caplog: pytest.LogCaptureFixt
     caplog.set_level(logging.INFO)
     client.post("/predict", json=clicked_bodies("04")[1])
     (line,) = [record.message for record in caplog.records if record.name == "backend.requests"]
-    for part in ("route=/predict", "status=200", "task=3", "clicks=2", "encode_ms=", "click_ms=", "rle_ms="):
+    for part in ("route=/predict", "status=200", "task=3", "clicks=2", "encode_ms=", "click_ms=", "mask_ms="):
         assert part in line
 
 

@@ -160,7 +160,7 @@ def test_saved_masks_are_decoded_within_the_places_for_predictions(
     region = app.test_client().post("/predict", json=first).json["results"][0]["result"][0]
     saved = [*first["params"]["context"]["result"], region]
     body["tasks"][0]["drafts"] = [{"id": 1, "user": "a@b", "result": saved, "annotation": None}]
-    monkeypatch.setattr("backend.app.brush_rle.decode", slow)
+    monkeypatch.setattr("backend.app.read_mask", slow)
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
         for _ in busy:

@@ -99,7 +99,6 @@ def test_inputs_reach_their_places(config: ModelConfig, monkeypatch: pytest.Monk
         "graph": lambda graph, **options: nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     torch.manual_seed(0)
     resolution = (4 * config.size_multiple, 3 * config.size_multiple)
     predictor = Predictor(SkipClick(config).eval(), resolution)

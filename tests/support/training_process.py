@@ -42,11 +42,10 @@ def main() -> None:
     if "preset" in settings:
         settings["model"] = preset(settings.pop("preset"), SMALL_VIT.model)
     torch.set_num_threads(1)
+    options = {"log_every": 1, "validate_every": 0} | json.loads(run)
+    options["device"] = torch.device(options.get("device", "cpu"))
     Path(f"{output}.pid{os.environ.get('RANK', '0')}").write_text(str(os.getpid()))
-    fit(
-        replace(SMALL_VIT, **settings),
-        Run(data=(data,), output=Path(output), **({"log_every": 1, "validate_every": 0} | json.loads(run))),
-    )
+    fit(replace(SMALL_VIT, **settings), Run(data=(data,), output=Path(output), **options))
 
 
 if __name__ == "__main__":

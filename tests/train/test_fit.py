@@ -37,6 +37,7 @@ from train.sources import open_sources
 from train.step import read_batch
 
 ROOT = Path(__file__).parents[2]
+CUDA = [pytest.mark.requires_cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -233,11 +234,17 @@ def test_a_gpu_learns_the_same_at_every_precision(photo_folder: Path, tmp_path: 
 
 
 def start_run(
-    data: Path, output: Path, settings: dict[str, Any], options: dict[str, Any], processes: int = 1
+    data: Path,
+    output: Path,
+    settings: dict[str, Any],
+    options: dict[str, Any],
+    processes: int = 1,
+    joined: bool = False,
 ) -> subprocess.Popen[str]:
+    """Several processes are joined by torchrun; a single one if asked."""
     arguments = [str(data), str(output), json.dumps(settings), json.dumps(options)]
     launcher = [sys.executable]
-    if processes > 1:
+    if processes > 1 or joined:
         launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         launcher += ["--log-dir", os.devnull]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -265,20 +272,33 @@ def num_steps_said(output: Path) -> int:
     return len(read_log(log)) if log.exists() else 0
 
 
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_nccl_joins_a_process_of_its_own(photo_folder: Path, tmp_path: Path) -> None:
+    """As on a machine with one GPU, by `torchrun --nproc-per-node 1`."""
+    finished(start_run(photo_folder, tmp_path / "joined", {}, {"device": "cuda"}, processes=1, joined=True))
+    fit(SMALL_VIT, run(photo_folder, tmp_path / "alone", device=torch.device("cuda")))
+    np.testing.assert_allclose(losses(tmp_path / "joined"), losses(tmp_path / "alone"), atol=1e-3)
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(photo_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(photo_folder: Path, tmp_path: Path, device: str) -> None:
     steps = {"steps": 400}
-    killed = start_run(photo_folder, tmp_path / "killed", steps, {"save_every_seconds": 0})
+    killed = start_run(photo_folder, tmp_path / "killed", steps, {"save_every_seconds": 0, "device": device})
     wait_for(lambda: num_steps_said(tmp_path / "killed") > 5, killed)
     killed.kill()
     killed.wait()
     reached = read_state(tmp_path / "killed" / "last.pt")["step"]
     assert 3 < reached < 400
     total = reached + 12  # the rate is constant, so a run may be made shorter
-    finished(start_run(photo_folder, tmp_path / "killed", {"steps": total}, {"resume": True}))
-    finished(start_run(photo_folder, tmp_path / "whole", {"steps": total}, {}))
-    assert_same_weights(tmp_path / "killed" / "last.pt", tmp_path / "whole" / "last.pt")
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    finished(start_run(photo_folder, tmp_path / "killed", {"steps": total}, {"resume": True, "device": device}))
+    finished(start_run(photo_folder, tmp_path / "whole", {"steps": total}, {"device": device}))
+    if device == "cpu":
+        assert_same_weights(tmp_path / "killed" / "last.pt", tmp_path / "whole" / "last.pt")
+        assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    else:  # a GPU's sums come in no fixed order
+        np.testing.assert_allclose(losses(tmp_path / "killed"), losses(tmp_path / "whole"), atol=0.01)
     assert not list((tmp_path / "killed").glob(".*.tmp"))
 
 

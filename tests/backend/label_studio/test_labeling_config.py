@@ -49,10 +49,17 @@ POINT = '<KeyPointLabels name="k" toName="image" smart="true"><Label value="A"/>
         ("<View>", "not valid XML"),
         (f"<View>{BRUSH}{POINT}</View>", "no Image tag"),
         (f"<View>{IMAGE}{BRUSH}</View>", "no KeyPointLabels tag"),
-        (f"<View>{IMAGE}{POINT}</View>", 'no BrushLabels tag with toName="image"'),
+        (f"<View>{IMAGE}{POINT}</View>", 'no BrushLabels, BitmaskLabels or PolygonLabels tag with toName="image"'),
         (f"<View>{IMAGE}{BRUSH}{POINT}</View>".replace(' smart="true"', ""), '"k" lacks the attribute smart="true"'),
         (f"<View>{IMAGE}{BRUSH}{POINT.replace('image', 'other')}</View>", 'toName="other" of the KeyPointLabels tag'),
-        (f"<View>{IMAGE}{BRUSH.replace('image', 'other')}{POINT}</View>", "no BrushLabels tag"),
+        (
+            f"<View>{IMAGE}{BRUSH.replace('image', 'other')}{POINT}</View>",
+            "no BrushLabels, BitmaskLabels or PolygonLabels tag",
+        ),
+        (
+            f"<View>{IMAGE}{POINT}{POINT.replace('KeyPoint', 'Rectangle').replace('k', 'r')}</View>",
+            "no BrushLabels, BitmaskLabels or PolygonLabels tag",  # a smart rectangle is a prompt
+        ),
         (f"<View>{IMAGE}{BRUSH}{POINT.replace('A', 'C')}</View>", '"b" has no label "C"; it has: A, B'),
         (f"<View>{IMAGE.replace('$', '')}{BRUSH}{POINT}</View>", 'value of the Image tag "image" must be a variable'),
         (
@@ -117,9 +124,7 @@ def test_the_exact_label_beats_one_in_another_case_whatever_the_order() -> None:
 
 
 def test_a_label_that_no_mask_tag_has_is_an_error_and_never_another_class() -> None:
-    with pytest.raises(
-        ConfigError, match=r'no BrushLabels tag .* the label "Ski"; there are: "b1" with A; "b2" with B'
-    ):
+    with pytest.raises(ConfigError, match=r'no tag for masks .* the label "Ski"; there are: "b1" with A; "b2" with B'):
         choose(brush("b1", "A") + brush("b2", "B") + point("Ski"), "Ski")
     with pytest.raises(ConfigError, match=r'"b1" has no label "Ski"; it has: A, B\. Give both tags the same'):
         choose(brush("b1", "A", "B") + point("Ski"), "Ski")
@@ -296,3 +301,38 @@ def test_a_text_with_a_missing_variable_is_no_image() -> None:
         ConfigError, match=r'under "https://host/\$folder/\$name" .*: \$name is no text; they have: folder'
     ):
         image_reference(config, "image", {"folder": "a"}, None)
+
+
+def tag(kind: str, name: str, labels: str = "A", attributes: str = 'smart="false"') -> str:
+    choices = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f'<{kind} name="{name}" toName="image" {attributes}>{choices}</{kind}>'
+
+
+@pytest.mark.parametrize(
+    ("tags", "chosen"),
+    [
+        ([tag("BrushLabels", "b")], "b"),
+        ([tag("BitmaskLabels", "m")], "m"),
+        ([tag("PolygonLabels", "p")], "p"),
+        ([tag("RectangleLabels", "r")], "r"),
+        ([tag("EllipseLabels", "e")], "e"),
+        ([tag("PolygonLabels", "p"), tag("BitmaskLabels", "m"), tag("BrushLabels", "b")], "m"),
+        ([tag("RectangleLabels", "r"), tag("PolygonLabels", "p")], "p"),
+        ([tag("BrushLabels", "b", "B"), tag("PolygonLabels", "p")], "p"),
+        ([tag("RectangleLabels", "r", attributes='smart="true"'), tag("EllipseLabels", "e")], "e"),
+    ],
+)
+def test_masks_go_to_the_kind_of_tag_that_the_config_has(tags: list[str], chosen: str) -> None:
+    xml = f"<View>{IMAGE}{''.join(tags)}{POINT}</View>"
+    check(xml)
+    config = parse_labeling_config(xml)
+    assert choose_mask_tag(config, config.controls["k"], "image", ["A"])[0].name == chosen
+
+
+@pytest.mark.parametrize("kind", ["BrushLabels", "BitmaskLabels"])
+def test_brushes_that_are_smart_by_themselves_are_told(kind: str) -> None:
+    (doubt,) = labeling_config_doubts(
+        parse_labeling_config(f"<View>{IMAGE}{tag(kind, 'm', attributes='')}{POINT}</View>")
+    )
+    assert f'the {kind} tag "m" lacks the attribute smart="false"' in doubt
+    assert not labeling_config_doubts(parse_labeling_config(f"<View>{IMAGE}{tag(kind, 'm')}{POINT}</View>"))

@@ -20,14 +20,17 @@ from backend.label_studio.protocol import (
     MaskRequest,
     ProtocolError,
     mask_request,
-    mask_response,
     read_json,
     read_predict,
     region_rle,
 )
+from backend.label_studio.regions import mask_response, read_mask
 from backend.label_studio.signs import SignMemory
 from skipclick import brush_rle
+from skipclick.masks import BoxMask
 from tests.support.recorded import clicked_bodies
+
+MASK = BoxMask.of(np.eye(120, 160, dtype=bool))
 
 
 def asked(body: dict[str, Any], memory: SignMemory | None = None) -> MaskRequest:
@@ -184,7 +187,7 @@ def test_rotation_page_and_sizes_are_echoed() -> None:
     context(body)[0] |= {"item_index": 1, "image_rotation": 90}
     found = asked(body)
     assert found.image.url == "/1.png"
-    region = mask_response(found.target, [1, 2], 0.9, "v")["results"][0]["result"][0]
+    region = mask_response(found.target, MASK, 0.9, "v")["results"][0]["result"][0]
     assert region["item_index"] == 1
     assert region["image_rotation"] == 90
     assert (region["original_width"], region["original_height"]) == (160, 120)
@@ -268,9 +271,7 @@ def left(body: dict[str, Any]) -> list[int]:
     raw = json.dumps(body).encode()
     body = read_json(raw)
     before = asked(body)
-    after = without_leftovers(
-        before, body["tasks"][0], lambda region, *size: brush_rle.decode(region_rle(region, raw), *size)
-    )
+    after = without_leftovers(before, body["tasks"][0], lambda region, *size: read_mask(region, raw, *size))
     return [before.clicks.index(click) for click in after.clicks]
 
 
@@ -399,7 +400,7 @@ TWO_MASKS = (
 )
 def test_the_mask_goes_to_the_tag_that_has_the_labels(labels: list[str], name: str, answered: list[str]) -> None:
     found = asked(labelled(TWO_MASKS, ("click", labels)))
-    region = mask_response(found.target, [1], 0.9, "v")["results"][0]["result"][0]
+    region = mask_response(found.target, MASK, 0.9, "v")["results"][0]["result"][0]
     assert (region["from_name"], region["value"]["brushlabels"]) == (name, answered)
 
 

@@ -127,9 +127,15 @@ def test_08_undone_clicks_are_gone(client: FlaskClient) -> None:
     assert not at(last, 40, 60)
 
 
-def test_11_a_lone_negative_click_gives_no_mask(client: FlaskClient) -> None:
-    answer = client.post("/predict", json=clicked_bodies("11")[-1])
-    assert answer.json["results"][0]["result"] == []
+def test_11_a_negative_click_inside_an_accepted_mask_corrects_it(client: FlaskClient) -> None:
+    body = clicked_bodies("11")[-1]
+    (accepted,) = [one for one in body["tasks"][0]["drafts"][0]["result"] if at(mask_of(one), 28, 45)]
+    (found,) = client.post("/predict", json=body).json["results"][0]["result"]
+    assert found["id"] == accepted["id"]
+    assert not at(mask_of(found), 28, 45)
+    assert (mask_of(found) <= mask_of(accepted)).all()
+    body["tasks"][0]["drafts"] = []
+    assert client.post("/predict", json=body).json["results"][0]["result"] == []
 
 
 def test_15_a_rectangle_is_a_prompt_and_the_newest_counts(client: FlaskClient) -> None:

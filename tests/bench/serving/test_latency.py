@@ -42,7 +42,7 @@ def test_all_baselines_compute_the_same_mask() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["sam", "sam2"])
+@pytest.mark.parametrize("family", ["sam", "sam-hq", "sam2"])
 def test_sams_decoders_give_masks_of_the_photos_size(family: str) -> None:
     pytest.importorskip("transformers")
     assert sam_decoder(family, CLICKS, (90, 120), "cpu")().shape == (90, 120)

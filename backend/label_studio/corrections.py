@@ -1,0 +1,70 @@
+"""Clicks that correct a region that is there already.
+
+A first click on a saved region of the click's label begins with that region's mask, and the answer carries its id: when
+the annotator accepts it, the editor puts it in the region's place. Until then the region stays as it is.
+
+A saved region is one of the asking user's draft, or else of an annotation, or else of a prediction, as Label Studio
+sent it. Where several lie under the click, it is the one drawn last, which the annotator sees on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.label_studio.leftovers import Decode, decode_few, is_mask_of
+from backend.label_studio.protocol import Json, MaskRequest
+
+FirstClick = Literal["off", "negative", "any"]
+"""Which first clicks on a saved region correct it."""
+
+
+@dataclass(frozen=True, eq=False)
+class SavedRegion:
+    """A region to correct."""
+
+    id: str
+    mask: NDArray[np.bool_]
+    """Bool (H, W)."""
+    items: tuple[Json, ...]
+    """All that is saved under its id: the mask's own item first, then further labels, choices and texts."""
+
+
+def corrected_region(request: MaskRequest, task: Json, decode: Decode, first_click: FirstClick) -> SavedRegion | None:
+    """The region that the request's first click falls on, if it is to correct one."""
+    if request.box is not None or not request.clicks or first_click == "off":
+        return None
+    first = request.clicks[0]
+    if first.positive and first_click == "negative":
+        return None
+    decode = decode_few(request, decode)
+    for result in _saved_results(task):
+        for item in reversed(result):
+            if not _may_be_replaced(item) or not is_mask_of(item, request):
+                continue
+            try:
+                mask = decode(item, request.target.height, request.target.width) > 0
+            except ValueError:
+                continue  # of another size, or damaged: nobody sees it
+            if mask[first.y, first.x]:
+                others = (one for one in result if one.get("id") == item["id"] and one is not item)
+                return SavedRegion(item["id"], mask, (item, *others))
+    return None
+
+
+def _saved_results(task: Json) -> Iterator[Sequence[Json]]:
+    """The saved result lists, those first that the annotator is most likely to see."""
+    for source in ("drafts", "annotations", "predictions"):
+        saved: Any = task.get(source)
+        for one in reversed(saved) if isinstance(saved, list) else ():
+            result = one.get("result") if isinstance(one, dict) else None
+            if isinstance(result, list):
+                yield [item for item in result if isinstance(item, dict)]
+
+
+def _may_be_replaced(item: Json) -> bool:
+    return isinstance(item.get("id"), str) and bool(item["id"]) and not item.get("readonly") and not item.get("locked")

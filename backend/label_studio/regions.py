@@ -1,0 +1,150 @@
+"""Masks as regions of Label Studio, in the form of the tag that they belong to, and saved regions as masks. No I/O.
+
+| tag             | value of the region          | what is lost                                       |
+|-----------------|------------------------------|----------------------------------------------------|
+| BrushLabels     | run lengths                  | nothing                                            |
+| BitmaskLabels   | a PNG                        | nothing                                            |
+| PolygonLabels   | a polygon of each part;      | detail, down to an IoU of `Output.polygon_min_iou` |
+|                 | bridges to holes             |                                                    |
+| RectangleLabels | the box around the mask      | all but the box                                    |
+| EllipseLabels   | the ellipse of equal moments | all but the ellipse                                |
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.label_studio.corrections import FirstClick, SavedRegion
+from backend.label_studio.protocol import Json, RegionTarget, region_rle
+from skipclick import bitmask, brush_rle, polygons
+from skipclick.evaluation.datasets.label_studio import mask_shape, region_piece
+from skipclick.masks import BoxMask
+
+
+@dataclass(frozen=True)
+class Output:
+    """How masks are answered; see the settings of these names."""
+
+    mask_min_part: float = 0.001
+    polygon_min_iou: float = polygons.MIN_IOU
+    polygon_max_points: int | None = None
+    correct_regions: FirstClick = "negative"
+
+
+def mask_response(
+    target: RegionTarget,
+    mask: BoxMask,
+    score: float,
+    model_version: str,
+    output: Output = Output(),
+    corrected: SavedRegion | None = None,
+) -> dict[str, Any]:
+    """The answer with a mask: one region, or of a polygon's several parts one each, all but the first under it.
+
+    Ids are random, of 128 bits: an id that an annotation already holds replaces that region when the suggestion is
+    accepted. So the first region has the id of the one that is `corrected`, and with it all else that is saved of it,
+    since that is replaced too. Raises `KeyError` for a kind of tag that no mask is written to.
+    """
+    regions: list[dict[str, Any]] = []
+    for value in _WRITERS[target.kind](mask, output):
+        region: dict[str, Any] = {
+            "id": secrets.token_urlsafe(16),
+            "type": target.kind,
+            "from_name": target.from_name,
+            "to_name": target.to_name,
+            "original_width": target.width,
+            "original_height": target.height,
+            "image_rotation": target.image_rotation,
+            "score": score,
+            "readonly": False,
+            "value": {**value, target.kind: list(target.labels)},
+        }
+        if target.item_index is not None:
+            region["item_index"] = target.item_index
+        if regions:
+            region["parentID"] = regions[0]["id"]
+        elif corrected is not None:
+            regions = [_in_its_place(item, region) for item in corrected.items]
+            continue
+        regions.append(region)
+    return {"results": [{"result": regions, "score": score, "model_version": model_version}]}
+
+
+def _in_its_place(saved: Json, region: Json) -> dict[str, Any]:
+    """What is saved under a region's id with the mask of another region; choices and texts as they are."""
+    value = saved.get("value")
+    if not isinstance(value, dict) or not _MASK_FIELDS & value.keys():
+        return dict(saved)
+    kept = {name: one for name, one in value.items() if name not in _MASK_FIELDS}
+    mask = {name: one for name, one in region["value"].items() if name in _MASK_FIELDS}
+    return {**saved, "score": region["score"], "value": {**kept, **mask}}
+
+
+def read_mask(region: Json, raw: bytes, height: int, width: int) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), of a saved brush, bitmask or polygon region on a photo of this size.
+
+    raw: the body that the region came in, see `protocol.read_json`. Raises `ValueError` where it has none, or one of
+    another size.
+    """
+    if mask_shape(region) is None:
+        raise ValueError("the region has no mask")
+    return replace(region_piece(region, lambda one: region_rle(one, raw)), size=(height, width)).mask()
+
+
+def _brush(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+    return [{"format": "rle", "rle": brush_rle.encode(mask)}]
+
+
+def _bitmask(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+    return [{"imageDataURL": bitmask.encode(mask)}]
+
+
+def _polygons(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+    outline = polygons.outline(mask, output.polygon_min_iou, output.polygon_max_points)
+    to_percent = (100 / mask.size[1], 100 / mask.size[0])
+    rings = (polygon.with_bridges() * to_percent for polygon in outline.polygons)
+    return [{"points": np.clip(ring, 0, 100).tolist(), "closed": True} for ring in rings]
+
+
+def _rectangle(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+    (top, left, bottom, right), (height, width) = mask.box, mask.size
+    place = {"x": left / width, "y": top / height, "width": (right - left) / width, "height": (bottom - top) / height}
+    return [{name: 100 * share for name, share in place.items()} | {"rotation": 0}]
+
+
+def _ellipse(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+    """The ellipse whose centre, directions and mean squares are the mask's: of one that is an ellipse it is that."""
+    height, width = mask.size
+    y, x = (index + 0.5 for index in np.nonzero(mask.pixels))
+    spread = np.cov(np.stack([x, y]), bias=True) + np.eye(2) / 12  # a pixel is an area, not a point
+    variances, axes = np.linalg.eigh(spread)
+    radii = 2 * np.sqrt(variances)
+    angle = math.degrees(math.atan2(axes[1, 1], axes[0, 1]))  # of the longer axis
+    return [
+        {
+            "x": 100 * (mask.box[1] + float(x.mean())) / width,
+            "y": 100 * (mask.box[0] + float(y.mean())) / height,
+            "radiusX": 100 * float(radii[1]) / width,
+            "radiusY": 100 * float(radii[0]) / height,
+            "rotation": angle % 180,
+        }
+    ]
+
+
+_MASK_FIELDS = {"format", "rle", "imageDataURL", "points", "closed"}
+
+_WRITERS: Mapping[str, Callable[[BoxMask, Output], list[dict[str, Any]]]] = {
+    "brushlabels": _brush,
+    "bitmasklabels": _bitmask,
+    "polygonlabels": _polygons,
+    "rectanglelabels": _rectangle,
+    "ellipselabels": _ellipse,
+}
+"""The values of a mask's regions without their labels, by the kind of their tag."""
