@@ -76,6 +76,8 @@ def _check_make(words: list[str]) -> None:
 
 def _check_skipclick(arguments: list[str], folder: Path) -> None:
     shutil.copy(PHOTO, folder / "photo.jpg")
+    with Image.open(PHOTO) as photo:
+        Image.new("1", photo.size, 1).save(folder / "mask.png")
     shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
     shutil.copy(BUNDLED, folder / "skipclick.safetensors")
     with chdir(folder):
