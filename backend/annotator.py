@@ -1,9 +1,11 @@
 """The use case: clicks on an image become a mask. Knows no HTTP and no JSON.
 
-The previous mask of click t, which the network sees beside the clicks, is the memo of the same image, head
-and clicks 1..t-1. When it is gone, the clicks are replayed from the longest prefix that is still known. So
-a result depends on the request alone, not on which requests came before, and is the same to the bit (where the
-executor runs clicks one by one; in batches the last bits of a float may differ).
+A mask depends on the request alone, not on which requests came before, and is the same to the bit (where the executor
+runs clicks one by one; in batches the last bits of a float may differ): see `click_memo.py`.
+
+With zoom-in the clicks after the first are answered on a crop of the photo around the object (`skipclick/zoom.py`).
+Which crop follows from the clicks; it is encoded like a photo, ahead of the click where there is time, and kept beside
+the photo's features.
 
 Each project is answered by its head (`heads.py`); all share the backbone, and so what it saw of an image. Features are
 kept with what was prepared for the head that worked with them last; for another one they are prepared anew, in a small
@@ -17,29 +19,42 @@ import gc
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backend.click_memo import ClickMemo
 from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads, PredictorLike
-from backend.images.decode import Photo
+from backend.images.decode import Photo as DecodedPhoto
 from backend.images.loader import ImageSource
 from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
-from skipclick.predictor import ClickRequest, Prediction
+from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
+from skipclick.zoom import (
+    NOTHING,
+    ZoomPrediction,
+    ZoomRequest,
+    ZoomRule,
+    ZoomState,
+    likely_view,
+    predict_zoomed,
+    whole_view,
+    zoom_request,
+)
+from skipclick.zoom import Box as View
 
 _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
@@ -71,6 +86,16 @@ class Annotation:
 
 
 @dataclass(frozen=True, eq=False)
+class _Photo:
+    """A photo that is clicked on, and the head that answers."""
+
+    image: ImageReference
+    name: str
+    features: ImageFeatures
+    head: Head
+
+
+@dataclass(frozen=True, eq=False)
 class _Seen:
     """What is known of a photo as it is now."""
 
@@ -85,17 +110,6 @@ class _Seen:
         return max(1, self.features.nbytes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Memo:
-    """An answer that knows its size."""
-
-    prediction: Prediction
-
-    @property
-    def nbytes(self) -> int:
-        return self.prediction.state.nbytes + self.prediction.mask.nbytes
-
-
 class Annotator:
     """Answers clicks from any number of threads; the device works in `executor`'s threads alone."""
 
@@ -107,15 +121,25 @@ class Annotator:
         *,
         features: SharedCache[ImageFeatures],
         memo_bytes: int,
+        zoom: ZoomRule | None = None,
+        photo_bytes: int = 0,
     ) -> None:
+        """zoom: None answers all clicks on the whole photo. photo_bytes: memory for photos as pixels, of which crops
+        are made; one that is not there any more is fetched again."""
         self._heads = heads
         self._images = images
         self._executor = executor
         self._features = features
-        self._memo: SharedCache[_Memo] = SharedCache("memo", ByteLru(memo_bytes))
+        self._memo: ClickMemo[Prediction | ZoomPrediction] = ClickMemo(memo_bytes)
+        self._zoom = zoom
+        self._photos: SharedCache[NDArray[np.uint8]] = SharedCache("photos", ByteLru(photo_bytes))
         self._looks: SharedCache[_Seen] = SharedCache("looks", ByteLru(0))  # keeps nothing: one look for all who ask
-        self._waiting: defaultdict[str, list[GivenUp]] = defaultdict(list)  # requests that wait for an image, by place
+        self._waiting: defaultdict[Hashable, list[GivenUp]] = defaultdict(
+            list
+        )  # requests by the features they wait for
         self._warming: set[str] = set()
+        self._likely: dict[Hashable, Callable[[], object]] = {}  # encodes of crops to come, by object
+        self._encoded: Counter[str] = Counter()
         self._lock = Lock()
         self._warmers = ThreadPoolExecutor(1, thread_name_prefix="warm")
 
@@ -147,14 +171,18 @@ class Annotator:
             seen = self._look(head, place, image, stages)
             if seen.features.image_size != size and not seen.is_fetched:
                 seen = self._look(head, place, image, stages, doubt=True)
-            features = self._prepared(head, place, seen, stages)
+            features = self._prepared(head, place, seen.name, seen.features, stages)
         if features.image_size != size:
             raise SizeMismatchError(
                 f"the image has {features.image_size[1]} x {features.image_size[0]} pixels, but the "
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
+        photo = _Photo(image, seen.name, features, head)
         with _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(head, seen.name, features, points, start, given_up)
+            answer = self._answer(photo, points, start, stages, given_up)
+        stages["click"] -= stages.get("crop", 0.0)
+        if isinstance(answer, ZoomPrediction):
+            self._encode_ahead(photo, points, answer.state)
         return Annotation(answer.mask, answer.score, head.version, stages)
 
     @property
@@ -176,7 +204,8 @@ class Annotator:
         place = self._images.place(image)
         with _overloaded_if_cancelled():
             head = self._heads.of(project)
-            self._prepared(head, place, self._look(head, place, image, {}), {})
+            seen = self._look(head, place, image, {})
+            self._prepared(head, place, seen.name, seen.features, {})
 
     def warm(self, image: ImageReference, project: int | None = None) -> None:
         """Begin to `prepare` an image in the background, unless it was seen a short time ago, is under way, or too
@@ -195,22 +224,30 @@ class Annotator:
         self._warmers.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
         self._features.close()
+        self._photos.close()
         self._looks.close()
         self._memo.close()
         self._heads.close()
 
     def forget(self) -> None:
-        """Let go of all features and memos on the device; answers stay the same."""
+        """Let go of all features, memos and photos; answers stay the same."""
         self._features.free()
         self._memo.free()
+        self._photos.free()
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Statistics by cache name."""
-        return self._features.stats() | self._memo.stats() | self._heads.stats()
+        photos = {} if self._zoom is None else self._photos.stats()
+        return self._features.stats() | photos | self._memo.stats() | self._heads.stats()
 
     def feature_stats(self) -> dict[str, CacheStats]:
         """Statistics of the features' tiers alone."""
         return self._features.stats()
+
+    def encodes(self) -> dict[str, int]:
+        """How much was encoded since the start: photos, and crops that a click waited for or that were made ahead."""
+        with self._lock:
+            return {kind: self._encoded[kind] for kind in ("photo", "crop", "crop ahead")}
 
     def queue(self) -> dict[str, int]:
         """How much waits for the device, by priority's name."""
@@ -233,12 +270,8 @@ class Annotator:
 
     def _see(self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool) -> _Seen:
         begin = time.perf_counter()
-        try:
+        with _overloaded_if_full():
             look = self._images.look(image, self._features.find, doubt)
-        except MemoryError:
-            raise OverloadedError(
-                "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
-            ) from None
         if look.asked:
             stages["fetch"] = (time.perf_counter() - begin) * 1000
         photo = look.photo
@@ -246,66 +279,114 @@ class Annotator:
             assert look.kept is not None
             return _Seen(look.name, look.kept, is_fetched=False)
         try:
-            make = partial(self._encode, head, place, photo, stages)
+            if self._zoom is not None and photo.pixels.shape[:2] == photo.size:  # not decoded at a reduced size
+                self._photos.replace(look.name, photo.pixels)
+            make = partial(self._encode_photo, head, place, photo, stages)
             return _Seen(look.name, self._features.get_or_make(look.name, make), is_fetched=True)
         finally:
             photo.release()
 
-    def _encode(self, head: Head, place: str, photo: Photo, stages: dict[str, float]) -> ImageFeatures:
-        with _timed(stages, "encode"):
-            features = self._on_device(lambda: self._urgency(place), lambda: head.predictor.encode(photo.pixels))
+    def _encode_photo(self, head: Head, place: str, photo: DecodedPhoto, stages: dict[str, float]) -> ImageFeatures:
+        features = self._encode(head, place, photo.pixels, "photo", stages)
         return dataclasses.replace(features, image_size=photo.size)
 
-    def _prepared(self, head: Head, place: str, seen: _Seen, stages: dict[str, float]) -> ImageFeatures:
-        """An image's features, prepared for a head. They take the place of those for another one: its requests under
-        way hold theirs."""
-        if seen.features.head == head.predictor.head:
-            return seen.features
-        with _timed(stages, "prepare"):
-            features = self._on_device(lambda: self._urgency(place), lambda: head.predictor.prepare(seen.features))
-        self._features.replace(seen.name, features)
+    def _encode(
+        self, head: Head, awaited: Hashable, pixels: NDArray[np.uint8], kind: str, stages: dict[str, float]
+    ) -> ImageFeatures:
+        with _timed(stages, "encode"):
+            features = self._on_device(lambda: self._urgency(awaited), lambda: head.predictor.encode(pixels))
+        with self._lock:
+            self._encoded[kind] += 1
         return features
 
-    def _urgency(self, place: str) -> Priority:
-        """Of the first look at an image: whether somebody waits for it now."""
-        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(place, ())))
+    def _prepared(
+        self, head: Head, awaited: Hashable, key: Hashable, features: ImageFeatures, stages: dict[str, float]
+    ) -> ImageFeatures:
+        """Features prepared for a head. They take the place of those for another one: its requests under way hold
+        theirs."""
+        if features.head == head.predictor.head:
+            return features
+        with _timed(stages, "prepare"):
+            prepared = self._on_device(lambda: self._urgency(awaited), lambda: head.predictor.prepare(features))
+        self._features.replace(key, prepared)
+        return prepared
+
+    def _urgency(self, awaited: Hashable) -> Priority:
+        """Of an encode: whether somebody waits for it now."""
+        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(awaited, ())))
         return Priority.ENCODE if is_wanted else Priority.PREFETCH
 
     def _answer(
         self,
-        head: Head,
-        name: str,
-        features: ImageFeatures,
+        photo: _Photo,
         clicks: tuple[Click, ...],
         start: Start | None,
+        stages: dict[str, float],
         given_up: GivenUp,
-    ) -> Prediction:
-        """The answer after all clicks, from the longest shorter history that is known."""
+    ) -> Prediction | ZoomPrediction:
+        """The answer after all clicks."""
+        head = photo.head
 
         def urgency() -> Priority | None:
             return None if given_up() else Priority.CLICK
 
-        def make(num_clicks: int, state: torch.Tensor | None) -> _Memo:
-            request = ClickRequest(features, clicks[:num_clicks], state)
-            return _Memo(self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result())
+        def make(begun: tuple[Click, ...], before: Prediction | ZoomPrediction | None) -> Prediction | ZoomPrediction:
+            state = None if before is None else before.state
+            if state is None and start is not None:
+                area = start.mask if isinstance(start, StartMask) else _area(start, photo.features.image_size)
+                state = self._on_device(urgency, lambda: head.predictor.start_state(area))
+            request: ClickRequest | ZoomRequest
+            if self._zoom is None:
+                assert not isinstance(state, ZoomState)
+                request = ClickRequest(photo.features, begun, state)
+            else:
+                if isinstance(state, torch.Tensor):  # a box is no mask yet: its first answer is on the whole photo
+                    known = BoxMask.of(start.mask).box if isinstance(start, StartMask) else NOTHING
+                    state = ZoomState(state, None, whole_view(photo.features.image_size), known)
+                crop = partial(self._awaited_crop, photo, stages, given_up)
+                request = zoom_request(photo.features, begun, state, crop, self._zoom)
+            return self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result()
 
-        def memo_key(num_clicks: int) -> tuple[object, ...]:
-            return name, head.version, start, clicks[:num_clicks]
+        return self._memo.answer((photo.name, head.version, start), clicks, make)
 
-        begun = ((n, self._memo.peek(memo_key(n))) for n in range(len(clicks) - 1, 0, -1))
-        num_known, known = next((found for found in begun if found[1] is not None), (0, None))
-        if known is not None:
-            state: torch.Tensor | None = known.prediction.state
-        elif start is not None:
-            area = start.mask if isinstance(start, StartMask) else _area(start, features.image_size)
-            state = self._on_device(urgency, lambda: head.predictor.start_state(area))
-        else:
-            state = None
-        for num_clicks in range(num_known + 1, len(clicks) + 1):
-            known = self._memo.get_or_make(memo_key(num_clicks), partial(make, num_clicks, state))
-            state = known.prediction.state
-        assert known is not None
-        return known.prediction
+    def _awaited_crop(self, photo: _Photo, stages: dict[str, float], given_up: GivenUp, view: View) -> ImageFeatures:
+        with _timed(stages, "crop"), self._wanted((photo.name, view), given_up):
+            return self._crop(photo, view, "crop", {})
+
+    def _crop(self, photo: _Photo, view: View, kind: str, stages: dict[str, float]) -> ImageFeatures:
+        """Features of a part of a photo, prepared for its head; encoded if they are new."""
+        key = photo.name, view
+
+        def make() -> ImageFeatures:
+            with _overloaded_if_full():
+                pixels = self._photos.get_or_make(photo.name, lambda: self._images.pixels(photo.image, photo.name))
+            top, left, bottom, right = view
+            return self._encode(photo.head, key, pixels[top:bottom, left:right], kind, stages)
+
+        return self._prepared(photo.head, key, key, self._features.get_or_make(key, make), stages)
+
+    def _encode_ahead(self, photo: _Photo, clicks: tuple[Click, ...], state: ZoomState) -> None:
+        """Begin to encode the crop that the next click is likely to need, in place of one that is waiting for an
+        earlier click on the object."""
+        assert self._zoom is not None
+        size = photo.features.image_size
+        view, subject = likely_view(state, clicks, size, self._zoom), (photo.name, clicks[0])
+        with self._lock:
+            is_queued = self._likely.pop(subject, None) is not None
+            if view == whole_view(size) or (photo.name, view) in self._features or len(self._likely) >= _MAX_WARMING:
+                return
+            self._likely[subject] = partial(self._crop, photo, view, "crop ahead", {})
+        if not is_queued:
+            self._warmers.submit(self._run_ahead, subject)
+
+    def _run_ahead(self, subject: Hashable) -> None:
+        with self._lock:
+            encode = self._likely.pop(subject, None)
+        try:
+            if encode is not None:
+                encode()
+        except Exception as error:  # the next click will be told
+            logger.warning("could not encode a crop ahead: %s", error)
 
     def _on_device(self, urgency: Callable[[], Priority | None], work: Callable[[], T]) -> T:
         return self._executor.submit(urgency, lambda: self._relieved(work)).result()
@@ -332,18 +413,18 @@ class Annotator:
             ) from None
 
     @contextmanager
-    def _wanted(self, place: str, given_up: GivenUp) -> Iterator[None]:
-        """While this holds, encoding the image is more urgent than a prefetch, even if a prefetch began
-        it."""
+    def _wanted(self, awaited: Hashable, given_up: GivenUp) -> Iterator[None]:
+        """While this holds, encoding an image, by its place, or a crop is more urgent than a prefetch, even if a
+        prefetch began it."""
         with self._lock:
-            self._waiting[place].append(given_up)
+            self._waiting[awaited].append(given_up)
         try:
             yield
         finally:
             with self._lock:
-                self._waiting[place].remove(given_up)
-                if not self._waiting[place]:
-                    del self._waiting[place]
+                self._waiting[awaited].remove(given_up)
+                if not self._waiting[awaited]:
+                    del self._waiting[awaited]
 
 
 @dataclass(frozen=True)
@@ -354,8 +435,13 @@ class _Answering:
     annotator: Annotator
     predictor: PredictorLike
 
-    def __call__(self, requests: Sequence[ClickRequest]) -> Sequence[Prediction]:
-        return self.annotator._relieved(lambda: self.predictor.predict(requests))
+    def __call__(self, requests: Sequence[ClickRequest | ZoomRequest]) -> Sequence[Prediction | ZoomPrediction]:
+        return self.annotator._relieved(lambda: self._answers(requests))
+
+    def _answers(self, requests: Sequence[ClickRequest | ZoomRequest]) -> Sequence[Prediction | ZoomPrediction]:
+        if isinstance(requests[0], ZoomRequest):  # so all are
+            return predict_zoomed(cast(Predictor, self.predictor), cast(Sequence[ZoomRequest], requests))
+        return self.predictor.predict(cast(Sequence[ClickRequest], requests))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -372,12 +458,22 @@ def _overloaded_if_cancelled() -> Iterator[None]:
 
 
 @contextmanager
+def _overloaded_if_full() -> Iterator[None]:
+    try:
+        yield
+    except MemoryError:
+        raise OverloadedError(
+            "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
+        ) from None
+
+
+@contextmanager
 def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
     begin = time.perf_counter()
     try:
         yield
     finally:
-        stages[name] = (time.perf_counter() - begin) * 1000
+        stages[name] = stages.get(name, 0.0) + (time.perf_counter() - begin) * 1000
 
 
 def _rotation(box: Box) -> tuple[float, float]:

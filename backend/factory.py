@@ -27,6 +27,7 @@ from skipclick.dtype import choose_dtype
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
+from skipclick.zoom import DEFAULT_RULE
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,8 @@ class Service:
         """The start-up line."""
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device != "cpu" else ""
         caches = [("device", settings.feature_cache_bytes), ("memo", settings.memo_cache_bytes)]
+        if settings.zoom != "off":
+            caches.append(("photos", settings.photo_cache_bytes))
         if self.device != "cpu":
             caches.append(("host", settings.feature_cache_host_bytes))
         if settings.feature_cache_dir is not None:
@@ -61,7 +64,7 @@ class Service:
         return (
             f"SkipClick backend {__version__} is ready: device {self.device}{name}, dtype {self.dtype}, "
             f"checkpoint {settings.checkpoint} ({self.annotator.version}), "
-            f"resolution {self.resolution[0]}x{self.resolution[1]}, "
+            f"resolution {self.resolution[0]}x{self.resolution[1]}, zoom {settings.zoom}, "
             f"caches {', '.join(f'{cache} {size_text(size)}' for cache, size in caches)}, "
             f"Label Studio {settings.label_studio_url}"
         )
@@ -85,6 +88,8 @@ def build_service(settings: Settings) -> Service:
         executor,
         features=feature_cache(settings, predictor, executor),
         memo_bytes=settings.memo_cache_bytes,
+        zoom=DEFAULT_RULE if settings.zoom == "auto" else None,
+        photo_bytes=settings.photo_cache_bytes,
     )
     return Service(annotator, device, dtype, predictor.resolution, names)
 

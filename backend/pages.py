@@ -66,6 +66,7 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
         "dtype": service.dtype,
         "resolution": service.resolution,
         "caches": caches,
+        "encodes": service.annotator.encodes(),
         "queue": service.annotator.queue(),
         "training": _trainings(training) if training is not None else None,
     }

@@ -159,6 +159,16 @@ class Settings(BaseSettings):
         "the last bits of a probability depend on the company",
     )
     memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
+    zoom: Annotated[Literal["auto", "off"], Is("auto or off")] = Field(
+        default="auto",
+        description="`auto` looks at a crop around the object from the second click on, so that small objects get fine "
+        "edges; `off` looks at the whole photo always",
+    )
+    photo_cache_bytes: Size = Field(
+        default=256 << 20,
+        description="memory for photos as pixels, from which `ZOOM` cuts its crops: 36 MB for 12 megapixels. A photo "
+        "that is not there any more is fetched again",
+    )
     mask_min_part: Annotated[float, Field(ge=0, lt=1), Is("a share such as 0.001, or 0")] = Field(
         default=0.001,
         description="islands and holes smaller than this share of a mask's area are dropped and filled, unless a click "

@@ -91,6 +91,14 @@ class _ServiceCollector(Collector):
             return
         yield _model(service)
         yield from _caches(service)
+        encodes = CounterMetricFamily(
+            "skipclick_encodes",
+            "Looks of the network: at photos, at crops, and at crops ahead of a click",
+            labels=["kind"],
+        )
+        for kind, count in service.annotator.encodes().items():
+            encodes.add_metric([kind], count)
+        yield encodes
         queue = GaugeMetricFamily("skipclick_queue_length", "Work that waits for the device", labels=["priority"])
         for priority, length in service.annotator.queue().items():
             queue.add_metric([priority], length)

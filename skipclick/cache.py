@@ -102,6 +102,11 @@ class ByteLru(Generic[T]):
         with self._lock:
             return self._values[key][0] if key in self._values else None
 
+    def drop(self, key: Hashable) -> None:
+        """Let go of the value of `key`, if there is one."""
+        with self._lock:
+            self._bytes -= self._values.pop(key, (None, 0))[1]
+
     def clear(self) -> None:
         """Let go of everything; counts as evictions."""
         with self._lock:

@@ -62,6 +62,11 @@ class Prediction:
     state: Tensor
     """(H, W) of the network, in its dtype, on its device: the object's probability."""
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return self.mask.nbytes + self.state.nbytes
+
 
 class Network(Protocol):
     """What a predictor runs: a `SkipClick`, or its graphs in another runtime."""

@@ -18,7 +18,7 @@ BACKEND = (
     {"label_studio"},
     {"images"},
     {"finetune"},
-    {"heads"},
+    {"heads", "click_memo"},
     {"annotator"},
     {"factory"},
     {"readiness"},

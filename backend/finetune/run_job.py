@@ -159,7 +159,9 @@ def retention_set() -> list[Sample]:
 
 def recipe(settings: Settings) -> FinetuneConfig:
     """How a job learns with these settings."""
-    return FinetuneConfig(device=choose_device(settings.device), max_seconds=settings.finetune_seconds)
+    return FinetuneConfig(
+        device=choose_device(settings.device), max_seconds=settings.finetune_seconds, zoom=settings.zoom == "auto"
+    )
 
 
 def served(versions: Versions, project: int, number: int | None, base: SkipClick) -> SkipClick:

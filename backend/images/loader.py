@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+import numpy as np
 import requests
+from numpy.typing import NDArray
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from backend.images.allowlist import ImageHosts, RefusedHostError
@@ -108,6 +110,12 @@ class ImageSource(Protocol):
         sees it; call the photo's `release` when it has been looked at. With `doubt` it is fetched in any case.
 
         Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        """
+
+    def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        """All pixels of the image that has this name, uint8 RGB (H, W, 3), oriented as the annotator sees it.
+
+        Raises `ImageError`, also where the image is another one by now, and `MemoryError`.
         """
 
 
@@ -210,7 +218,21 @@ class ImageLoader:
         """
         with self._opened(reference) as opened:
             assert opened is not None
-            return self._decoded(opened.file, reference)
+            return self._decoded(opened.file, reference, self._enough)
+
+    def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        """See `ImageSource.pixels`."""
+        reference = _canonical(reference)
+        with self._opened(reference) as opened:
+            assert opened is not None
+            photo = self._decoded(opened.file, reference, enough=None)
+            photo.release()  # who keeps them has a budget of his own
+            names = [_data_name(reference.url)] if _is_data(reference.url) else []
+            names += [content_name(opened.stamp)] if opened.stamp is not None else []
+            if name not in names and name != digest_name(opened.file):
+                self._sightings.drop(self.place(reference))
+                raise ImageError(f"{describe(reference.url)} was replaced by another image: click once more")
+        return photo.pixels
 
     def _look_anew(
         self, reference: ImageReference, place: str, begin: float, find: Callable[[str], T | None]
@@ -220,7 +242,7 @@ class ImageLoader:
             assert opened is not None
             name = None if opened.stamp is None else content_name(opened.stamp)
             kept = find(name) if name is not None else None
-            photo = self._decoded(opened.file, reference) if kept is None else None
+            photo = self._decoded(opened.file, reference, self._enough) if kept is None else None
             if name is None:
                 name = _name_of_decoded(opened.file)
         return self._seen(place, begin, opened, Look(name, kept, photo))
@@ -251,7 +273,7 @@ class ImageLoader:
             photo = None
             if found is None:
                 opened.file.seek(0)
-                photo = self._decoded(opened.file, reference)
+                photo = self._decoded(opened.file, reference, self._enough)
         look = Look(name, found, photo, asked=photo is not None or not opened.is_local)
         return self._seen(place, begin, opened, look, is_trusted)
 
@@ -263,9 +285,9 @@ class ImageLoader:
         self._sightings.put(place, Sighting(look.name, opened.etag, begin + lasts, begin, is_trusted))
         return look
 
-    def _decoded(self, file: BinaryIO, reference: ImageReference) -> Photo:
+    def _decoded(self, file: BinaryIO, reference: ImageReference, enough: int | None) -> Photo:
         try:
-            return decode_image(file, self._max_pixels, self._enough, self._budget)
+            return decode_image(file, self._max_pixels, enough, self._budget)
         except UndecodableError as error:
             raise ImageError(f"{describe(reference.url)}: {error}") from None
 

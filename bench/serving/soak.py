@@ -46,6 +46,7 @@ from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
 from skipclick.predictor import ClickRequest, Prediction
+from skipclick.zoom import DEFAULT_RULE, ZoomPrediction, crop_encoder, predict_zoomed, zoom_request
 
 WARM_UP = 0.25  # part of the session in which memory may grow
 ALLOWED_GROWTH = 32 << 20  # bytes between the first and the last fifth after the warm-up
@@ -141,6 +142,9 @@ class Given:
         pixels = self.pictures[int(reference.url)]
         return Look(reference.url, photo=Photo(pixels, (pixels.shape[0], pixels.shape[1])))
 
+    def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        return self.pictures[int(name)]
+
 
 def soak(
     predictor: Predictor,
@@ -148,6 +152,7 @@ def soak(
     num_clicks: int,
     num_annotators: int,
     batch: int = 1,
+    zoom: bool = True,
 ) -> SoakReport:
     """Play a session and check it; `batch` clicks may run together."""
     features_size = predictor.encode(pictures[0]).nbytes
@@ -158,6 +163,8 @@ def soak(
         DeviceExecutor(batch=batch),
         features=features,
         memo_bytes=50 * 4 * predictor.resolution[0] * predictor.resolution[1],
+        zoom=DEFAULT_RULE if zoom else None,
+        photo_bytes=sum(picture.nbytes for picture in pictures) // 2,
     )
     found: list[tuple[Request, Callable[[], PackedAnswer]]] = []
     errors: Counter[str] = Counter()
@@ -194,7 +201,7 @@ def soak(
         seconds = time.perf_counter() - begin
         caches = annotator.cache_stats()
         annotator.close()
-        differences = [mine.difference(serial) for mine, serial in serial_answers(predictor, pictures, found)]
+        differences = [mine.difference(serial) for mine, serial in serial_answers(predictor, pictures, found, zoom)]
     different = sum(difference > 0 for difference in differences)
     worst = max(differences, default=0.0)
     return SoakReport(num_clicks, different, worst, batch, dict(errors), seconds, sorted(memory), caches)
@@ -218,20 +225,25 @@ def serial_answers(
     predictor: Predictor,
     pictures: Sequence[NDArray[np.uint8]],
     found: Sequence[tuple[Request, Callable[[], PackedAnswer]]],
+    zoom: bool,
 ) -> Iterator[tuple[PackedAnswer, PackedAnswer]]:
     """Each answer beside that of one click after the other, each on the state of the one before."""
     by_image: defaultdict[int, list[tuple[Request, Callable[[], PackedAnswer]]]] = defaultdict(list)
     for request, answer in found:
         by_image[request.image].append((request, answer))
     for image, answers in tqdm(by_image.items(), unit="image", desc="serial answers", disable=None):
-        features = predictor.encode(pictures[image])
-        known: dict[tuple[Click, ...], Prediction] = {}
+        features, encode_crop = predictor.encode(pictures[image]), crop_encoder(predictor, pictures[image])
+        known: dict[tuple[Click, ...], Prediction | ZoomPrediction] = {}
         for request, answer in answers:
             for num_clicks in range(1, len(request.clicks) + 1):
                 clicks = request.clicks[:num_clicks]
                 if clicks not in known:
-                    state = known[clicks[:-1]].state if num_clicks > 1 else None
-                    (known[clicks],) = predictor.predict([ClickRequest(features, clicks, state)])
+                    state: Any = known[clicks[:-1]].state if num_clicks > 1 else None
+                    if zoom:
+                        crop = zoom_request(features, clicks, state, encode_crop)
+                        (known[clicks],) = predict_zoomed(predictor, [crop])
+                    else:
+                        (known[clicks],) = predictor.predict([ClickRequest(features, clicks, state)])
             serial = known[request.clicks]
             yield answer(), PackedAnswer.of(serial.mask, serial.score)
 
@@ -254,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--annotators", type=positive, default=8)
     parser.add_argument("--clicks", type=positive, default=10_000)
     parser.add_argument("--batch", type=positive, default=1, help="clicks that may run as one batch (default: 1)")
+    parser.add_argument("--no-zoom", action="store_true", help="look at the whole photo always, as ZOOM=off does")
     parser.add_argument("--output", type=Path, help="write the report to this JSON file")
     options = parser.parse_args(arguments)
     try:
@@ -262,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"soak: {error}", file=sys.stderr)
         return 2
-    report = soak(predictor, pictures, options.clicks, options.annotators, options.batch)
+    report = soak(predictor, pictures, options.clicks, options.annotators, options.batch, not options.no_zoom)
     print("\n".join(report.lines()))
     if options.output is not None:
         write_results(options.output, {"growth": report.growth, **asdict(report)})

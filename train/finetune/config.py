@@ -27,6 +27,7 @@ class FinetuneConfig:
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
+    zoom: bool = True  # measure with zoom-in, as the head will be served
     seed: int = 0
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] | None = None  # None: whichever is faster here

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import mean_iou_at, noc
 from skipclick.model import SkipClick
 
-RULES = Rules(protocol="serve", flip=False, thresholds=(85, 90), target_iou=0.90, threshold=MASK_THRESHOLD)
+RULES = Rules(protocol="serve", flip=False, thresholds=(85, 90), target_iou=0.90, threshold=MASK_THRESHOLD, zoom=True)
 """What annotators get, at most 20 clicks; an object is clicked until it reaches 90 %."""
 
 
@@ -53,9 +53,9 @@ class Measured:
         return float(np.mean([1 - mean_iou_at(ious, click) for click in range(1, RULES.num_clicks + 1)]))
 
 
-def measured(model: SkipClick, samples: Sequence[Sample], device: str = "cpu") -> Measured:
+def measured(model: SkipClick, samples: Sequence[Sample], device: str = "cpu", zoom: bool = True) -> Measured:
     """The NoC simulation, float32."""
-    return Measured(tuple(evaluate(Predictor(model, device=device), samples, RULES)))
+    return Measured(tuple(evaluate(Predictor(model, device=device), samples, replace(RULES, zoom=zoom))))
 
 
 def differences(name: str, version: str, before: Measured, after: Measured) -> tuple[PairedDifference, ...]:

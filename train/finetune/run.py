@@ -86,7 +86,7 @@ def finetune(
         raise TooFewError(f"too few images can be used: {'; '.join(problems[:3]) or 'their objects are too small'}")
 
     def measure(model: SkipClick, samples: Sequence[Sample] = held_out) -> Measured:
-        return measured(model, samples, config.device)
+        return measured(model, samples, config.device, config.zoom)
 
     on_progress(Progress("measuring"))
     start = measure(base)

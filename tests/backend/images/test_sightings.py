@@ -559,3 +559,43 @@ def test_the_published_case(clock: Clock, folder: Path, make_annotator: MakeAnno
     assert images.recent(reference) not in (None, first)
     larger.save(folder / "cam.jpg", quality=95)
     annotator.annotate(reference, CLICK, None, (240, 320))
+
+
+# --- all pixels, for crops
+
+PLACES = [*KINDS, "a local file"]
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_all_pixels_are_those_of_the_name_or_none(source: Source, clock: Clock, tmp_path: Path, kind: str) -> None:
+    """A crop must never show another photo than the one whose mask it corrects."""
+    images, reference = loader(source.url, clock, root=tmp_path), ImageReference("/a.bmp", 1)
+    if kind == "a local file":
+        reference = ImageReference("/data/local-files/?d=a.bmp", 1)
+    else:
+        tell(source, kind, 1)
+    write(source, tmp_path, 10)
+    look = images.look(reference, lambda _: None)
+    assert look.photo is not None
+    np.testing.assert_array_equal(images.pixels(reference, look.name), look.photo.pixels)
+    write(source, tmp_path, 200)
+    if kind != "a local file":
+        tell(source, kind, 2)
+    with pytest.raises(ImageError, match="replaced by another image: click once more"):
+        images.pixels(reference, look.name)
+    assert images.recent(reference) is None, "the next click looks anew"
+    again = images.look(reference, lambda _: None)
+    assert again.name != look.name
+    assert round(float(images.pixels(reference, again.name).mean())) == 200
+
+
+def test_all_pixels_of_a_data_uri_are_there(source: Source, clock: Clock) -> None:
+    uri = f"data:image/bmp;base64,{base64.b64encode(picture(70)).decode()}"
+    images, reference = loader(source.url, clock), ImageReference(uri, 1)
+    name = images.look(reference, lambda _: None).name
+    assert round(float(images.pixels(reference, name).mean())) == 70
+
+
+def write(source: Source, folder: Path, level: int) -> None:
+    source.file = picture(level)
+    (folder / "a.bmp").write_bytes(picture(level))
