@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -62,7 +63,7 @@ class OpenVinoNetwork:
         self._dtype = dtype
         self._converting = threading.Lock()  # PyTorch traces one model at a time
         self._own_head = False
-        self._num_taps = len(model.config.tap_widths)
+        self._num_taps = model.config.num_taps
         encode, decode = find_graphs(model, resolution, folders)
         self._encode = _Compiled(encode, dtype)
         self._decode: Future[_Compiled] = Future()
@@ -192,9 +193,10 @@ def _write(graphs: Sequence[Any], target: Path) -> None:
 def _convert(model: SkipClick, resolution: tuple[int, int]) -> tuple[Any, Any]:
     """`encode` and `decode` as OpenVINO's models, from a trace of each."""
     openvino = _openvino()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of shapes, which are meant to be fixed
         image = torch.zeros(2, 3, *resolution)  # a batch of 1 would be taken for a constant
-        taps, prepared = model.encode_with_taps(image)
+        prepared = model.encode(image)
         inputs = (prepared.tokens, *prepared.skips, image)
         graphs = (
             openvino.convert_model(_Encode(model).eval(), example_input=image),

@@ -107,12 +107,7 @@ class Predictor:
             raise ValueError(f"runtime {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        self.resolution = resolution or model.config.resolution
-        multiple = model.config.size_multiple
-        if any(side < multiple or side % multiple for side in self.resolution):
-            raise ValueError(
-                f"resolution {self.resolution} does not fit this model: both sides must be multiples of {multiple}"
-            )
+        self.resolution = model.config.checked_resolution(resolution)
         self.device = torch.device(device)
         if runtime == "openvino" and self.device.type != "cpu":
             raise ValueError(f"OpenVINO runs on the CPU, not on {self.device}; use the runtime 'torch'")
@@ -263,9 +258,7 @@ class Predictor:
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
 
-    def _features(
-        self, taps: tuple[Tensor, ...], prepared: PreparedFeatures, size: tuple[int, int]
-    ) -> ImageFeatures:
+    def _features(self, taps: tuple[Tensor, ...], prepared: PreparedFeatures, size: tuple[int, int]) -> ImageFeatures:
         if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
             prepared = self._network.prepare(taps, compact=True)
         return ImageFeatures(taps, prepared, size, self.head)
