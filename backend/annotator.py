@@ -194,6 +194,10 @@ class Annotator:
         """Name of the weights that answer a project now."""
         return self._heads.of(project).version
 
+    def promoted(self) -> dict[int, str]:
+        """By project the name of the weights that it has learnt and that are in service."""
+        return self._heads.promoted()
+
     def versions(self) -> list[str]:
         """Names of all weights at hand, the base's first."""
         return self._heads.names()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
+from backend.cvat.protocol import InteractionError
 from backend.factory import Service
 from backend.finetune.scheduler import Training
 from backend.http import has_left
@@ -54,6 +55,7 @@ from backend.label_studio.protocol import (
 )
 from backend.label_studio.regions import Output, mask_response, read_mask
 from backend.label_studio.signs import SignMemory
+from backend.nuclio import build_nuclio
 from backend.pages import build_pages
 from backend.prompts import StartMask
 from backend.readiness import NotReadyError, Readiness
@@ -74,7 +76,7 @@ again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
 
-_BAD_INPUT = (ProtocolError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
+_BAD_INPUT = (ProtocolError, InteractionError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
@@ -100,6 +102,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     _ask_for_password(app, settings)
     _answer_errors(app, settings)
     app.register_blueprint(build_pages(readiness, training))
+    if settings.cvat == "on":
+        app.register_blueprint(build_nuclio(settings, readiness, lambda: _body(settings), lambda: _slot(slots)))
 
     @app.get("/")
     @app.get("/health")

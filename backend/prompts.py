@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -11,12 +12,24 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class ImageReference:
-    """Where a task says its image is, and what Label Studio sent along to get it."""
+    """Where a task says its image is, and what Label Studio sent along to get it; or the image itself."""
 
     url: str
     task_id: int | None = None
     login: str | None = None
     password: str | None = field(default=None, repr=False)
+    content: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    """Of an image that the tool sent along: gives the encoded file, whose digest `url` is then."""
+
+
+def sent_image(digest: str, content: Callable[[], bytes]) -> ImageReference:
+    """The reference of an image that a tool sent along; `digest` is that of its file, see `file_digest`."""
+    return ImageReference(url=f"sha256:{digest}", content=content)
+
+
+def file_digest(encoded: bytes) -> str:
+    """The SHA-256 of an encoded image, hexadecimal."""
+    return sha256(encoded).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -105,6 +105,15 @@ def _listening_host(value: object) -> object:
     elif not re.fullmatch(r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", bare):
         raise ValueError
     return bare
+
+
+def _is_private(host: str) -> bool:
+    """Whether nobody outside of this machine's own networks can reach an address."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_private and not address.is_unspecified
 
 
 def _upper(value: object) -> object:
@@ -284,6 +293,20 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535), Is("a whole number from 0 to 65535")] = Field(
         default=9090, description="port to listen on"
     )
+    cvat: Annotated[Literal["off", "on"], Is("on or off")] = Field(
+        default="off",
+        description="answer CVAT's interactors too, as Nuclio's dashboard would (`docs/cvat.md`). CVAT sends no "
+        "password: see `CVAT_ANY_ADDRESS`",
+    )
+    cvat_answer: Annotated[Literal["shapes", "mask"], Is("shapes or mask")] = Field(
+        default="shapes", description="how masks go to CVAT: `shapes` since CVAT 2.60, `mask` before"
+    )
+    cvat_any_address: Annotated[bool, Is("true or false")] = Field(
+        default=False,
+        validate_default=True,
+        description="let `CVAT=on` listen on addresses that others may reach, without a password: where only CVAT "
+        "reaches the port, as in a network of containers that does not publish it",
+    )
     shutdown_timeout: Annotated[int, Field(ge=1, le=3600), Is("a whole number from 1 to 3600")] = Field(
         default=8, description="after SIGTERM, seconds for running requests to finish; `docker stop` kills after 10"
     )
@@ -301,6 +324,20 @@ class Settings(BaseSettings):
     def _both_or_neither(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
         if (value is None) != (info.data.get("basic_auth_user") is None):
             raise PydanticCustomError(_OWN_SENTENCE, "set both BASIC_AUTH_USER and BASIC_AUTH_PASS, or neither")
+        return value
+
+    @field_validator("cvat_any_address")
+    @classmethod
+    def _cvat_is_not_public(cls, value: bool, info: ValidationInfo) -> bool:
+        is_guarded = info.data.get("basic_auth_user") is not None
+        host = info.data.get("host")
+        if info.data.get("cvat") == "on" and host is not None and not (value or is_guarded or _is_private(host)):
+            raise PydanticCustomError(
+                _OWN_SENTENCE,
+                f"CVAT=on with HOST={host} lets everybody who reaches this machine use the server, since CVAT sends no "
+                "password: set HOST to an address in CVAT's own network, or CVAT_ANY_ADDRESS=true if only CVAT reaches "
+                "the port",
+            )
         return value
 
     @classmethod

@@ -12,9 +12,10 @@ import cv2
 import torch
 
 from bench.baselines import load_baseline
+from bench.published import ABLATION, TABLES
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import checkpoint_file
-from skipclick.config import ConvNetConfig
+from skipclick.config import PRESETS, ConvNetConfig, preset
 from skipclick.evaluation.evaluate import ClickModel
 from skipclick.model import SkipClick
 
@@ -49,6 +50,20 @@ def network_size(name: str, published: tuple[int, int] | None, asked: int | None
         return asked, asked
     config = _checkpoint(name).config
     return config.resolution if published is None or isinstance(config.backbone, ConvNetConfig) else published
+
+
+def published_row(name: str, table: int) -> str | None:
+    """The row of a table of the paper that a model belongs to, by its kind or, of a checkpoint, its architecture."""
+    if not is_checkpoint(name):
+        method = {"sam": "SAM", "sam-hq": "HQ-SAM"}.get(name.partition(":")[0])
+        return method if method in TABLES[table].rows else None
+    config = _checkpoint(name).config
+    row = next((row for row in PRESETS for tap in ("released", "paper") if preset(row, config, tap) == config), None)
+    if row is None or table in (1, 4):
+        return ABLATION.get(row or "")
+    if row != "skip":
+        return None
+    return "SkipClick" if "SkipClick" in TABLES[table].rows else f"depth {config.mixer_depth}"
 
 
 @functools.lru_cache(maxsize=1)

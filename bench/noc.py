@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from typing import Any
 from bench.baselines import BASELINES
 from bench.cli import CommandParser, named_folder, positive
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
-from bench.models import checkpoint_sha256, load_model, use_deterministic_kernels
+from bench.models import checkpoint_sha256, load_model, published_row, use_deterministic_kernels
+from bench.published import TABLES
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
-from bench.tables import published_table, report
+from bench.tables import paper_table, report
 from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
@@ -38,6 +39,7 @@ examples:
   python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR --output runs/noc.json
   python bench/noc.py --model mine.safetensors grabcut --dataset GrabCut=DIR --plots runs/plots
   python bench/noc.py --model bundled --dataset folder=DIR --protocol serve --clicks jitter
+  python bench/noc.py --table 3 --model full_model_skipclick.pth sam:DIR --dataset SHSeg=DIR
   python bench/noc.py --model new.safetensors --dataset GrabCut=DIR --compare runs/noc.json
 """
 
@@ -71,10 +73,13 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     _check(options)
     old = read_results(options.compare) if options.compare else None
     use_deterministic_kernels(options.device)
+    if options.table:
+        options.thresholds = sorted(TABLES[options.table].thresholds | set(options.thresholds))
     rules = make_rules(
         options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
     )
-    datasets = [open_dataset(name, folder, options.limit) for name, folder in options.dataset]
+    rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
+    datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
     names = [dataset.name for dataset in datasets]
     if old:
         check_comparable(old, rules.to_dict(), options.model, names)
@@ -88,8 +93,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     sections = [report(results)]
     if len(results.runs) > 1:
         sections.append(f"### Does it differ?\n\n{side_by_side_table(results)}")
-    if options.published:
-        sections.append(published_table(results))
+    if options.table:
+        rows = {name: published_row(name, options.table) for name in options.model}
+        sections.append(paper_table(results, options.table, rows))
     status = 0
     if old:
         comparison = compare(old, results)
@@ -105,8 +111,20 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     return status
 
 
+def _wanted(options: argparse.Namespace) -> list[tuple[str, Path]]:
+    """The data sets to measure: those given, or of them those of the table. Raises ValueError where it has none."""
+    if not options.table:
+        return list(options.dataset)
+    table = TABLES[options.table]
+    if found := [(name, folder) for name, folder in options.dataset if name in table.datasets]:
+        return found
+    raise ValueError(f"--table {options.table} is of {', '.join(table.datasets)}: give one of them as --dataset")
+
+
 def _check(options: argparse.Namespace) -> None:
     """Raises ValueError where options contradict each other or need what is not installed: before hours of work."""
+    if options.table and options.num_clicks:
+        raise ValueError("--table is of published figures, which are of 20 clicks at most: omit --num-clicks")
     if options.seeds is not None and options.clicks != "jitter":
         raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
     if options.output and options.output.suffix != ".json":
@@ -204,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         default="center",
         help="middle of the largest error (default), or random inside it",
     )
+    how.add_argument("--num-clicks", type=positive, metavar="N", help="at most so many (default: 20)")
     how.add_argument("--seeds", type=positive, metavar="N", help="repetitions with --clicks jitter (default: 3)")
     how.add_argument(
         "--thresholds",
@@ -242,7 +261,13 @@ def _parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output and comparison")
     output.add_argument("--output", type=Path, metavar="FILE.json", help="write every click; tables go to FILE.md")
     output.add_argument("--plots", type=Path, metavar="DIR", help="write figures as PDF and PNG")
-    output.add_argument("--published", action="store_true", help="also print the published figures")
+    output.add_argument(
+        "--table",
+        type=int,
+        choices=TABLES,
+        metavar="N",
+        help="a table of the paper (1 to 6) with its figures",
+    )
     output.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --output")
     output.add_argument(
         "--tolerance",

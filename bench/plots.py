@@ -2,6 +2,7 @@
 
     miou.*        mean IoU against clicks, a panel per data set, a line per model
     noc.*         how many objects needed how many clicks
+    radar-*.*     NoC over the classes of a data set, with the published methods (Fig. 1)
     gallery-*.*   the objects that needed most clicks and the median ones, with clicks, mask and ground truth (Fig. 3-4)
 
 A result file holds no masks: the gallery replays the recorded clicks through the model.
@@ -24,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench import tables
+from bench.published import TABLES, WSESEG_CLASSES
 from skipclick.atomic_io import atomic_write
 from skipclick.drawing import draw_overlay
 from skipclick.evaluation.datasets import EvaluationSet, Sample
@@ -85,6 +87,9 @@ def save_plots(
     rules = Rules.from_dict(results.rules)
     with mpl.rc_context(STYLE):
         figures = {"miou": miou_figure(results), "noc": noc_figure(results, _main_threshold(rules.thresholds))}
+        for name in tables.datasets(results):
+            if len(tables.classes(results, name)) > 2:
+                figures[f"radar-{name}"] = radar_figure(results, name, rules.thresholds[0])
         paths = [path for name, figure in figures.items() for path in _save(figure, folder / name)]
         for run in results.runs:
             for measurement in run.measurements:
@@ -140,6 +145,33 @@ def noc_figure(results: Results, percent: int) -> Figure:
         axes.set_xticks(ticks, [*map(str, ticks[:-1]), f"≥{cap}"])
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
     _legend(figure, panels, results)
+    return figure
+
+
+def radar_figure(results: Results, dataset: str, percent: int) -> Figure:
+    """NoC by class, a spoke each; of WSESeg also the published figures, dotted, where they are of this IoU."""
+    names, metric = tables.classes(results, dataset), f"NoC@{percent}"
+    heads = {folder: head for head, folder in WSESEG_CLASSES.items()}
+    curves = {
+        run.name: [
+            float(np.mean(tables.metric_values(run, results.rules, dataset, metric, name) or [np.nan]))
+            for name in names
+        ]
+        for run in results.runs
+    }
+    if dataset == "WSESeg" and percent == 85:
+        place = {column.category: number for number, column in enumerate(TABLES[2].columns)}
+        for method, cells in TABLES[2].rows.items():
+            curves[f"{method}, published"] = [float(cells[place[name]].partition("/")[0]) for name in names]
+    figure = Figure(figsize=(PAGE_WIDTH, 4.6), layout="constrained")
+    axes = figure.add_subplot(projection="polar")
+    angles = np.linspace(0, 2 * np.pi, len(names), endpoint=False)
+    for index, (name, curve) in enumerate(curves.items()):
+        line = ":" if name.endswith(", published") else "-"
+        axes.plot([*angles, 0], [*curve, curve[0]], line, color=_colour(index), marker=MARKERS[index % 7], label=name)
+    axes.set_xticks(angles, [heads.get(name, name) for name in names])
+    axes.set_title(f"{dataset}, {metric}: nearer to the middle is better")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure
 
 

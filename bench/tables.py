@@ -1,8 +1,9 @@
 """Markdown tables of a result file: a table per data set, and the published figures.
 
-A metric is written as the tables head it: "NoC@90", "≥20@90" (objects that needed all clicks), "mIoU@5" (percent after
-so many clicks). Jittered clicks are measured under several seeds: then a figure is the mean over the seeds ± their
-standard deviation. Of a data set with classes NoC and mIoU are the unweighted mean over the classes, as in the paper.
+A metric is written as the tables head it: "NoC@90", "≥20@90" (objects that needed all clicks), "FR20@90" (the same in
+percent of the objects), "mIoU@5" (percent after so many clicks). Jittered clicks are measured under several seeds: then
+a figure is the mean over the seeds ± their standard deviation. Of a data set with classes NoC and mIoU are the
+unweighted mean over the classes, as in the paper.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.published import PUBLISHED
+from bench.published import TABLES, Table
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, summarise
@@ -46,6 +47,7 @@ def dataset_table(results: Results, dataset: str) -> str:
     metrics = [
         *(f"NoC@{percent}" for percent in thresholds),
         *(f"≥{results.rules['num_clicks']}@{percent}" for percent in thresholds),
+        *(f"FR{results.rules['num_clicks']}@{percent}" for percent in thresholds),
         *(f"mIoU@{count}" for count in clicks),
     ]
     return _models_table(results, [(dataset, metric, None) for metric in metrics], metrics)
@@ -108,18 +110,35 @@ def times_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def published_table(results: Results) -> str:
-    """This run's figures beside the published ones and their sources."""
-    models = [f"`{run.name}`" for run in results.runs]
-    lines = ["| data set | metric | " + " | ".join(models) + " | published | method | source |"]
-    lines.append("|---|---|" + "---:|" * (len(models) + 1) + "---|---|")
-    names = datasets(results)
-    for one in sorted(PUBLISHED, key=lambda one: (one.dataset, one.metric)):
-        if one.dataset in names and _is_measured(one.metric, results.rules):
-            ours = " | ".join(_cell(run, results.rules, one.dataset, one.metric) for run in results.runs)
-            value = _number(one.metric, one.value)
-            lines.append(f"| {one.dataset} | {one.metric} | {ours} | {value} | {one.method} | {one.source} |")
-    return "### Beside the published figures\n\n" + "\n".join(lines) + "\n\n" + _caveats(results, names)
+def paper_table(results: Results, number: int, published_rows: Mapping[str, str | None]) -> str:
+    """A table of the paper: its rows, ours behind those that they belong to, and what is missing or differs.
+
+    published_rows: by the model's name, its row there; None for a model that the table does not have.
+    """
+    table = TABLES[number]
+    lines = [f"| {' | '.join(['method', *(column.head for column in table.columns)])} |"]
+    lines.append("|---" + "|---:" * len(table.columns) + "|")
+    for method, cells in table.rows.items():
+        lines.append(f"| {method}, published | {' | '.join(cells)} |")
+        lines += [_our_row(run, results, table) for run in results.runs if published_rows.get(run.name) == method]
+    lines += [_our_row(run, results, table) for run in results.runs if published_rows.get(run.name) is None]
+    absent = [name for name in table.datasets if name not in datasets(results)]
+    alone = [method for method in table.rows if method not in published_rows.values()]
+    notes = [f"Source: {table.source}."]
+    if absent:
+        notes.append(f"Data sets not given: {', '.join(absent)} (`--list` says what their folders hold).")
+    if alone:
+        notes.append(f"Methods without a model given: {', '.join(alone)}.")
+    notes += _caveats(results, [name for name in table.datasets if name not in absent])
+    return f"### Table {number}: {table.title}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"- {n}" for n in notes)
+
+
+def _our_row(run: ModelRun, results: Results, table: Table) -> str:
+    cells = [
+        " / ".join(_cell(run, results.rules, column.dataset, metric, column.category) for metric in column.metrics)
+        for column in table.columns
+    ]
+    return f"| `{run.name}` | {' | '.join(cells)} |"
 
 
 def left_out_list(results: Results) -> str:
@@ -197,13 +216,10 @@ def _of_objects(objects: Sequence[ObjectResult], rules: Mapping[str, Any], metri
             return summary.noc[int(number)]
         case "mIoU":
             return 100 * summary.miou[int(number) - 1]
+        case rate if rate.startswith("FR"):
+            return 100 * summary.failures[int(number)] / summary.num_objects
         case _:
             return float(summary.failures[int(number)])
-
-
-def _is_measured(metric: str, rules: Mapping[str, Any]) -> bool:
-    name, _, number = metric.partition("@")
-    return int(number) in rules["thresholds"] if name == "NoC" else int(number) <= rules["num_clicks"]
 
 
 def _models_table(results: Results, columns: Sequence[tuple[str, str, str | None]], heads: Sequence[str]) -> str:
@@ -233,21 +249,20 @@ def _cell(run: ModelRun, rules: Mapping[str, Any], dataset: str, metric: str, ca
 def _number(metric: str, value: float) -> str:
     if metric.startswith("NoC"):
         return f"{value:.2f}"
-    is_count = not metric.startswith("mIoU") and value.is_integer()
+    is_count = metric.startswith("≥") and value.is_integer()
     return f"{value:.0f}" if is_count else f"{value:.1f}"
 
 
-def _caveats(results: Results, names: Sequence[str]) -> str:
+def _caveats(results: Results, names: Sequence[str]) -> list[str]:
     """Where this run's figures cannot be set beside published ones, and why."""
-    rules = results.rules
-    lines = [f"{NO_FIGURE} or no row: no published figure is known (sources in `bench/published.py`)."]
+    rules, found = results.rules, []
     for name in names:
         ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:
-            lines.append(f"{name}: {ours} objects here, {theirs} in the paper; these figures are not comparable.")
+            found.append(f"{name}: {ours} objects here, {theirs} in the paper; these figures are not comparable.")
     if rules.get("protocol", "paper") != "paper" or rules.get("clicks", "center") != "center":
-        lines.append("Published figures follow --protocol paper with --clicks center, and these do not.")
-    return "\n".join(lines)
+        found.append("Published figures follow --protocol paper with --clicks center, and these do not.")
+    return found
 
 
 def _model_line(run: ModelRun) -> str:

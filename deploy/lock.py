@@ -25,7 +25,14 @@ LOCKS = ROOT / "requirements"
 HEADER = "# Made by `make lock` from pyproject.toml; not to be edited.\n"
 LAYERS = ("server", "train", "bench", "dev")
 """Extras of pyproject.toml; the file of each adds what it needs to those of the ones before."""
-FIRST_LINES = {"train": "-r ../requirements.txt\n", "bench": "-r train.txt\n", "dev": "-r bench.txt\n"}
+BESIDE = "cvat"
+"""An extra whose file adds to `server` alone, at the versions of the layers."""
+FIRST_LINES = {
+    "cvat": "-r ../requirements.txt\n",
+    "train": "-r ../requirements.txt\n",
+    "bench": "-r train.txt\n",
+    "dev": "-r bench.txt\n",
+}
 OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==")
 
 
@@ -82,6 +89,8 @@ def main() -> None:
     everything = resolve("pyproject.toml", *extras, constraints=build)
     locks = [resolve("pyproject.toml", *extras[: place + 1], constraints=everything) for place in range(len(LAYERS))]
     texts = layered(dict(zip(LAYERS, locks, strict=True)))
+    beside = resolve("pyproject.toml", "--extra=server", f"--extra={BESIDE}", constraints=everything)
+    texts[BESIDE] = layered({"server": locks[0], BESIDE: beside})[BESIDE]
     texts |= {group: resolve("--group", group, constraints=build) for group in ("install", "e2e")}
     for name, text in texts.items():
         with atomic_write(LOCKS / f"{name}.txt") as temporary:

@@ -106,6 +106,21 @@ def decode(
         raise UndecodableError(_why_not(file, error)) from None
 
 
+def read_size(file: BinaryIO) -> tuple[int, int]:
+    """(H, W) of an encoded image, turned as `decode` turns it. Looks at no pixels. Raises `UndecodableError`."""
+    try:
+        container = open_container(file)
+        with Image.open(container.file, formats=_FORMATS) as image:
+            width, height = image.size
+            return (width, height) if _orientation(image, container) in _QUARTER_TURNS else (height, width)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"the image has too many pixels: {error}") from None
+    except Exception as error:  # Pillow's parsers raise nearly everything on damaged files
+        raise UndecodableError(_why_not(file, error)) from None
+
+
 def _why_not(file: BinaryIO, error: Exception) -> str:
     start = _first_bytes(file)
     if start and (is_cut_off(file) or "truncated" in str(error)):

@@ -3,8 +3,8 @@
     encode   image (B, 3, H, W) -> taps, tokens, skips
     decode   tokens, skips, prompt (B, 3, H, W) -> coarse logits (B, 1, 4h, 4w)
 
-Both are made from the PyTorch model, by `python -m skipclick compile` or when they are first needed. They are fixed to one
-resolution and take batches of any size. `OpenVinoNetwork` is what a `Predictor` runs in place of the model.
+Both are made from the PyTorch model, by `python -m skipclick compile` or when they are first needed. They are fixed to
+one resolution and take batches of any size. `OpenVinoNetwork` is what a `Predictor` runs in place of the model.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def graphs_folder(checkpoint: str | Path) -> Path:
 def find_graphs(model: SkipClick, resolution: tuple[int, int], folders: Sequence[Path] = ()) -> tuple[Any, Any]:
     """`encode` and `decode` of a model as OpenVINO's models, or as the files that hold them.
 
-    Graphs are found by a hash of the model, so those of other weights are never taken. Where no folder has them, they are
-    made and written to the last one; where that cannot be written to, a warning says so.
+    Graphs are found by a hash of the model, so those of other weights are never taken. Where no folder has them, they
+    are made and written to the last one; where that cannot be written to, a warning says so.
     """
     name = _graphs_name(model, resolution)
     for folder in folders:

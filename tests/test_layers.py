@@ -15,7 +15,7 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 
 BACKEND = (
     {"settings", "logs", "executor", "prompts", "device", "outgoing"},
-    {"label_studio"},
+    {"label_studio", "cvat"},
     {"images"},
     {"finetune"},
     {"heads", "click_memo"},
@@ -24,6 +24,7 @@ BACKEND = (
     {"readiness"},
     {"telemetry", "pages"},
     {"http"},
+    {"nuclio"},
     {"app"},
     {"commands", "wsgi", "official_runner", "gunicorn"},
     {"worker", "__main__"},

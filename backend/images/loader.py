@@ -167,8 +167,8 @@ class ImageLoader:
         """See `ImageSource.place`. Label Studio resolves a cloud URI by the storage that the task came from, so that
         one URI may mean several photos."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            return _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
+            return name
         task = reference.task_id if _is_cloud(reference.url) else None
         facts = [self._auth.url, reference.url, task, reference.login, reference.password]
         return sha256(json.dumps(facts).encode()).hexdigest()
@@ -176,8 +176,8 @@ class ImageLoader:
     def recent(self, reference: ImageReference) -> str | None:
         """See `ImageSource.recent`."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            return _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
+            return name
         known = self._sightings.peek(self.place(reference))
         return known.name if known is not None and self._clock() < known.due else None
 
@@ -187,8 +187,7 @@ class ImageLoader:
         Where a source does not answer, what was seen before counts for a while. One that refuses is believed at once.
         """
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            name = _data_name(reference.url)
+        if (name := _inline_name(reference)) is not None:
             kept = find(name)
             return Look(name, kept, asked=False) if kept is not None else Look(name, photo=self.load(reference))
         place, begin = self.place(reference), self._clock()
@@ -227,8 +226,7 @@ class ImageLoader:
             assert opened is not None
             photo = self._decoded(opened.file, reference, enough=None)
             photo.release()  # who keeps them has a budget of his own
-            names = [_data_name(reference.url)] if _is_data(reference.url) else []
-            names += [content_name(opened.stamp)] if opened.stamp is not None else []
+            names = [_inline_name(reference), None if opened.stamp is None else content_name(opened.stamp)]
             if name not in names and name != digest_name(opened.file):
                 self._sightings.drop(self.place(reference))
                 raise ImageError(f"{describe(reference.url)} was replaced by another image: click once more")
@@ -295,8 +293,8 @@ class ImageLoader:
     def _opened(self, reference: ImageReference, headers: Mapping[str, str] | None = None) -> Iterator[_Opened | None]:
         """The file behind a reference; None if its source answers `headers` with "not modified"."""
         reference = _canonical(reference)
-        if _is_data(reference.url):
-            yield _Opened(BytesIO(_data_uri(reference.url, self._max_bytes)))
+        if (content := _inline_content(reference, self._max_bytes)) is not None:
+            yield _Opened(BytesIO(content))
             return
         address = self._at_label_studio(_prepared(self._address(reference)))
         own = self._local_root is not None and self._auth.is_own(address)
@@ -477,12 +475,23 @@ def describe(url: str) -> str:
     return shown[:200]
 
 
-def _is_data(url: str) -> bool:
-    return url.startswith("data:")
+def _inline_name(reference: ImageReference) -> str | None:
+    """The name of an image that came with its reference, as a data URI or as a file; None for all others."""
+    if reference.content is not None:
+        return content_name("bytes", reference.url.removeprefix("sha256:"))  # as `digest_name` calls the same file
+    if reference.url.startswith("data:"):
+        return content_name("data", sha256(reference.url.encode(errors="surrogatepass")).hexdigest())
+    return None
 
 
-def _data_name(uri: str) -> str:
-    return content_name("data", sha256(uri.encode(errors="surrogatepass")).hexdigest())
+def _inline_content(reference: ImageReference, max_bytes: int) -> bytes | None:
+    """The file of an image that has an `_inline_name`."""
+    if reference.content is not None:
+        content = reference.content()
+        if len(content) > max_bytes:
+            raise ImageError(f"the image has {len(content)} bytes, more than IMAGE_MAX_BYTES={max_bytes} allows")
+        return content
+    return _data_uri(reference.url, max_bytes) if reference.url.startswith("data:") else None
 
 
 def _is_cloud(url: str) -> bool:

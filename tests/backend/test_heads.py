@@ -227,3 +227,14 @@ def test_heads_leave_when_their_memory_is_full(versions: Versions) -> None:
         assert heads.of(PROJECT).version == name(number)
     assert loaded == [1, 2, 1]
     assert heads.stats()["heads"].bytes == 100
+
+
+def test_what_is_in_service_is_known_without_loading_it(
+    annotator: Annotator, versions: Versions, tmp_path: Path
+) -> None:
+    assert annotator.promoted() == {}
+    versions.promote(PROJECT, 2)
+    assert annotator.promoted() == {PROJECT: name(2)}
+    assert annotator.cache_stats()["heads"].entries == 0
+    (tmp_path / "versions" / str(PROJECT) / "v2" / "about.json").write_text("{")
+    assert annotator.promoted() == {}

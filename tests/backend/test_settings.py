@@ -103,6 +103,21 @@ def test_half_a_login_is_refused_without_showing_it() -> None:
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "8.8.8.8", "server.example"])
+def test_cvat_s_door_does_not_open_to_everybody_by_accident(host: str) -> None:
+    with pytest.raises(ValueError, match=f"^CVAT=on with HOST={host} lets everybody") as error:
+        Settings.from_environment({"CVAT": "on", "HOST": host})
+    assert "CVAT_ANY_ADDRESS=true" in str(error.value)
+    password = {"BASIC_AUTH_USER": "a", "BASIC_AUTH_PASS": "b"}
+    for allowed in ({"CVAT_ANY_ADDRESS": "true"}, password, {"CVAT": "off"}):
+        Settings.from_environment({"CVAT": "on", "HOST": host} | allowed)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "10.0.0.5", "172.18.0.3"])
+def test_cvat_s_door_opens_to_private_networks(host: str) -> None:
+    assert Settings.from_environment({"CVAT": "on", "HOST": host}).cvat == "on"
+
+
 def test_all_complaints_come_at_once_a_line_each() -> None:
     with pytest.raises(ValueError, match="PORT") as error:
         Settings.from_environment({"PORT": "http", "DEVICE": "gpu", "BASIC_AUTH_PASS": "secret", "THREAD": "8"})

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.models import ModelSpec, checkpoint_sha256, is_checkpoint, load_model, network_size
+from bench.models import ModelSpec, checkpoint_sha256, is_checkpoint, load_model, network_size, published_row
 from skipclick import Predictor
 from skipclick.checkpoint import save_checkpoint
+from skipclick.config import preset
 from skipclick.model import SkipClick
 from tests.support.small_models import SMALL
 
@@ -52,6 +53,16 @@ def test_the_hash_is_that_of_the_file(vit: str) -> None:
     assert checkpoint_sha256(vit) == hashlib.sha256(Path(vit).read_bytes()).hexdigest()
     assert len(checkpoint_sha256("bundled") or "") == 64
     assert checkpoint_sha256("grabcut") is None
+
+
+def test_a_model_stands_beside_the_row_of_its_architecture(vit: str, tmp_path: Path) -> None:
+    assert [published_row(vit, number) for number in (1, 2, 4, 5)] == ["+ Skip Connections", "SkipClick"] * 2
+    assert published_row(vit, 6) == f"depth {SMALL.mixer_depth}"
+    frozen = tmp_path / "frozen.safetensors"
+    save_checkpoint(SkipClick(preset("frozen", SMALL, "paper")), frozen, version="frozen")
+    assert [published_row(str(frozen), number) for number in (1, 2)] == ["+ Frozen Backbone", None]
+    assert published_row("sam-hq:x", 3) == "HQ-SAM"
+    assert published_row("sam:x", 1) is published_row("grabcut", 2) is published_row("bundled", 4) is None
 
 
 def test_what_cannot_be_had_is_said() -> None:

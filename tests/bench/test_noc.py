@@ -11,14 +11,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.noc import main
+from bench.published import TABLES
 from skipclick.evaluation.datasets.coco import Reason
+from skipclick.evaluation.datasets.winter_sports import WSESEG_FOLDERS
 from skipclick.evaluation.results import Results, read_results, write_results
 from tests.support.bench_models import write_davis
 from tests.support.coco_files import SQUARE, run_lengths, write_set
-from tests.support.drawn_pictures import blank
+from tests.support.drawn_pictures import blank, save
 from tests.support.processes import descendants, is_running
 
 MODEL = ["--model", "tests.support.bench_models:small_discs"]
@@ -65,6 +68,17 @@ def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
     assert results.rules["threshold"] == 0.5
     assert results.rules["flip"] is False
     assert results.rules["zoom"] is True
+
+
+def test_an_object_gets_no_more_clicks_than_asked_for(davis: Path) -> None:
+    output = davis / "noc.json"
+    assert (
+        main(["--model", "grabcut", "--dataset", f"DAVIS={davis}", "--num-clicks", "2", "--output", str(output)]) == 0
+    )
+    results = read_results(output)
+    assert results.rules["num_clicks"] == 2
+    assert max(len(one.ious) for one in results.runs[0].measurements[0].objects) <= 2
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--num-clicks", "5", "--table", "4"]) == 2
 
 
 def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,10 +130,39 @@ def test_a_worse_result_exits_with_1(davis: Path, capsys: pytest.CaptureFixture[
     assert main([*command, "--compare", str(output), "--tolerance", "20"]) == 0
 
 
-def test_published_figures_are_a_section(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--limit", "1", "--published"]) == 0
+@pytest.fixture
+def winter(tmp_path: Path) -> dict[str, Path]:
+    """Drawn stand-ins: an object in each class of WSESeg, and one of SHSeg."""
+    photo, ids = np.zeros((40, 48, 3), np.uint8), np.zeros((40, 48), np.uint8)
+    ids[10:30, 10:30] = 7
+    photo[ids > 0] = 200
+    for folder in ("shseg", *(f"wseseg/{place}" for place in WSESEG_FOLDERS.values())):
+        save(tmp_path / folder / "a.jpg", photo)
+        save(tmp_path / folder / "mask_a.png", ids)
+    return {"WSESeg": tmp_path / "wseseg", "SHSeg": tmp_path / "shseg"}
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_each_table_of_the_paper_runs(
+    number: int, davis: Path, winter: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the data sets given those that it has, the others and what is missing named."""
+    given = {"DAVIS": davis} | winter
+    command = [*MODEL, "--dataset", *(f"{name}={folder}" for name, folder in given.items())]
+    assert main([*command, "--thresholds", "80", "--table", str(number)]) == 0
     printed = capsys.readouterr().out
-    assert "### Beside the published figures" in printed
+    table = TABLES[number]
+    assert f"### Table {number}: {table.title}" in printed
+    assert all(f"| {method}, published | {' | '.join(cells)} |" in printed for method, cells in table.rows.items())
+    for name in given:
+        assert (f"### {name} (" in printed) == (name in table.datasets)
+        assert (f"{name}: " in printed.partition(f"### Table {number}")[2]) == (name in table.datasets)
+    assert "these figures are not comparable" in printed
+
+
+def test_a_table_needs_one_of_its_data_sets(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--table", "3"]) == 2
+    assert "--table 3 is of SHSeg" in capsys.readouterr().err
 
 
 def test_list_says_what_is_expected_and_found(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:

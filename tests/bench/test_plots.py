@@ -16,9 +16,11 @@ from bench.plots import (
     gallery_figure,
     miou_figure,
     noc_figure,
+    radar_figure,
     replay_objects,
     save_plots,
 )
+from bench.published import TABLES, WSESEG_CLASSES
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules, evaluate
@@ -140,3 +142,16 @@ def test_all_figures_are_written_as_pdf_and_png(checked: EvaluationSet, tmp_path
             assert path.read_bytes().startswith(b"%PDF")
         else:
             assert imread(path).std() > 0.05  # not empty
+
+
+def test_the_radar_has_a_spoke_per_class_and_the_published_methods_of_wseseg() -> None:
+    classes = list(WSESEG_CLASSES.values())
+    figure = radar_figure(results([measurement("WSESeg", list(range(1, 11)), classes)]), "WSESeg", 85)
+    [axes] = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(WSESEG_CLASSES)
+    ours, *published = axes.get_lines()
+    assert np.asarray(ours.get_ydata()).tolist() == [*range(1, 11), 1]  # and back to the first
+    assert [line.get_label() for line in published] == [f"{method}, published" for method in TABLES[2].rows]
+    assert np.asarray(published[0].get_ydata())[:2].tolist() == [3.38, 3.59]
+    at_90 = radar_figure(results([measurement("WSESeg", [2] * 10, classes)]), "WSESeg", 90)
+    assert len(at_90.axes[0].get_lines()) == 1

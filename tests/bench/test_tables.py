@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 
-from bench.published import ABLATION, PUBLISHED
+import pytest
+
+from bench.published import TABLES, WSESEG_CLASSES
 from bench.tables import (
     class_table,
     dataset_table,
     metric_values,
     overview_table,
-    published_table,
+    paper_table,
     report,
     size_table,
 )
 from skipclick import Click
 from skipclick.evaluation.datasets import LAYOUTS
+from skipclick.evaluation.datasets.winter_sports import WSESEG_FOLDERS
 from skipclick.evaluation.evaluate import Rules
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results, SkippedPhoto
 
@@ -53,7 +57,7 @@ def rows(table: str) -> list[list[str]]:
 
 def test_a_row_holds_noc_failures_and_iou() -> None:
     [row] = rows(dataset_table(results(run("tiny", measurement("GrabCut", [1, 2, 20]))), "GrabCut"))
-    assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, "65.3", "80.7", "80.7", "80.7"]
+    assert row == ["`tiny`", *["7.67"] * 3, *["1"] * 3, *["33.3"] * 3, "65.3", "80.7", "80.7", "80.7"]
 
 
 def test_objects_are_told_apart_by_the_size_of_their_crop() -> None:
@@ -116,30 +120,49 @@ def test_the_report_names_how_it_was_measured_and_what_was_broken() -> None:
     assert "| DAVIS | `tiny` | 10.0 | 10.0 | 2.0 | 2.0 |" in text
 
 
-def test_the_ablation_stands_beside_its_published_rows() -> None:
-    runs = [run(name, measurement("GrabCut", [2] * 50)) for name in "abcd"]
-    found = [row for row in rows(published_table(results(*runs))) if row[-2] in ABLATION]
-    assert [(row[-2], row[-3]) for row in found] == list(zip(ABLATION, ["1.74", "1.72", "1.40"], strict=True))
-
-
-def test_published_figures_stand_beside_ours_with_their_source() -> None:
-    text = published_table(results(run("a", measurement("GrabCut", [2] * 50)), run("b", measurement("GrabCut", [3]))))
-    assert ["GrabCut", "NoC@90", "2.00", "3.00", "1.44", "SkipClick", PUBLISHED[0].source] in rows(text)
+def test_ours_stands_behind_the_published_row_it_belongs_to() -> None:
+    runs = [run("sam:x", measurement("SHSeg", [2] * 534)), run("mine", measurement("SHSeg", [1] * 534))]
+    text = paper_table(results(*runs), 3, {"sam:x": "SAM", "mine": None})
+    assert [row[0] for row in rows(text)][:3] == ["SAM, published", "`sam:x`", "HQ-SAM, published"]
+    assert rows(text)[0][1:] == ["3.95", "7.46"]
+    assert rows(text)[1] == ["`sam:x`", "2.00", "2.00"]
+    assert rows(text)[-1] == ["`mine`", "1.00", "1.00"]
+    assert "Methods without a model given: HQ-SAM, SAM + Schön et al.," in text
     assert "not comparable" not in text
 
 
-def test_a_part_of_a_data_set_is_not_set_beside_published_figures_unsaid() -> None:
-    text = published_table(results(run("a", measurement("DAVIS", [2] * 208))))
+def test_a_table_by_class_has_the_papers_order_and_both_figures() -> None:
+    measured = measurement("WSESeg", [2, 2, 4], ["flickr_bobsleighs", "flickr_bobsleighs", "flickr_snowboards"])
+    *_, row = rows(paper_table(results(run("a", measured)), 1, {}))
+    assert row == ["`a`", "2.00 / 2.00", *["– / –"] * 8, "4.00 / 4.00", "3.00 / 3.00"]
+
+
+def test_what_a_table_lacks_is_said() -> None:
+    text = paper_table(results(run("a", measurement("DAVIS", [2] * 208))), 4, {"a": "Baseline"})
     assert "DAVIS: 208 objects here, 345 in the paper; these figures are not comparable." in text
-
-
-def test_other_rules_are_not_set_beside_published_figures_unsaid() -> None:
+    assert "Data sets not given: GrabCut, Berkeley, SBD, HQSeg-44k" in text
+    assert "Methods without a model given: + Frozen Backbone, " in text
     served = RULES | {"protocol": "serve"}
-    assert "these do not" in published_table(results(run("a", measurement("GrabCut", [2] * 50)), rules=served))
+    assert "these do not" in paper_table(results(run("a", measurement("SHSeg", [2])), rules=served), 3, {})
 
 
-def test_every_published_figure_has_a_source_and_a_place() -> None:
-    for one in PUBLISHED:
-        assert one.dataset in LAYOUTS
-        assert one.source
-        assert 1 <= one.value <= 20
+@pytest.mark.parametrize("number", TABLES)
+def test_a_table_is_whole_and_of_known_data_sets(number: int) -> None:
+    table = TABLES[number]
+    assert set(table.datasets) <= set(LAYOUTS)
+    for cells in table.rows.values():
+        assert [cell.count("/") + 1 for cell in cells] == [len(column.metrics) for column in table.columns]
+
+
+@pytest.mark.parametrize(
+    ("number", "method"), [(number, method) for number in (1, 2) for method in TABLES[number].rows]
+)
+def test_the_ten_classes_have_the_published_average(number: int, method: str) -> None:
+    """A typing mistake in one of the ten would show."""
+    figures = [[float(one) for one in cell.split("/")] for cell in TABLES[number].rows[method]]
+    means = [statistics.fmean(column) for column in zip(*figures[:-1], strict=True)]
+    assert means == pytest.approx(figures[-1], abs=0.011)
+
+
+def test_classes_of_the_tables_are_those_of_the_data_set() -> None:
+    assert set(WSESEG_CLASSES.values()) == set(WSESEG_FOLDERS)

@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 from deploy import lock
 from tests.support.locks import (
+    CVAT,
     INSTALL,
     LAYERS,
     LOCKS,
@@ -76,6 +77,17 @@ def test_a_layer_has_nothing_else(extra: str) -> None:
 
 
 @pytest.mark.parametrize("python", PYTHONS)
+def test_cvat_s_agent_is_installed_beside_the_server_alone(python: str) -> None:
+    """At the versions of the development environment, in which its tests run."""
+    own, versions = locked([CVAT], environment(python)), locked([*files_of("server"), CVAT], environment(python))
+    found = {canonicalize_name(one.name) for one in closure(asked_for("cvat"), versions, environment(python))}
+    assert found <= versions.keys(), RENEW
+    assert own.keys() <= found, RENEW
+    assert not own.keys() & locked(files_of("server"), environment(python)).keys(), RENEW
+    assert own.items() <= locked(files_of("dev"), environment(python)).items(), RENEW
+
+
+@pytest.mark.parametrize("python", PYTHONS)
 def test_the_locked_versions_are_made_for_each_python(python: str) -> None:
     for name, version in locked([INSTALL, *files_of("dev")], environment(python)).items():
         package = distribution(name)
@@ -85,7 +97,7 @@ def test_the_locked_versions_are_made_for_each_python(python: str) -> None:
 
 def test_every_extra_is_locked_at_the_version_that_it_names() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {*LAYERS, "eval"}
+    assert set(extras) == {*LAYERS, "eval", "cvat"}
     for extra in extras:
         assert all(re.fullmatch(r"==[^*,]+", str(one.specifier)) for one in asked_for(extra))
     assert {str(one) for one in asked_for("eval")} <= {str(one) for one in asked_for("train")}

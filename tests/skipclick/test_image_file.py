@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from skipclick.image_file import Decoded, UndecodableError, decode
+from skipclick.image_file import Decoded, UndecodableError, decode, read_size
 from tests.support.picture_files import COLUMNS, ROWS, SHOWN, check_sum, cut, exif, fixture, picture_files, xmp
 
 Pixels = NDArray[Any]
@@ -50,6 +50,20 @@ def attempt(data: bytes, **options: Any) -> Decoded | str:
         return decoded(data, **options)
     except UndecodableError as error:
         return str(error)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_size_is_known_without_decoding(name: str) -> None:
+    """For every file that shows something."""
+    found = attempt(FILES[name])
+    if isinstance(found, Decoded):
+        assert read_size(BytesIO(FILES[name])) == found.size
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF87b", b"<svg/>", FILES[min(FILES)][:20]])
+def test_no_size_is_made_up(data: bytes) -> None:
+    with pytest.raises(UndecodableError):
+        read_size(BytesIO(data))
 
 
 def test_the_table_is_of_these_files() -> None:

@@ -25,6 +25,8 @@ LAYERS = {
     "dev": [LOCKS / "dev.txt"],
 }
 """The files that each extra adds to those of the ones before it."""
+CVAT = LOCKS / "cvat.txt"
+"""What the extra `cvat` adds to `server` alone."""
 
 
 def extras_up_to(extra: str) -> list[str]:

@@ -46,6 +46,13 @@ def test_what_the_paper_says_otherwise_has_flags() -> None:
     assert of_flags("--backbone", "dinov2_vitb14").model == preset("skip", DINOV2["dinov2_vitb14"])
 
 
+def test_the_mixers_depth_is_a_flag() -> None:
+    """Table 6."""
+    assert of_flags("--mixer-depth", "6").model == replace(preset("skip"), mixer_depth=6)
+    learning = of_flags("--mixer-depth", "2", "--backbone-learning-rate", "1e-5").model
+    assert (learning.mixer_depth, learning.train_backbone) == (2, True)
+
+
 def test_schedules() -> None:
     paper = RECIPES["paper"]
     assert paper.learning_rate_at(0) == 5e-5

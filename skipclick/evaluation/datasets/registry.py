@@ -98,6 +98,8 @@ LAYOUTS = {
     "SHSeg": Layout(
         expects="X.jpg and mask_X.png (instance ids)",
         list_photos=list_shseg,
+        num_photos=496,
+        num_objects=534,
         resolution=(896, 896),
     ),
     "folder": Layout(

@@ -22,7 +22,7 @@ from backend.images.allowlist import ImageHosts
 from backend.images.decode import ImageError
 from backend.images.loader import ImageLoader, describe
 from backend.label_studio.auth import LabelStudioAuth
-from backend.prompts import ImageReference
+from backend.prompts import ImageReference, file_digest, sent_image
 
 LEGACY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -275,6 +275,24 @@ def test_data_uris() -> None:
         with pytest.raises(ImageError, match=message) as error:
             shape(images, broken)
         assert len(str(error.value)) < 300
+
+
+def test_an_image_that_was_sent_along_is_the_same_as_that_file_from_elsewhere(elsewhere: Host) -> None:
+    """One cache for all tools; and what a task merely claims to be is not taken for a file."""
+    elsewhere.answers["/a.png"] = free
+    images, digest = loader("http://127.0.0.1:1"), file_digest(picture())
+    sent = sent_image(digest, picture)
+    look = images.look(sent, lambda name: None)
+    assert look.photo is not None
+    assert look.photo.pixels.shape == (4, 6, 3)
+    assert images.place(sent) == images.recent(sent) == look.name
+    fetched = images.look(ImageReference(f"{elsewhere.url}/a.png"), lambda name: None)
+    assert fetched.name == look.name
+    assert images.look(sent, {look.name: "known"}.get).kept == "known"
+    with pytest.raises(ImageError, match="no image reference that this server knows"):
+        images.look(ImageReference(sent.url), {look.name: "known"}.get)
+    with pytest.raises(ImageError, match="IMAGE_MAX_BYTES=9 allows"):
+        loader("http://127.0.0.1:1", max_bytes=9).look(sent, lambda name: None)
 
 
 WEBP_HEAD = b"RIFF....WEBPVP8 "

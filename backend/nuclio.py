@@ -1,0 +1,121 @@
+"""CVAT's interactors over HTTP: the three routes of Nuclio's dashboard that CVAT calls, and its direct way, `POST /`.
+
+Any CVAT that is hosted by oneself calls these when its CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT name this server; Nuclio
+itself is not needed. There is no authentication in that protocol. `docs/cvat.md` says how to set it up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from http import HTTPStatus
+from io import BytesIO
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from flask import Blueprint, Response, g, jsonify, request
+
+from backend.annotator import Annotator, GivenUp
+from backend.cvat.protocol import (
+    FUNCTION,
+    Interaction,
+    answer,
+    describe_function,
+    function_name,
+    read_interaction,
+)
+from backend.http import has_left
+from backend.prompts import file_digest, sent_image
+from backend.readiness import Readiness
+from backend.settings import Settings
+from skipclick.image_file import read_size
+from skipclick.masks import BoxMask
+
+T = TypeVar("T")
+
+
+class UnknownFunctionError(Exception):
+    """CVAT asks for a function that is not, or no longer, offered here."""
+
+
+def build_nuclio(
+    settings: Settings,
+    readiness: Readiness,
+    read_body: Callable[[], bytes],
+    admit: Callable[[], AbstractContextManager[None]],
+) -> Blueprint:
+    """The routes. `read_body`: the request's body, within the limits. `admit`: a place among the predictions; raises
+    `OverloadedError` if there is none."""
+    nuclio = Blueprint("nuclio", __name__)
+
+    def functions() -> dict[str, dict[str, Any]]:
+        """By name; those of projects once the model is loaded. Must not fail: CVAT would show no model at all."""
+        service = readiness.loaded()
+        versions = {FUNCTION: settings.checkpoint if service is None else service.annotator.version}
+        if service is not None:
+            promoted = service.annotator.promoted()
+            versions |= {function_name(project): version for project, version in promoted.items()}
+        describe = partial(describe_function, ready=service is not None, port=settings.port)
+        return {name: describe(name, version) for name, version in versions.items()}
+
+    @nuclio.errorhandler(UnknownFunctionError)
+    def unknown(error: UnknownFunctionError) -> tuple[Response, HTTPStatus]:
+        return jsonify(error=str(error)), HTTPStatus.NOT_FOUND
+
+    @nuclio.get("/api/functions")
+    def list_functions() -> Response:
+        return jsonify(functions())
+
+    @nuclio.get("/api/functions/<name>")
+    def get_function(name: str) -> Response:
+        return jsonify(_chosen(functions(), name))
+
+    @nuclio.post("/api/function_invocations")
+    def invoke() -> Response:
+        return interact(request.headers.get("X-Nuclio-Function-Name", FUNCTION))
+
+    @nuclio.post("/")
+    def invoke_directly() -> Response:
+        """The way that names no function."""
+        return interact(FUNCTION)
+
+    def interact(name: str) -> Response:
+        deadline = time.monotonic() + settings.request_timeout
+        left = has_left(request.environ)
+        interaction = read_interaction(read_body(), settings.request_max_clicks)
+        annotator = readiness.service().annotator
+        project = _project(annotator, name)
+        g.facts |= {"function": name, "clicks": len(interaction.prompts.positive) + len(interaction.prompts.negative)}
+        with admit():
+            mask = _mask(annotator, interaction, project, lambda: left() or time.monotonic() > deadline)
+        reply = orjson.dumps(answer(mask, settings.cvat_answer), option=orjson.OPT_SERIALIZE_NUMPY)
+        return Response(reply, content_type="application/json")
+
+    return nuclio
+
+
+def _mask(annotator: Annotator, interaction: Interaction, project: int | None, given_up: GivenUp) -> BoxMask:
+    """The object's mask; empty where no prompt says where it is. The picture is decoded only if its features are not
+    known."""
+    picture, prompts = interaction.picture, interaction.prompts
+    size = read_size(BytesIO(picture))
+    if not prompts.has_positive:
+        return BoxMask.of(np.zeros(size, np.bool_))
+    image = sent_image(file_digest(picture), lambda: picture)
+    annotation = annotator.annotate(image, prompts.clicks(size), prompts.box(size), size, given_up, project)
+    g.facts["stages"] = annotation.stages
+    return annotation.mask
+
+
+def _project(annotator: Annotator, name: str) -> int | None:
+    """The project whose function has a name; None for the function of the base."""
+    return _chosen({function_name(project): project for project in (None, *annotator.promoted())}, name)
+
+
+def _chosen(functions: Mapping[str, T], name: str) -> T:
+    if name not in functions:
+        raise UnknownFunctionError(f"this server has no function {name}; it has {', '.join(functions)}")
+    return functions[name]
