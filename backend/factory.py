@@ -186,7 +186,7 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
 
 
 def measured_runtime(settings: Settings, model: SkipClick, device: str, graphs: Sequence[Path]) -> tuple[str, str]:
-    """What RUNTIME and DTYPE mean here: where they leave a choice, `choose_runtime` on the sample photo of the page /ui."""
+    """What RUNTIME and DTYPE mean here: where they leave a choice, what `choose_runtime` says on the photo of /ui."""
     runtimes = [settings.runtime] if settings.runtime != "auto" else RUNTIMES if device == "cpu" else ["torch"]
     dtypes = [settings.dtype] if settings.dtype != "auto" else ["float32", "bfloat16"]
     candidates = [(runtime, dtype) for runtime in runtimes for dtype in dtypes]

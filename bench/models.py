@@ -31,6 +31,7 @@ class ModelSpec:
     device: str
     dtype: str
     flip: bool
+    runtime: str = "torch"
 
 
 def is_checkpoint(name: str) -> bool:

@@ -194,7 +194,7 @@ def _convert(model: SkipClick, resolution: tuple[int, int]) -> tuple[Any, Any]:
     """`encode` and `decode` as OpenVINO's models, from a trace of each."""
     openvino = _openvino()
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of shapes, which are meant to be fixed
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         image = torch.zeros(2, 3, *resolution)  # a batch of 1 would be taken for a constant
         prepared = model.encode(image)
         inputs = (prepared.tokens, *prepared.skips, image)
