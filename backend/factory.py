@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -17,8 +16,8 @@ from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Version, Versions
 from backend.heads import Head, Heads
-from backend.images.decode import decode_image
 from backend.images.loader import build_images
+from backend.known_picture import CUP, check_known_picture, known_photo
 from backend.label_studio.auth import build_auth
 from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
@@ -96,6 +95,7 @@ def build_service(settings: Settings) -> Service:
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
     )
     executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
+    executor.submit(lambda: Priority.ENCODE, lambda: check_known_picture(predictor)).result()
     names = ToldNames(settings.model_dir)
     annotator = Annotator(
         build_heads(settings, model, predictor, executor),
@@ -192,11 +192,8 @@ def measured_runtime(settings: Settings, model: SkipClick, device: str, graphs: 
     candidates = [(runtime, dtype) for runtime in runtimes for dtype in dtypes]
     if len(candidates) == 1:
         return candidates[0]
-    with (Path(__file__).parent / "ui" / "sample.jpg").open("rb") as file:
-        photo = decode_image(file, max_pixels=1_000_000).pixels
-    cup = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
-    objects = [cup, [Click(430, 250)], [Click(60, 60)]]
-    return choose_runtime(model, photo, objects, candidates, settings.resolution, device, graphs)
+    clicks = [list(CUP), [Click(430, 250)], [Click(60, 60)]]
+    return choose_runtime(model, known_photo(), clicks, candidates, settings.resolution, device, graphs)
 
 
 def enough_pixels(predictor: Predictor) -> int | None:

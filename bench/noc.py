@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baselines import BASELINES
-from bench.cli import CommandParser, named_folder, positive
+from bench.cli import CommandParser
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.models import checkpoint_sha256, load_model, published_row, use_deterministic_kernels
 from bench.published import TABLES
@@ -28,6 +28,7 @@ from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
+from skipclick.evaluation.option_types import named_folder, positive
 from skipclick.evaluation.results import Measurement, Results, read_results, write_results
 from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import DTYPES
@@ -76,7 +77,13 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.table:
         options.thresholds = sorted(TABLES[options.table].thresholds | set(options.thresholds))
     rules = make_rules(
-        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+        options.protocol,
+        options.clicks,
+        options.seeds or 3,
+        options.thresholds,
+        options.flip,
+        options.zoom,
+        options.start,
     )
     rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
     datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
@@ -243,6 +250,14 @@ def _parser() -> argparse.ArgumentParser:
         help="look closer from the second click on (default: if serve)",
     )
     how.add_argument(
+        "--start",
+        "--start-from",
+        dest="start",
+        type=_start,
+        metavar="WHAT",
+        help="box, or masks to correct: noise, or a DIR of PHOTO.png",
+    )
+    how.add_argument(
         "--resolution",
         type=positive,
         metavar="SIDE",
@@ -287,6 +302,12 @@ def _tolerance(text: str) -> float:
     if not 0 <= clicks < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of clicks from 0")
     return clicks
+
+
+def _start(text: str) -> str:
+    if text not in ("box", "noise") and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of masks; give one, or 'box' or 'noise'")
+    return text
 
 
 def _percent(text: str) -> int:
