@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,15 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.table:
         options.thresholds = sorted(TABLES[options.table].thresholds | set(options.thresholds))
     rules = make_rules(
-        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+        options.protocol,
+        options.clicks,
+        options.seeds or 3,
+        options.thresholds,
+        options.flip,
+        options.zoom,
+        options.start,
     )
+    rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
     datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
     names = [dataset.name for dataset in datasets]
     if old:
@@ -122,6 +129,8 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, Path]]:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises ValueError where options contradict each other or need what is not installed: before hours of work."""
+    if options.table and options.num_clicks:
+        raise ValueError("--table is of published figures, which are of 20 clicks at most: omit --num-clicks")
     if options.seeds is not None and options.clicks != "jitter":
         raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
     if options.output and options.output.suffix != ".json":
@@ -219,6 +228,7 @@ def _parser() -> argparse.ArgumentParser:
         default="center",
         help="middle of the largest error (default), or random inside it",
     )
+    how.add_argument("--num-clicks", type=positive, metavar="N", help="at most so many (default: 20)")
     how.add_argument("--seeds", type=positive, metavar="N", help="repetitions with --clicks jitter (default: 3)")
     how.add_argument(
         "--thresholds",
@@ -237,6 +247,14 @@ def _parser() -> argparse.ArgumentParser:
         "--zoom",
         action=argparse.BooleanOptionalAction,
         help="look closer from the second click on (default: if serve)",
+    )
+    how.add_argument(
+        "--start",
+        "--start-from",
+        dest="start",
+        type=_start,
+        metavar="WHAT",
+        help="box, or masks to correct: noise, or a DIR of PHOTO.png",
     )
     how.add_argument(
         "--resolution",
@@ -283,6 +301,12 @@ def _tolerance(text: str) -> float:
     if not 0 <= clicks < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of clicks from 0")
     return clicks
+
+
+def _start(text: str) -> str:
+    if text not in ("box", "noise") and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of masks; give one, or 'box' or 'noise'")
+    return text
 
 
 def _percent(text: str) -> int:

@@ -1,5 +1,6 @@
 """From photos with masks to a checkpoint that is served. Masks may be COCO and LVIS combined, HQSeg-44k, a COCO file
-(coco-with-crowds takes its crowds as objects), a Label Studio export, or a folder of your own; several at once too."""
+(coco-with-crowds takes its crowds as objects), an export of Label Studio or CVAT, or a folder of your own; several at
+once too."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.datasets.annotation_file import SUFFIXES, annotation_files, read_head, split_given
+from skipclick.evaluation.datasets.cvat import SUFFIXES as CVAT_SUFFIXES
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, describe_left_out, left_out_for
 from train.sources.annotated import list_layout
 from train.sources.cocolvis import ANNOTATIONS, list_cocolvis
@@ -43,6 +44,14 @@ def _head(path: Path) -> str:
     files = annotation_files(file) if file.is_dir() else [file]
     is_one = len(files) == 1 and files[0].is_file() and files[0].suffix.lower() in SUFFIXES
     return read_head(files[0]) if is_one else ""
+
+
+def _is_xml(path: Path) -> bool:
+    """Whether a path stands for an XML file, and for no JSON."""
+    file, _ = split_given(path)
+    if not file.is_dir():
+        return file.suffix.lower() in CVAT_SUFFIXES
+    return bool(annotation_files(file, CVAT_SUFFIXES)) and not annotation_files(file)
 
 
 def _begins_as_task(head: str) -> bool:
@@ -75,6 +84,11 @@ KINDS = {
         LAYOUTS["coco-with-crowds"].expects,
         list_layout("coco-with-crowds"),
         lambda path: False,  # what iscrowd means, the file does not tell
+    ),
+    "cvat": Kind(
+        LAYOUTS["cvat"].expects,
+        list_layout("cvat"),
+        _is_xml,
     ),
     "label-studio": Kind(
         "Label Studio's export as JSON or JSON-MIN with its photos: FILE.json:IMAGES, or a folder with one .json and "

@@ -1,11 +1,11 @@
-"""Data sets of one JSON file and a folder of photos, and the ways to name the two on the command line."""
+"""Data sets of one file of annotations and a folder of photos, and the ways to name the two on the command line."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -16,20 +16,24 @@ SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEAD = 4096  # bytes that tell what a file holds
 
 
-def find_annotations(given: Path) -> tuple[Path, Path]:
+def find_annotations(given: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[Path, Path]:
     """The annotations and the folder of photos, from what the command line gave:
 
     - `FILE.json:IMAGES`: these two;
     - `FILE.json`: the photos lie in `images/` beside the file, or else beside the file;
     - a folder: its only .json, or the only one in its `annotations/`; the photos lie in its `images/`, or else in it.
 
-    Raises ValueError where there is no such file or folder, or where the file is not the only one.
+    suffixes: of the file; the first one names its kind. Photos of a file `instances_SUBSET` may also lie in
+    `images/SUBSET/`, as CVAT exports them. Raises ValueError where there is no such file or folder, or where the file
+    is not the only one.
     """
     file, images = split_given(given)
     if images is None:
         folder = file if file.is_dir() else file.parent
-        file = _only_json(file) if file.is_dir() else file
+        file = _only_file(file, suffixes) if file.is_dir() else file
         images = folder / "images" if (folder / "images").is_dir() else folder
+        subset = images / file.stem.removeprefix("instances_")
+        images = subset if file.stem.startswith("instances_") and subset.is_dir() else images
     if not file.is_file():
         raise ValueError(f"there is no file {file}")
     if not images.is_dir():
@@ -39,24 +43,24 @@ def find_annotations(given: Path) -> tuple[Path, Path]:
 
 def split_given(given: Path) -> tuple[Path, Path | None]:
     """The two parts of `FILE.json:IMAGES`; without a colon, the path itself."""
-    if found := re.fullmatch(r"(.+\.(?:jsonl?|ndjson)):(.+)", str(given), re.IGNORECASE):
+    if found := re.fullmatch(r"(.+\.(?:jsonl?|ndjson|xml)):(.+)", str(given), re.IGNORECASE):
         return Path(found[1]), Path(found[2])
     return given, None
 
 
-def annotation_files(folder: Path) -> list[Path]:
+def annotation_files(folder: Path, suffixes: Sequence[str] = SUFFIXES) -> list[Path]:
     """The files that `find_annotations` chooses from in a folder."""
     for place in (folder, folder / "annotations"):
-        if place.is_dir() and (files := [path for path in sorted(place.iterdir()) if path.suffix.lower() in SUFFIXES]):
+        if place.is_dir() and (files := [path for path in sorted(place.iterdir()) if path.suffix.lower() in suffixes]):
             return files
     return []
 
 
-def _only_json(folder: Path) -> Path:
-    files = annotation_files(folder)
+def _only_file(folder: Path, suffixes: Sequence[str]) -> Path:
+    files, kind = annotation_files(folder, suffixes), suffixes[0]
     if len(files) != 1:
         found = ", ".join(path.name for path in files) or "none"
-        raise ValueError(f"{folder} needs one .json with the annotations, found {found}: name it as FILE.json:IMAGES")
+        raise ValueError(f"{folder} needs one {kind} with the annotations, found {found}: name it as FILE{kind}:IMAGES")
     return files[0]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from skipclick.evaluation.datasets.coco import list_coco
+from skipclick.evaluation.datasets.cvat import list_cvat
 from skipclick.evaluation.datasets.image_mask_folders import any_colour, instance_ids, list_hqseg, list_pairs, trimap
 from skipclick.evaluation.datasets.label_studio_export import list_label_studio
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, describe_left_out, left_out_for
@@ -113,8 +114,14 @@ LAYOUTS = {
         list_photos=list_coco,
     ),
     "coco-with-crowds": Layout(
-        expects="as coco; crowds (iscrowd) are objects too: CVAT marks every mask that it writes as run lengths so",
+        expects="as coco; crowds (iscrowd) are objects too: CVAT marks every mask that it writes as run lengths so, in "
+        "its export COCO 1.0",
         list_photos=partial(list_coco, crowds_as_objects=True),
+    ),
+    "cvat": Layout(
+        expects="CVAT's export CVAT for images 1.1, with masks or polygons: FILE.xml:IMAGES, or a folder with one .xml "
+        "and images/; shapes of one group and label are one object",
+        list_photos=list_cvat,
     ),
     "label-studio": Layout(
         expects="Label Studio's export as JSON or JSON-MIN, with brush, bitmask or polygon regions: FILE.json:IMAGES, "

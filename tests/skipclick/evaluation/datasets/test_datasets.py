@@ -38,6 +38,7 @@ def test_every_data_set_of_the_paper_has_its_network_size() -> None:
         "folder": None,
         "coco": None,
         "coco-with-crowds": None,
+        "cvat": None,
         "label-studio": None,
     }
 
