@@ -60,6 +60,8 @@ def published_row(name: str, table: int) -> str | None:
         method = {"sam": "SAM", "sam-hq": "HQ-SAM"}.get(name.partition(":")[0])
         return method if method in TABLES[table].rows else None
     config = _checkpoint(name).config
+    if isinstance(config.backbone, ConvNetConfig):  # the paper's are vision transformers
+        return None
     row = next((row for row in PRESETS for tap in ("released", "paper") if preset(row, config, tap) == config), None)
     if row is None or table in (1, 4):
         return ABLATION.get(row or "")

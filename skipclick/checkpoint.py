@@ -20,7 +20,7 @@ from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
 
 FORMAT = "skipclick-1"
-BUNDLED = "skipclick-tiny.safetensors"
+BUNDLED = "skipclick-lite.safetensors"
 
 
 def checkpoint_file(name: str | Path) -> Path:

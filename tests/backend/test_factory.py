@@ -67,7 +67,7 @@ def test_the_start_up_line_says_what_runs_and_no_secret() -> None:
         "device cpu",
         "runtime torch",
         "dtype float32",
-        "checkpoint bundled (skipclick-tiny)",
+        "checkpoint bundled (skipclick-lite)",
         "resolution 320x448",
         "device 1GB",
         "memo 512MB",

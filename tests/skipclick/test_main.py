@@ -26,7 +26,7 @@ def test_segment_writes_a_mask_and_an_overlay(tmp_path: Path, capsys: pytest.Cap
     mask_path, overlay_path = tmp_path / "mask.png", tmp_path / "overlay.png"
     command = ["segment", str(PHOTO), "--positive", ON_THE_COFFEE, "--negative", ON_THE_TABLE]
     assert main([*command, "-o", str(mask_path), "--overlay", str(overlay_path)]) == 0
-    assert "skipclick-tiny" in capsys.readouterr().out
+    assert "skipclick-lite" in capsys.readouterr().out
     mask = cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (400, 600)
     assert set(np.unique(mask)) <= {0, 255}
