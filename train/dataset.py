@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,30 +25,35 @@ MAX_TRIES = 20  # photos drawn for a sample, before it takes the next one that c
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B photos with K objects each; all tensors on one device."""
+class ObjectBatch:
+    """N objects with their clicks; all tensors on one device."""
 
-    image: Tensor  # (B, 3, H, W) uint8
-    target: Tensor  # (B * K, H, W) int8: 1 object, 0 background, -1 ignored
-    positives: Tensor  # (B * K, NUM_SLOTS, 2) float32 (row, column), padded with -1
+    target: Tensor  # (N, H, W) int8: 1 object, 0 background, -1 ignored
+    positives: Tensor  # (N, NUM_SLOTS, 2) float32 (row, column), padded with -1
     negatives: Tensor  # the same
-    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> Self:
         """In memory that a GPU can copy from by itself; torch's loader asks for it."""
         return self._changed(Tensor.pin_memory)
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = (self.image, self.target, self.positives, self.negatives)
-        image, target, positives, negatives = map(change, tensors)
-        return Batch(image, target, positives, negatives, self.left_out)
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
 
 
 @dataclass(frozen=True)
-class View:
+class Batch(ObjectBatch):
+    """B photos with K objects each, N = B * K; objects of a photo are adjacent."""
+
+    image: Tensor  # (B, 3, H, W) uint8
+    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
+
+
+@dataclass(frozen=True)
+class PhotoView:
     """What a sample sees of a photo."""
 
     name: str
@@ -81,14 +87,14 @@ class ObjectDataset(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         view, samples = self.draw(position)
         return Batch(
-            torch.from_numpy(view.image).permute(2, 0, 1),
-            torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
-            torch.from_numpy(np.stack([points.positives for _, points in samples])),
-            torch.from_numpy(np.stack([points.negatives for _, points in samples])),
-            view.left_out,
+            target=torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
+            positives=torch.from_numpy(np.stack([points.positives for _, points in samples])),
+            negatives=torch.from_numpy(np.stack([points.negatives for _, points in samples])),
+            image=torch.from_numpy(view.image).permute(2, 0, 1),
+            left_out=view.left_out,
         )
 
-    def draw(self, position: int) -> tuple[View, list[tuple[ObjectSample, Points]]]:
+    def draw(self, position: int) -> tuple[PhotoView, list[tuple[ObjectSample, Points]]]:
         """What a sample is made of: a view, and its objects with their clicks."""
         rng = np.random.default_rng((self.seed, position))
         view = self._draw_view(rng)
@@ -98,7 +104,7 @@ class ObjectDataset(Dataset[Batch]):
             samples.append((chosen, sample_points(chosen, self.sampler_config, rng)))
         return view, samples
 
-    def _draw_view(self, rng: np.random.Generator) -> View:
+    def _draw_view(self, rng: np.random.Generator) -> PhotoView:
         """A view of a random photo. Raises ValueError where no photo can be used."""
         left_out: list[LeftOut] = []
         for photo in self._photos(rng):
@@ -114,7 +120,7 @@ class ObjectDataset(Dataset[Batch]):
         else:
             raise ValueError(f"none of the {len(self.sources)} photos can be used, the last: {left_out[-1].example}")
         image, scene = self._augmented(image, with_stuff(scene, self.sampler_config, rng), rng)
-        return View(photo.name, image, scene, tuple(left_out))
+        return PhotoView(photo.name, image, scene, tuple(left_out))
 
     def _photos(self, rng: np.random.Generator) -> Iterator[Photo]:
         """Photos to try: some at random, and then all, so that a sample is found wherever there is one."""
@@ -137,11 +143,11 @@ class ObjectDataset(Dataset[Batch]):
 def collate(samples: Sequence[Batch]) -> Batch:
     """Joins single samples into a batch; objects of one photo stay adjacent."""
     return Batch(
-        torch.stack([s.image for s in samples]),
-        torch.cat([s.target for s in samples]),
-        torch.cat([s.positives for s in samples]),
-        torch.cat([s.negatives for s in samples]),
-        tuple(one for s in samples for one in s.left_out),
+        target=torch.cat([s.target for s in samples]),
+        positives=torch.cat([s.positives for s in samples]),
+        negatives=torch.cat([s.negatives for s in samples]),
+        image=torch.stack([s.image for s in samples]),
+        left_out=tuple(one for s in samples for one in s.left_out),
     )
 
 
