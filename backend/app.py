@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 from flask import Flask, Response, g, jsonify, request, send_file
+from gunicorn.http.errors import ParseException
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
@@ -334,7 +335,7 @@ def _body(settings: Settings, most: int | None = None) -> bytes:
         raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")
     try:
         raw = request.get_data(cache=False)
-    except OSError as error:  # chunks that are malformed, or end too early
+    except (OSError, ParseException) as error:  # chunks that are malformed, or end too early
         raise ProtocolError(f"the body cannot be read: {type(error).__name__}") from None
     if most is not None and len(raw) > most:
         raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")

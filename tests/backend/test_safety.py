@@ -917,13 +917,21 @@ def test_configs_and_events_are_no_larger_than_they_need_to_be(client: FlaskClie
 def test_a_malformed_chunk_is_bad_input_without_a_traceback(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Malformed(BytesIO):
+    class Malformed:
+        """As gunicorn hands out a body."""
+
         def read(self, *_: Any) -> bytes:
             raise InvalidChunkSize(b"zz")
 
-        readline = read
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, *_: int) -> int:
+            return 0
+
+        def close(self) -> None: ...
 
     chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
-    answer = client.post("/predict", input_stream=Malformed(), environ_overrides=chunked)
-    assert (answer.status_code, "InvalidChunkSize" in answer.json["error"]) == (400, True)
+    answer = client.post("/predict", input_stream=Malformed(), environ_overrides=chunked)  # type: ignore[arg-type]
+    assert answer.status_code == 400
     assert not any(record.exc_info for record in caplog.records)
