@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     rules = make_rules(
         options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
     )
+    rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
     datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
     names = [dataset.name for dataset in datasets]
     if old:
@@ -122,6 +123,8 @@ def _wanted(options: argparse.Namespace) -> list[tuple[str, Path]]:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises ValueError where options contradict each other or need what is not installed: before hours of work."""
+    if options.table and options.num_clicks:
+        raise ValueError("--table is of published figures, which are of 20 clicks at most: omit --num-clicks")
     if options.seeds is not None and options.clicks != "jitter":
         raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
     if options.output and options.output.suffix != ".json":
@@ -219,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
         default="center",
         help="middle of the largest error (default), or random inside it",
     )
+    how.add_argument("--num-clicks", type=positive, metavar="N", help="at most so many (default: 20)")
     how.add_argument("--seeds", type=positive, metavar="N", help="repetitions with --clicks jitter (default: 3)")
     how.add_argument(
         "--thresholds",

@@ -38,6 +38,7 @@ from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, read_json, read_predict
 from backend.label_studio.regions import mask_response
 from bench.cli import CommandParser, image_size, positive, write_results
+from bench.published import RESPONSE_MS
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
@@ -308,8 +309,8 @@ def report(latency: LatencyResults) -> str:
     if latency.comparisons:
         lines += [
             "",
-            "| model | px | device, dtype | baseline | click | times faster than the authors' design |",
-            "|---|---:|---|---|---:|---:|",
+            "| model | px | device, dtype | baseline | click | times faster than authors' design | published, V100 |",
+            "|---|---:|---|---|---:|---:|---:|",
         ]
     base: dict[tuple[int, str], float] = {
         (c.setting.resolution, c.setting.device): c.click.median
@@ -319,7 +320,9 @@ def report(latency: LatencyResults) -> str:
     for c in latency.comparisons:
         theirs = base.get((c.setting.resolution, c.setting.device)) if c.setting.model == "vit-b" else None
         ratio = f"{theirs / c.click.median:.2f}x" if theirs else ""
-        lines.append(f"{_cells(c.setting)} {c.name} | {c.click} | {ratio} |")
+        is_papers = (c.name, c.setting.model) == ("served", "vit-b")
+        published = RESPONSE_MS.get("SkipClick" if is_papers else c.name.removesuffix("'s decoder"), "")
+        lines.append(f"{_cells(c.setting)} {c.name} | {c.click} | {ratio} | {published} |")
     return "\n".join(lines) + "\n"
 
 

@@ -70,6 +70,17 @@ def test_jittered_clicks_are_measured_under_each_seed(davis: Path) -> None:
     assert results.rules["zoom"] is True
 
 
+def test_an_object_gets_no_more_clicks_than_asked_for(davis: Path) -> None:
+    output = davis / "noc.json"
+    assert (
+        main(["--model", "grabcut", "--dataset", f"DAVIS={davis}", "--num-clicks", "2", "--output", str(output)]) == 0
+    )
+    results = read_results(output)
+    assert results.rules["num_clicks"] == 2
+    assert max(len(one.ious) for one in results.runs[0].measurements[0].objects) <= 2
+    assert main([*MODEL, "--dataset", f"DAVIS={davis}", "--num-clicks", "5", "--table", "4"]) == 2
+
+
 def test_a_broken_photo_is_named_at_the_end(davis: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (davis / "gt" / "1.png").write_bytes(b"no picture")
     assert main([*MODEL, "--dataset", f"DAVIS={davis}"]) == 0
