@@ -31,6 +31,9 @@ from backend.factory import build_service
 from backend.prompts import file_digest, sent_image
 from backend.settings import Settings
 
+_PNG_MODES = ("1", "LA", "P", "RGBA", "I", "I;16")
+"""Pictures with transparent parts, palettes or more than 8 bits: what they look like is the decoder's business."""
+
 
 class Picture:
     """A handle: names a picture whose file is deleted when the handle is. No dataclass: in the module of a
@@ -57,10 +60,10 @@ class Interactor:
     def preprocess_image(self, context: cvataa.InteractionFunctionContext, image: Image.Image) -> Picture:
         """Look at a picture; what was seen stays in the annotator's cache."""
         encoded = io.BytesIO()
-        if image.mode in ("RGB", "L"):
-            image.save(encoded, "JPEG", quality=95, subsampling=0)
-        else:  # transparent parts, palettes and more than 8 bits are the decoder's business
+        if image.mode in _PNG_MODES:
             image.save(encoded, "PNG", compress_level=1)
+        else:
+            image.convert("RGB").save(encoded, "JPEG", quality=95, subsampling=0)
         content = encoded.getvalue()
         descriptor, name = tempfile.mkstemp(dir=self._folder.name)
         with os.fdopen(descriptor, "wb") as file:

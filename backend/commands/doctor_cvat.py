@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import requests
 
+from backend.commands.finding import Finding, Trouble, find
 from backend.cvat.protocol import FUNCTION
 from backend.label_studio.auth import as_is
 from backend.outgoing import connection_advice, new_session
@@ -22,41 +22,41 @@ SHAPES_SINCE, NEWEST_READ = (2, 60), (2, 80)
 
 _VARIABLES = (
     "set CVAT_SERVERLESS=1, CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT to this server as CVAT's containers reach it, and "
-    "CVAT_NUCLIO_INVOKE_METHOD=dashboard, for cvat_server and cvat_worker_annotation (docs/cvat.md), and start both anew"
+    "CVAT_NUCLIO_INVOKE_METHOD=dashboard, for cvat_server and cvat_worker_annotation (docs/cvat.md); start both anew"
 )
 
 
-class CvatTrouble(Exception):
-    """A check failed."""
-
-    def __init__(self, says: str, todo: str) -> None:
-        super().__init__(says)
-        self.says, self.todo = says, todo
+def examine(settings: Settings, url: str, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """The findings about the CVAT at `url`."""
+    server = find("cvat", lambda: check_server(settings, url))
+    yield server
+    if not server.todo or "CVAT_ANSWER" in server.todo:
+        yield find("function", lambda: check_function(settings, url, environment))
 
 
 def check_server(settings: Settings, url: str) -> str:
-    """Whether CVAT answers at `url`, and by which version. Raises `CvatTrouble`."""
+    """Whether CVAT answers at `url`, and by which version. Raises `Trouble`."""
     found = _get(settings, f"{url}/api/server/about", {})
     version = str(found.get("version")) if isinstance(found, dict) else ""
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
-        raise CvatTrouble(f"{url} answers, but is not CVAT", "name the address that the browser shows, without a path")
+        raise Trouble(f"{url} answers, but is not CVAT", "name the address that the browser shows, without a path")
     number = int(match[1]), int(match[2])
     if number < SHAPES_SINCE and settings.cvat_answer != "mask":
-        raise CvatTrouble(f"CVAT {version} at {url} does not understand shapes", "set CVAT_ANSWER=mask, or update CVAT")
+        raise Trouble(f"CVAT {version} at {url} does not understand shapes", "set CVAT_ANSWER=mask, or update CVAT")
     if number >= SHAPES_SINCE and settings.cvat_answer != "shapes":
-        raise CvatTrouble(f"CVAT {version} at {url} takes shapes, which are far smaller", "leave CVAT_ANSWER out")
+        raise Trouble(f"CVAT {version} at {url} takes shapes, which are far smaller", "leave CVAT_ANSWER out")
     known = "" if number <= NEWEST_READ else "; it is newer than what this server was written against"
     return f"CVAT {version} answers at {url}{known}"
 
 
-def check_function(settings: Settings, url: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Whether CVAT lists this server's function, as its own users see it. Raises `CvatTrouble`."""
+def check_function(settings: Settings, url: str, environment: Mapping[str, str]) -> str:
+    """Whether CVAT lists this server's function, as its own users see it. Raises `Trouble`."""
     if settings.cvat != "on":
-        raise CvatTrouble("CVAT=off: this server does not answer CVAT", "start it with CVAT=on")
+        raise Trouble("CVAT=off: this server does not answer CVAT", "start it with CVAT=on")
     token = environment.get(TOKEN)
     if not token:
-        raise CvatTrouble(
+        raise Trouble(
             f"{TOKEN} is not set: CVAT tells nobody its models without a login",
             f"make a personal access token in CVAT (your name > Profile > Security) and set {TOKEN}",
         )
@@ -64,19 +64,19 @@ def check_function(settings: Settings, url: str, environment: Mapping[str, str] 
         found = _get(settings, f"{url}/api/lambda/functions", {"Authorization": f"Bearer {token}"})
     except _StatusError as error:
         if error.status in (401, 403):
-            raise CvatTrouble(f"CVAT refuses {TOKEN} ({error.status})", "make a new token") from None
-        raise CvatTrouble(f"CVAT lists no models (status {error.status})", _VARIABLES) from None
+            raise Trouble(f"CVAT refuses {TOKEN} ({error.status})", "make a new token") from None
+        raise Trouble(f"CVAT lists no models (status {error.status})", _VARIABLES) from None
     models = found if isinstance(found, list) else []
     names = [str(one.get("id")) for one in models if isinstance(one, dict)]
     mine = next((one for one in models if isinstance(one, dict) and one.get("id") == FUNCTION), None)
     if mine is None:
-        raise CvatTrouble(f"CVAT's models do not include {FUNCTION}; it has {', '.join(names) or 'none'}", _VARIABLES)
+        raise Trouble(f"CVAT's models do not include {FUNCTION}; it has {', '.join(names) or 'none'}", _VARIABLES)
     if mine.get("kind") != "interactor":
-        raise CvatTrouble(f"CVAT's {FUNCTION} is another function, of kind {mine.get('kind')}", _VARIABLES)
+        raise Trouble(f"CVAT's {FUNCTION} is another function, of kind {mine.get('kind')}", _VARIABLES)
     return f"CVAT offers {', '.join(name for name in names if name.startswith(FUNCTION))} under AI tools > Interactors"
 
 
-class _StatusError(CvatTrouble):
+class _StatusError(Trouble):
     def __init__(self, address: str, status: int) -> None:
         super().__init__(f"GET {address}: status {status}", "look into CVAT's log")
         self.status = status
@@ -93,4 +93,4 @@ def _get(settings: Settings, address: str, headers: Mapping[str, str]) -> Any:
         return None
     except (OSError, ValueError) as error:
         advice = connection_advice(error) or "start CVAT, or name the address at which this machine reaches it"
-        raise CvatTrouble(f"GET {address} fails ({type(error).__name__})", advice) from None
+        raise Trouble(f"GET {address} fails ({type(error).__name__})", advice) from None

@@ -94,7 +94,7 @@ def subprocess_masks(folder: Path, clicks: list[Any]) -> list[NDArray[np.bool_]]
 
 def test_three_clicks_encode_once(interactor: Interactor, predictor: DiscPredictor) -> None:
     picture = interactor.preprocess_image(CONTEXT, noise(0))
-    for positive, negative in ([(40, 50)], []), ([(40, 50)], [(45, 50)]), ([(40, 50), (90, 60)], [(45, 50)]):
+    for positive, negative in ([(40, 50)], []), ([(40, 50)], [(60, 50)]), ([(40, 50), (90, 60)], [(60, 50)]):
         found = mask(interactor.detect(CONTEXT, picture, prompts(positive, negative)), picture.size)
         assert all(found[y, x] for x, y in positive)
         assert not any(found[y, x] for x, y in negative)
