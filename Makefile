@@ -6,6 +6,7 @@ VENV ?= .venv
 E2E_VENV ?= .venv-e2e
 CHROMIUM ?= chromium
 HAPROXY ?= haproxy
+TEST_WORKERS ?= 2
 MODEL ?= bundled
 DATA ?=
 
@@ -25,6 +26,9 @@ INSTALL = $(@D)/bin/python -m pip install --no-deps --no-build-isolation
 # Scripts import this checkout's packages, also where it shares an environment with another one.
 SCRIPT := PYTHONPATH="$(CURDIR)" $(BIN)/python
 
+# One thread each, so that results do not depend on the machine; modules stay together and in their order.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder
+
 # What annotators get from MODEL, on the small set that lies in the repository.
 CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
 
@@ -41,10 +45,10 @@ serve: $(PACKAGE)  ## start the backend for Label Studio
 	@$(BIN)/python -m backend
 
 test: lint  ## run the checks and all tests but those of e2e, image-test and scale-test
-	$(BIN)/python -m pytest -m "not e2e and not image and not scale"
+	$(PYTEST) -m "not e2e and not image and not scale"
 
 test-fast: $(DEVELOPMENT)  ## run the tests of modules that start no processes
-	$(BIN)/python -m pytest -m "not process and not slow and not e2e and not image and not scale"
+	$(PYTEST) -m "not process and not slow and not e2e and not image and not scale"
 
 lint: $(DEVELOPMENT)  ## run ruff and mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The server's command line: `python -m backend [serve|doctor|warm|models|settings]`."""
+"""The server's command line: `python -m backend [serve|doctor|warm|models|export|settings]`."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ commands:
   doctor    say what is wrong between this server and Label Studio, and what to do about it
   warm      have the images of a project prepared before anyone opens them
   models    list, promote, roll back, export and prune what projects have learnt
+  export    write a project's accepted masks as COCO, YOLO or PNG
   settings  print the page of all settings, in Markdown
 
 Settings are environment variables, see `python -m backend settings`.
-`python -m backend COMMAND --help` says more about doctor, warm and models.
+`python -m backend COMMAND --help` says more about doctor, warm, models and export.
 """
 
 COMMANDS = {
     "doctor": "backend.commands.doctor",
     "warm": "backend.commands.warm",
     "models": "backend.commands.versions",
+    "export": "backend.commands.export",
 }
 """The module of each command with options of its own; its `main` gets them."""
 

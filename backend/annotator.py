@@ -185,6 +185,17 @@ class Annotator:
             self._encode_ahead(photo, points, answer.state)
         return Annotation(answer.mask, answer.score, head.version, stages)
 
+    def size_of(
+        self, image: ImageReference, given_up: GivenUp = lambda: False, project: int | None = None
+    ) -> tuple[int, int]:
+        """(H, W) in pixels of an image that somebody waits for, which is encoded unless it is known.
+
+        Raises `ImageError` or `OverloadedError`.
+        """
+        place = self._images.place(image)
+        with _overloaded_if_cancelled(), self._wanted(place, given_up):
+            return self._look(self._heads.of(project), place, image, {}).features.image_size
+
     @property
     def version(self) -> str:
         """Name of the base's weights."""

@@ -27,6 +27,7 @@ from backend.factory import Service
 from backend.finetune.scheduler import Training
 from backend.http import has_left
 from backend.images.decode import ImageError
+from backend.label_studio import next_editor
 from backend.label_studio.auth import AuthorizationError
 from backend.label_studio.corrections import corrected_region
 from backend.label_studio.labeling_config import (
@@ -62,6 +63,7 @@ from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
 from skipclick.cleaning import clean
+from skipclick.masks import BoxMask
 from skipclick.prompts import Click
 
 RESERVED_THREADS = 4
@@ -205,14 +207,57 @@ def _predict(
     g.facts |= {"project": body.project, "tasks": len(body.tasks)}
     if len(body.tasks) == 1:
         g.facts["task"] = body.tasks[0].get("id")
+    if body.event:
+        return _event(body, annotator)
+    left = has_left(request.environ)
+
+    def given_up() -> bool:
+        return left() or time.monotonic() > deadline
+
+    prompts = next_editor.read_prompts(body.context, limits)
+    if prompts is not None:
+        with _slot(slots):
+            return _picture(body, prompts, project, annotator, output, given_up)
     asked = mask_request(body, signs.recall, limits)
     if asked is None:
         _warm(body, annotator)
         return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
     signs.remember(task_key(body.tasks[0]), asked.clicks)
-    left = has_left(request.environ)
     with _slot(slots):
-        return _mask(raw, body, asked, project, annotator, output, lambda: left() or time.monotonic() > deadline)
+        return _mask(raw, body, asked, project, annotator, output, given_up)
+
+
+def _event(body: PredictBody, annotator: Annotator) -> dict[str, Any]:
+    """The answer to what the next editor reports or asks."""
+    version = annotator.version_of(project_number(body.project))
+    if body.event == next_editor.CAPABILITIES:
+        return next_editor.capabilities(version)
+    if body.event == next_editor.PREWARM:
+        _warm(body, annotator)
+    return next_editor.acknowledged(version)
+
+
+def _picture(
+    body: PredictBody,
+    prompts: next_editor.Prompts,
+    project: int | None,
+    annotator: Annotator,
+    output: Output,
+    given_up: GivenUp,
+) -> dict[str, Any]:
+    """The answer to prompts of the next editor."""
+    if len(body.tasks) != 1:
+        raise ProtocolError(f"a request with clicks concerns one task, this one has {len(body.tasks)}")
+    image = task_image(body, body.tasks[0])
+    size = annotator.size_of(image, given_up, project)
+    clicks, box = prompts.placed(size)
+    g.facts["clicks"] = len(clicks)
+    if box is None and not any(click.positive for click in clicks):
+        return next_editor.picture_response(BoxMask.of(np.zeros(size, np.bool_)), 0.0, annotator.version_of(project))
+    annotation = annotator.annotate(image, clicks, box, size, given_up, project)
+    mask = clean(annotation.mask, [Click(c.x, c.y, c.positive) for c in clicks], output.mask_min_part)
+    g.facts["stages"] = annotation.stages
+    return next_editor.picture_response(mask, annotation.score, annotation.version)
 
 
 def _mask(

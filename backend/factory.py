@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
@@ -16,8 +15,8 @@ from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Version, Versions
 from backend.heads import Head, Heads
-from backend.images.decode import decode_image
 from backend.images.loader import build_images
+from backend.known_picture import CUP, check_known_picture, known_photo
 from backend.label_studio.auth import build_auth
 from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
@@ -81,6 +80,7 @@ def build_service(settings: Settings) -> Service:
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
     )
     executor.submit(lambda: Priority.ENCODE, predictor.warm_up).result()
+    executor.submit(lambda: Priority.ENCODE, lambda: check_known_picture(predictor)).result()
     names = ToldNames(settings.model_dir)
     annotator = Annotator(
         build_heads(settings, model, predictor, executor),
@@ -167,10 +167,8 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
 
 def measured_dtype(model: SkipClick, resolution: tuple[int, int] | None, device: str) -> str:
     """What `DTYPE=auto` means here: `choose_dtype` on the sample photo of the page /ui."""
-    with (Path(__file__).parent / "ui" / "sample.jpg").open("rb") as file:
-        photo = decode_image(file, max_pixels=1_000_000).pixels
-    cup = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
-    return choose_dtype(model, photo, [cup, [Click(430, 250)], [Click(60, 60)]], resolution, device)
+    clicks = [list(CUP), [Click(430, 250)], [Click(60, 60)]]
+    return choose_dtype(model, known_photo(), clicks, resolution, device)
 
 
 def enough_pixels(predictor: Predictor) -> int | None:

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 _SECRETS = (
     (re.compile(r"(://|//)[^/\s@\"']*@"), r"\1...@"),  # user:password@ in an address
@@ -16,6 +16,9 @@ _SECRETS = (
     (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), "..."),  # JSON web tokens
     (re.compile(r"\bdata:([\w/+.-]*)[;,][^\s\"']{64,}"), r"data:\1,..."),  # images inside addresses
 )
+
+_COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, other ends of lines, and what turns the direction of writing: part of no word that we log."""
 
 
 def redacted(text: str) -> str:
@@ -29,6 +32,11 @@ def redacted(text: str) -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """The text with what would begin a line or command a terminal written out, such as `\\n` and `\\x1b`."""
+    return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 class TextFormatter(logging.Formatter):
     """`time level logger message`."""
 
@@ -36,8 +44,17 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The redacted line; a traceback follows it."""
+        """The redacted line; a traceback follows it, each of its lines behind a bar: no text makes a line of its own
+        that looks like one of ours."""
         return redacted(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """As of the base class, in one line."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """As of the base class."""
+        return "\n".join(f"  | {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
@@ -48,12 +65,12 @@ class JsonFormatter(logging.Formatter):
         own: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
-            "logger": record.name,
+            "logger": printable(record.name),
         }
         facts: dict[str, object] = getattr(record, "facts", {}) or {"message": record.getMessage()}
         if record.exc_info:
-            own["traceback"] = redacted(self.formatException(record.exc_info))
-        shown = {name: redacted(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
+            own["traceback"] = "\n".join(map(printable, redacted(self.formatException(record.exc_info)).split("\n")))
+        shown = {name: printable(redacted(fact)) if isinstance(fact, str) else fact for name, fact in facts.items()}
         return json.dumps(
             own | {name: fact for name, fact in shown.items() if name not in own}, ensure_ascii=False, default=str
         )

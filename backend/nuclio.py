@@ -28,6 +28,7 @@ from backend.cvat.protocol import (
     read_interaction,
 )
 from backend.http import has_left
+from backend.images.decode import check_size
 from backend.prompts import file_digest, sent_image
 from backend.readiness import Readiness
 from backend.settings import Settings
@@ -90,18 +91,27 @@ def build_nuclio(
         project = _project(annotator, name)
         g.facts |= {"function": name, "clicks": len(interaction.prompts.positive) + len(interaction.prompts.negative)}
         with admit():
-            mask = _mask(annotator, interaction, project, lambda: left() or time.monotonic() > deadline)
+            mask = _mask(
+                annotator,
+                interaction,
+                project,
+                lambda: left() or time.monotonic() > deadline,
+                settings.image_max_pixels,
+            )
         reply = orjson.dumps(answer(mask, settings.cvat_answer), option=orjson.OPT_SERIALIZE_NUMPY)
         return Response(reply, content_type="application/json")
 
     return nuclio
 
 
-def _mask(annotator: Annotator, interaction: Interaction, project: int | None, given_up: GivenUp) -> BoxMask:
+def _mask(
+    annotator: Annotator, interaction: Interaction, project: int | None, given_up: GivenUp, max_pixels: int
+) -> BoxMask:
     """The object's mask; empty where no prompt says where it is. The picture is decoded only if its features are not
     known."""
     picture, prompts = interaction.picture, interaction.prompts
     size = read_size(BytesIO(picture))
+    check_size((size[1], size[0]), max_pixels)  # a header may claim anything
     if not prompts.has_positive:
         return BoxMask.of(np.zeros(size, np.bool_))
     image = sent_image(file_digest(picture), lambda: picture)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import requests
 
+from backend.punctual import PunctualAdapter
 from skipclick import __version__
 
 USER_AGENT = f"skipclick-backend/{__version__}"
@@ -18,9 +19,12 @@ CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CE
 itself, and no others."""
 
 
-def new_session() -> requests.Session:
-    """A session for requests to other hosts. All of this server's go through one."""
+def new_session(adapter: PunctualAdapter) -> requests.Session:
+    """A session for requests to other hosts, which end when the adapter's deadline does. All of this server's go
+    through one: whoever answers drip by drip keeps nobody waiting."""
     session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
     session.headers["User-Agent"] = USER_AGENT
     openssl = (os.environ.get(name) for name in CA_VARIABLES[2:])
     session.verify = next((path for path in openssl if path and Path(path).exists()), True)

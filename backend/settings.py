@@ -29,12 +29,24 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-BUCKETS = ("*.amazonaws.com", "storage.googleapis.com", "*.blob.core.windows.net")
-"""Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs."""
+BUCKETS = (
+    "s3.amazonaws.com",
+    "s3.*.amazonaws.com",
+    "s3-*.amazonaws.com",
+    "*.s3.amazonaws.com",
+    "*.s3.*.amazonaws.com",
+    "*.s3-*.amazonaws.com",
+    "*.s3.dualstack.*.amazonaws.com",
+    "storage.googleapis.com",
+    "*.storage.googleapis.com",
+    "*.blob.core.windows.net",
+)
+"""Where Label Studio's cloud storages send a browser: enough for s3://, gs:// and azure-blob:// URIs. Only endpoints of
+storages: below amazonaws.com there are also everybody's virtual machines."""
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _OWN_SENTENCE = "own_sentence"  # type of errors whose message is the whole complaint
-_FAMILIES = ("BASIC_AUTH_", "POLYGON_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_MAX_", "IMAGE_REVALIDATE", "FINETUNE_")
+_FAMILIES = ("BASIC_AUTH_", "POLYGON_", "FEATURE_CACHE_", "MEMO_CACHE_", "IMAGE_M", "IMAGE_REVALIDATE", "FINETUNE_")
 """Beginnings of names that nobody else's variables have: an unknown one is a mistake. `LABEL_STUDIO_` is none of them,
 Label Studio and Kubernetes have variables of their own there."""
 
@@ -84,7 +96,7 @@ def _hosts(value: object) -> object:
     if not isinstance(value, str):
         return value
     patterns = tuple(part.strip().lower() for part in value.split(","))
-    if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#]+", pattern) for pattern in patterns):
+    if not all(re.fullmatch(r"\*|(\*\.)?[^\s*/@?#][^\s/@?#]*", pattern) for pattern in patterns):
         raise ValueError
     return patterns
 
@@ -198,6 +210,11 @@ class Settings(BaseSettings):
     image_max_bytes: Size = Field(default=64 << 20, description="largest file that is downloaded or decoded")
     image_max_pixels: Annotated[int, Field(ge=1, le=178_000_000), Is("a whole number from 1 to 178000000")] = Field(
         default=80_000_000, description="largest image, width x height"
+    )
+    image_memory_bytes: Size = Field(
+        default=2 << 30,
+        description="memory for all photos that are being decoded or wait for the device; an image that alone takes "
+        "more is refused",
     )
     image_timeout: Seconds = Field(default=20.0, description="time to fetch one image")
     image_revalidate_seconds: Annotated[

@@ -76,7 +76,13 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.table:
         options.thresholds = sorted(TABLES[options.table].thresholds | set(options.thresholds))
     rules = make_rules(
-        options.protocol, options.clicks, options.seeds or 3, options.thresholds, options.flip, options.zoom
+        options.protocol,
+        options.clicks,
+        options.seeds or 3,
+        options.thresholds,
+        options.flip,
+        options.zoom,
+        options.start,
     )
     rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
     datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
@@ -243,6 +249,14 @@ def _parser() -> argparse.ArgumentParser:
         help="look closer from the second click on (default: if serve)",
     )
     how.add_argument(
+        "--start",
+        "--start-from",
+        dest="start",
+        type=_start,
+        metavar="WHAT",
+        help="box, or masks to correct: noise, or a DIR of PHOTO.png",
+    )
+    how.add_argument(
         "--resolution",
         type=positive,
         metavar="SIDE",
@@ -287,6 +301,12 @@ def _tolerance(text: str) -> float:
     if not 0 <= clicks < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of clicks from 0")
     return clicks
+
+
+def _start(text: str) -> str:
+    if text not in ("box", "noise") and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of masks; give one, or 'box' or 'noise'")
+    return text
 
 
 def _percent(text: str) -> int:

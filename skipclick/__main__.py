@@ -14,15 +14,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick import bitmask
 from skipclick.atomic_io import atomic_write
 from skipclick.checkpoint import load_checkpoint, save_checkpoint
+from skipclick.cleaning import clean
 from skipclick.drawing import draw_overlay
 from skipclick.features import ImageFeatures
 from skipclick.image_file import ImageError, decode
-from skipclick.masks import MASK_THRESHOLD
+from skipclick.masks import MASK_THRESHOLD, BoxMask
 from skipclick.predictor import DTYPES, Predictor
 from skipclick.prompts import Click
-from skipclick.zoom import crop_encoder, predict_zoomed, zoom_request
+from skipclick.zoom import crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
             type=_positive_click if positive else _negative_click,
             help=f"a click {'on the object' if positive else 'that corrects what is too much'}; may be repeated",
         )
+    segment.add_argument(
+        "--start", type=Path, metavar="MASK.png", help="correct this mask of the photo, white on black, by the clicks"
+    )
     segment.add_argument("-o", "--output", type=Path, required=True, help="the mask, a PNG of 0 and 255")
     segment.add_argument("--overlay", type=Path, help="a picture of photo, mask and clicks")
     segment.add_argument("--checkpoint", default="bundled", help="'bundled' or a checkpoint file (default: bundled)")
@@ -67,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="from the second click on look at a crop around the object (default: yes)",
+    )
+    segment.add_argument(
+        "--min-part",
+        type=float,
+        default=0.001,
+        metavar="SHARE",
+        help="drop islands and fill holes smaller than this share of the mask, unless clicked on (default: 0.001)",
     )
     segment.set_defaults(run=_segment)
     convert = commands.add_parser("convert", help="write the authors' released .pth as .safetensors")
@@ -98,14 +110,20 @@ def _parse_click(text: str, positive: bool) -> Click:
 def _segment(options: argparse.Namespace) -> None:
     if not options.clicks:
         raise ValueError("no clicks; give at least one --positive X,Y")
+    if not 0 <= options.min_part < 1:
+        raise ValueError(
+            f"--min-part {options.min_part} is no share of the mask; give a number from 0 to 1, such as 0.001"
+        )
     image = _read_photo(options.photo)
+    begun = bitmask.read_file(options.start, (image.shape[0], image.shape[1])) if options.start else None
     resolution = (options.resolution, options.resolution) if options.resolution else None
     predictor = Predictor(load_checkpoint(options.checkpoint), resolution, options.device, options.dtype)
     start = time.perf_counter()
     features = predictor.encode(image)
     encoded = time.perf_counter()
     session = _zoomed_mask if options.zoom else _mask
-    mask = session(predictor, image, features, options.clicks)
+    mask = session(predictor, image, features, options.clicks, begun)
+    mask = clean(BoxMask.of(mask), options.clicks, options.min_part).full()
     clicked = time.perf_counter()
     _write_png(options.output, mask.astype(np.uint8) * 255)
     if options.overlay:
@@ -117,10 +135,14 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _mask(
-    predictor: Predictor, image: NDArray[np.uint8], features: ImageFeatures, clicks: Sequence[Click]
+    predictor: Predictor,
+    image: NDArray[np.uint8],
+    features: ImageFeatures,
+    clicks: Sequence[Click],
+    start: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_]:
     """The mask, bool (H, W), by the released protocol; clicks one after the other, as an annotator gives them."""
-    probability = None
+    probability = None if start is None else start.astype(np.float32)
     for count in range(1, len(clicks) + 1):
         probability = predictor.click(features, clicks[:count], probability)
     assert probability is not None
@@ -129,11 +151,15 @@ def _mask(
 
 
 def _zoomed_mask(
-    predictor: Predictor, image: NDArray[np.uint8], features: ImageFeatures, clicks: Sequence[Click]
+    predictor: Predictor,
+    image: NDArray[np.uint8],
+    features: ImageFeatures,
+    clicks: Sequence[Click],
+    start: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_]:
     """The same with zoom-in, as the backend answers."""
     encode_crop = crop_encoder(predictor, image)
-    state, answer = None, None
+    state, answer = None if start is None else start_zoomed(predictor, start), None
     for count in range(1, len(clicks) + 1):
         (answer,) = predict_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
         state = answer.state

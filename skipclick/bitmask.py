@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +48,25 @@ def decode(url: str, height: int, width: int) -> NDArray[np.bool_]:
     """
     if size_of(url) != (height, width):
         raise ValueError(f"the bitmask has {size_of(url)[1]} x {size_of(url)[0]} pixels, its image {width} x {height}")
+    return _decoded(_bytes(url), "the bitmask's PNG")
+
+
+def read_file(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), in a PNG file: what is white, or of one with transparency what is opaque. Raises
+    `ValueError` where it is no PNG or has another size (H, W)."""
+    mask = _decoded(path.read_bytes(), str(path))
+    if mask.shape != size:
+        raise ValueError(f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {size[1]} x {size[0]}")
+    return mask
+
+
+def _decoded(png: bytes, name: str) -> NDArray[np.bool_]:
     try:
-        with Image.open(io.BytesIO(_bytes(url)), formats=["PNG"]) as image:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             channel = np.asarray(image.convert("RGBA").getchannel("A") if has_alpha else image.convert("L"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow says of bad files
-        raise ValueError(f"the bitmask's PNG cannot be decoded: {error}") from None
+        raise ValueError(f"{name} cannot be decoded: {error}") from None
     return np.asarray(channel >= _OPAQUE_FROM)
 
 

@@ -106,10 +106,10 @@ def _load_safetensors(path: Path) -> SkipClick:
 
 
 def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) -> SkipClick:
-    """A model holding these weights; `ValueError` lists keys that are missing, unknown or of another shape."""
-    model = SkipClick(config, version=version)
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    """A model holding these weights; `ValueError` lists keys that are missing, unknown or of another shape, or weights
+    that are no finite numbers."""
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    expected = _expected_shapes(config, most_layers=len(given))
     if expected != given:
         missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
         reshaped = [
@@ -120,7 +120,20 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
         raise ValueError(
             f"weights do not fit the configuration: missing {missing}, unknown {unknown}, wrong shape {reshaped}"
         )
+    unfit = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
+    if unfit:
+        raise ValueError(f"weights are damaged: {', '.join(unfit[:3])} holds values that are no finite numbers")
+    model = SkipClick(config, version=version)
     model.load_state_dict(
         {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     )
     return model.eval()
+
+
+def _expected_shapes(config: ModelConfig, most_layers: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a configuration's weights, found without memory for them: a file may claim any sizes."""
+    depths = config.mixer_depth, getattr(config.backbone, "depth", 0)
+    if max(depths) > most_layers:
+        raise ValueError(f"weights do not fit the configuration: it has {max(depths)} layers, they {most_layers} parts")
+    with torch.device("meta"):
+        return {key: tuple(tensor.shape) for key, tensor in SkipClick(config).state_dict().items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -32,8 +32,16 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _QUARTER_TURNS = (5, 6, 7, 8)
+_LAST_ROW_FIRST = (3, 4, 6, 7)
+"""Turns that lead the last stored row to the first row or column."""
 
-_ORIENTATION_TAG, _BITS_TAG = 274, 258
+_STRIP = 1 << 20
+"""Pixels that are converted at once: every further copy of a photo is one of a strip."""
+
+_BYTES_IN_STRIPS = 40
+"""Of a pixel, in all copies of a strip: floats have the most."""
+
+_ORIENTATION_TAG, _BITS_TAG, _SAMPLES_TAG = 274, 258, 277
 _DAMAGE = (OSError, SyntaxError, EOFError, IndexError, struct.error)
 """What Pillow raises when pixels end too early or make no sense."""
 
@@ -60,7 +68,7 @@ class Decoded:
     """(H, W) of the whole image, turned."""
 
 
-def _admit_all(size: tuple[int, int], count: int) -> None:
+def _admit_all(size: tuple[int, int], num_bytes: int) -> None:
     return None
 
 
@@ -79,8 +87,9 @@ def decode(
     the part that can be decoded counts, as in a browser; `complete` refuses such a file.
 
     With `enough`, JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, which takes about half the time, as long as both
-    sides keep that many pixels. `admit` is told the file's (width, height) and how many pixels are about to be decoded,
-    and may raise. Raises `UndecodableError`, what `admit` raises, and the `ImageError`s of the file.
+    sides keep that many pixels. `admit` is told the file's (width, height) and how many bytes decoding takes at most,
+    beside the file itself, and may raise. Raises `UndecodableError`, what `admit` raises, and the `ImageError`s of the
+    file.
     """
     try:
         container = open_container(file)
@@ -89,12 +98,14 @@ def decode(
             if enough is not None:
                 image.draft(None, (enough, enough))  # does nothing but for JPEG
             reduced = image.size != (width, height)
-            admit((width, height), image.width * image.height)
+            admit((width, height), _decoding_bytes(image, container, width * height))
             if complete and image.format == "JPEG" and is_cut_off(file):
                 raise UndecodableError(_cut_off(file))  # the decoder would fill the gap, and say nothing
             turn = _orientation(image, container) if turned else UPRIGHT
-            rgb = _load(image, container, complete)
-            pixels = np.array(rgb.transpose(_TURNS[turn]) if turn in _TURNS else rgb)
+            frame = _load(image, container, complete)
+            pixels = _turned_pixels(_rgb_strips(image, container), _stored_size(image), turn)
+            if frame is not None:
+                _whiten_outside(pixels, frame)
             if not reduced:
                 return Decoded(pixels, (pixels.shape[0], pixels.shape[1]))
             return Decoded(pixels, (width, height) if turn in _QUARTER_TURNS else (height, width))
@@ -134,7 +145,21 @@ def _cut_off(file: BinaryIO) -> str:
 
 
 def _no_image(start: bytes) -> str:
-    return f"a file that begins with {start.hex(' ') or 'nothing'} cannot be decoded as an image"
+    return f"{_kind(start)} cannot be decoded as an image"
+
+
+def _kind(start: bytes) -> str:
+    """What a file is, in words: messages tell nothing of its content, which may not be for whoever asked."""
+    if not start:
+        return "an empty file"
+    text = start.lstrip()[:1]
+    if text == b"<":
+        return "a page of HTML, or another text with tags,"
+    if text in (b"{", b"["):
+        return "a text in JSON"
+    known = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II": "TIFF"}
+    name = next((name for mark, name in (known | {b"MM": "TIFF"}).items() if start.startswith(mark)), None)
+    return f"a file that begins as {name} does" if name else "a file of no kind that is known"
 
 
 def _first_bytes(file: BinaryIO) -> bytes:
@@ -152,14 +177,15 @@ def _orientation(image: Image.Image, container: Container) -> int:
     return orientation(exif.removeprefix(b"Exif\0\0"))
 
 
-def _load(image: Image.Image, container: Container, complete: bool) -> Image.Image:
-    """The pixels as RGB, as they are stored."""
+def _load(image: Image.Image, container: Container, complete: bool) -> tuple[int, int, int, int] | None:
+    """Decode the pixels, as they are stored. Of a GIF whose first frame is smaller than its screen, returns where that
+    frame is: left, top, right, bottom."""
     if container.first_frame:
         image.seek(container.first_frame)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load_end = lambda: None  # type: ignore[method-assign]  # it would read all metadata, and turn by XMP
     tiles = getattr(image, "tile", [])
-    frame = tiles[0].extents if image.format == "GIF" and tiles else None
+    frame: tuple[int, int, int, int] | None = tiles[0].extents if image.format == "GIF" and tiles else None
     try:
         image.load()
     except _DAMAGE:
@@ -167,14 +193,9 @@ def _load(image: Image.Image, container: Container, complete: bool) -> Image.Ima
             raise
         image.tile = []  # type: ignore[attr-defined]  # nothing is left to be decoded: what there is stays
         image.load()
-        if not np.asarray(image).any():
+        if not any(np.asarray(strip).any() for strip in _strips(image)):
             raise
-    rgb = _to_rgb(image, container)
-    if frame is not None and frame != (0, 0, *image.size):  # a GIF whose first frame is smaller than its screen
-        canvas = Image.new("RGB", rgb.size, "white")
-        canvas.paste(rgb.crop(frame), frame[:2])
-        return canvas
-    return rgb
+    return None if frame == (0, 0, *image.size) else frame
 
 
 def _is_interlaced(tiles: list[tuple[object, ...]], container: Container) -> bool:
@@ -185,21 +206,98 @@ def _is_interlaced(tiles: list[tuple[object, ...]], container: Container) -> boo
     return decoder == "gif" and isinstance(arguments, tuple) and bool(arguments[1])
 
 
-def _to_rgb(image: Image.Image, container: Container) -> Image.Image:
+def _decoding_bytes(image: Image.Image, container: Container, num_stored: int) -> int:
+    """The most bytes that decoding takes at once: what the format's decoder keeps of all `num_stored` pixels, Pillow's
+    image, and the result. `tests/skipclick/test_image_file.py` measures it for each kind of file."""
+    own = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}.get(image.mode, 4)
+    num_pixels = image.width * image.height
+    kept = 0
+    if image.format == "JPEG" and image.info.get("progressive"):
+        kept = 2 * len(image.getbands())  # coefficients, of the whole size even where the photo is reduced
+    elif image.format in _DECODED_AS_A_WHOLE:
+        kept = 12
+    elif own == 4 and _bits(image, container) == 16:
+        kept = 20  # of `_twelve_bits`
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        kept = _tiff_value_bytes(image)  # one strip may be the whole photo
+    return num_stored * kept + num_pixels * (own + 3) + _BYTES_IN_STRIPS * min(_STRIP, num_pixels)
+
+
+def _tiff_value_bytes(image: TiffImagePlugin.TiffImageFile) -> int:
+    """Bytes of one pixel as the file has it."""
+    bits = np.ravel(image.tag_v2.get(_BITS_TAG, 1))
+    samples = image.tag_v2.get(_SAMPLES_TAG, 1)
+    return -(-int(bits.max()) * max(len(bits), samples if isinstance(samples, int) else 1) // 8)
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of decoded pixels; `size` of a TIFF that lies on its side is that of the turned photo."""
+    width, height = image.im.size
+    return int(width), int(height)
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The image from top to bottom, in parts of whole rows."""
+    width, height = _stored_size(image)
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        yield image.crop((0, top, width, min(top + rows, height)))
+
+
+def _turned_pixels(strips: Iterable[Image.Image], size: tuple[int, int], turn: int) -> NDArray[np.uint8]:
+    """Strips of an RGB image of this (width, height), turned and put together: uint8 (h, w, 3)."""
+    width, height = size
+    is_quarter = turn in _QUARTER_TURNS
+    pixels = np.empty((width, height, 3) if is_quarter else (height, width, 3), np.uint8)
+    along = pixels.swapaxes(0, 1) if is_quarter else pixels  # (height, width, 3): a stored row has an index of its own
+    top = 0
+    for strip in strips:
+        bottom = top + strip.height
+        part = np.asarray(strip.transpose(_TURNS[turn]) if turn in _TURNS else strip)
+        place = slice(height - bottom, height - top) if turn in _LAST_ROW_FIRST else slice(top, bottom)
+        along[place] = part.swapaxes(0, 1) if is_quarter else part
+        top = bottom
+    return pixels
+
+
+def _whiten_outside(pixels: NDArray[np.uint8], frame: tuple[int, int, int, int]) -> None:
+    left, top, right, bottom = frame
+    pixels[:top] = pixels[bottom:] = pixels[:, :left] = pixels[:, right:] = 255
+
+
+def _rgb_strips(image: Image.Image, container: Container) -> Iterator[Image.Image]:
+    """The decoded image as strips in RGB."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        gray = _eight_bits(values)
-        if isinstance(transparent := image.info.get("transparency"), int):
-            gray[values == transparent] = 255
-        return Image.fromarray(gray).convert("RGB")
+        yield from _gray_strips(image)
+        return
     if _bits(image, container) == 16 and _is_nearly_black(image):
-        image = _twelve_bits(container.file) or image
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        canvas = Image.new("RGBA", rgba.size, "white")
-        canvas.alpha_composite(rgba)
-        return canvas.convert("RGB")
-    return image.convert("RGB")
+        colours = _twelve_bits(container.file)
+        if colours is not None:
+            yield from colours
+            return
+    for strip in _strips(image):
+        yield _flattened(strip)
+
+
+def _gray_strips(image: Image.Image) -> Iterator[Image.Image]:
+    top = max(_top(np.asarray(strip)) for strip in _strips(image))
+    transparent = image.info.get("transparency")
+    for strip in _strips(image):
+        values = np.asarray(strip)
+        gray = _eight_bits(values, top)
+        if isinstance(transparent, int):
+            gray[values == transparent] = 255
+        yield Image.fromarray(gray).convert("RGB")
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """An image as RGB, on white where it is transparent."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    canvas = Image.new("RGBA", rgba.size, "white")
+    canvas.alpha_composite(rgba)
+    return canvas.convert("RGB")
 
 
 def _bits(image: Image.Image, container: Container) -> int | None:
@@ -215,29 +313,41 @@ def _is_nearly_black(image: Image.Image) -> bool:
     return all(high < 16 for band, (_, high) in extrema if band != "A")
 
 
-def _twelve_bits(file: BinaryIO) -> Image.Image | None:
-    """A colour image of 16-bit values that are all small; Pillow keeps only their upper bytes."""
+def _twelve_bits(file: BinaryIO) -> Iterator[Image.Image] | None:
+    """The strips of a colour image of 16-bit values that are all small; Pillow keeps only their upper bytes."""
     file.seek(0)
     found = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[2] not in (3, 4):
         return None
-    values = np.asarray(found, np.uint16)
-    colours = _eight_bits(values[..., 2::-1])
-    if values.shape[2] == 3:
-        return Image.fromarray(colours)
-    return Image.fromarray(np.dstack([colours, (values[..., 3] >> 8).astype(np.uint8)]))
+    return _colour_strips(np.asarray(found, np.uint16))
 
 
-def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Values of more than 8 bits as uint8: the upper byte of integers; floats in [0, 1] or [0, 255].
+def _colour_strips(values: NDArray[np.uint16]) -> Iterator[Image.Image]:
+    """Strips of 16-bit values, (H, W, 3 or 4) in the order of OpenCV."""
+    rows = max(1, _STRIP // values.shape[1])
+    top = max(_top(values[..., band]) for band in range(3))
+    for start in range(0, values.shape[0], rows):
+        part = values[start : start + rows]
+        colours = _eight_bits(part[..., 2::-1], top)
+        if values.shape[2] == 4:
+            colours = np.dstack([colours, (part[..., 3] >> 8).astype(np.uint8)])
+        yield _flattened(Image.fromarray(colours))
+
+
+def _top(values: NDArray[Any]) -> float:
+    """The largest value that is a number."""
+    return float((np.nan_to_num(values.astype(np.float64)) if values.dtype.kind == "f" else values).max(initial=0))
+
+
+def _eight_bits(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
+    """Values of more than 8 bits as uint8: the upper byte of integers; floats in [0, 1] or [0, 255]. `top`: the
+    largest of the whole image.
 
     Integers that are all below 4096 come from sensors of 12 bits or less. Shown by their upper bytes, as browsers do,
     they would be black to any eye, and to the model: they get the range that they have.
     """
     if values.dtype.kind == "f":
-        floats = np.nan_to_num(values.astype(np.float64))
-        scale = 255.0 if floats.max(initial=0.0) <= 1.0 else 1.0
-        return np.asarray(np.clip(floats * scale, 0, 255), np.uint8)
-    top = int(values.max(initial=0))
+        scale = 255.0 if top <= 1.0 else 1.0
+        return np.asarray(np.clip(np.nan_to_num(values.astype(np.float64)) * scale, 0, 255), np.uint8)
     bits = next(bits for bits in (8, 10, 12, 16, 32) if top < 1 << bits)
     return np.asarray(np.clip(values >> (bits - 8), 0, 255), np.uint8)

@@ -36,16 +36,8 @@ class Polygon:
         return self.outer, *self.holes
 
     def with_bridges(self) -> Ring:
-        """The part as a single ring: each hole is joined to it by a line that is walked there and back, which covers
-        nothing. For formats that know no holes."""
-        ring, waiting = self.outer, list(self.holes)
-        while waiting:
-            links = [_nearest_corners(ring, hole) for hole in waiting]
-            nearest = min(range(len(links)), key=lambda index: links[index][2])
-            here, there, _ = links[nearest]
-            hole = np.roll(waiting.pop(nearest), -there, axis=0)
-            ring = np.concatenate([ring[: here + 1], hole, hole[:1], ring[here:]])
-        return ring
+        """The part as a single ring, see `bridged`. For formats that know no holes."""
+        return bridged(self.rings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +87,19 @@ def outline(mask: BoxMask, min_iou: float = MIN_IOU, max_points: int | None = No
         if parent < 0
     ]
     return Outline(tuple(sorted(polygons, key=lambda one: -abs(signed_area(one.outer)))), iou)
+
+
+def bridged(rings: Sequence[Ring]) -> Ring:
+    """One ring that encloses what several enclose: each is joined to the first by a line that is walked there and back,
+    which covers nothing."""
+    ring, waiting = rings[0], list(rings[1:])
+    while waiting:
+        links = [_nearest_corners(ring, other) for other in waiting]
+        nearest = min(range(len(links)), key=lambda index: links[index][2])
+        here, there, _ = links[nearest]
+        other = np.roll(waiting.pop(nearest), -there, axis=0)
+        ring = np.concatenate([ring[: here + 1], other, other[:1], ring[here:]])
+    return ring
 
 
 def rasterize(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -7,6 +7,8 @@ inside refers to classes of the authors' package (a loss object hangs in the con
 
 from __future__ import annotations
 
+import io
+import math
 import pickle
 import re
 import zipfile
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skipclick.config import DINOV2, DINOV3_VITB16, ModelConfig, VitConfig, preset
-from skipclick.safe_unpickle import PLAIN_GLOBALS
+from skipclick.safe_unpickle import PLAIN_GLOBALS, check_claims
 
 
 class Placeholder:
@@ -32,6 +34,9 @@ class Placeholder:
     def __call__(self, *_: Any, **__: Any) -> Placeholder:
         return self
 
+
+_TENSORS_PER_FILE = 2
+"""The tensors of a file take at most so many times its bytes: some share a storage."""
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -47,10 +52,6 @@ _STORAGES = {
 }
 
 
-def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    return storage.as_strided(size, stride, offset).clone()
-
-
 def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
     return data
 
@@ -60,21 +61,36 @@ class _Unpickler(pickle.Unpickler):
 
     ADMITTED: ClassVar[dict[tuple[str, str], Any]] = {
         **PLAIN_GLOBALS,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
         ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
         ("torch", "Size"): tuple,
     }
 
-    def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
-        super().__init__(archive.open(f"{prefix}/data.pkl"), encoding="utf-8")
+    def __init__(self, archive: zipfile.ZipFile, prefix: str, file_size: int) -> None:
+        content = archive.read(f"{prefix}/data.pkl")
+        check_claims(content)
+        super().__init__(io.BytesIO(content), encoding="utf-8")
         self._archive = archive
         self._prefix = prefix
         self._storages: dict[str, Tensor] = {}
+        self._bytes_left = _TENSORS_PER_FILE * file_size
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._rebuild_tensor
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         return self.ADMITTED.get((module, name), Placeholder)
+
+    def _rebuild_tensor(
+        self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+    ) -> Tensor:
+        """A part of a storage, as a tensor of its own. A file that was written by torch has no tensor that is larger
+        than its storage, and hardly two of one."""
+        count = math.prod(size)
+        self._bytes_left -= count * storage.element_size()
+        if count > storage.numel() or self._bytes_left < 0:
+            raise pickle.UnpicklingError(f"it claims tensors such as one of {count} values, for which it is too small")
+        return storage.as_strided(size, stride, offset).clone()
 
     def persistent_load(self, reference: Any) -> Tensor:
         kind, dtype, key, _, num_elements = reference
@@ -91,7 +107,10 @@ def read_released(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            content = _Unpickler(archive, name.removesuffix("/data.pkl")).load()
+            file_size = path.stat().st_size
+            if sum(part.file_size for part in archive.infolist()) > file_size:
+                raise ValueError("what it holds is larger than the file; torch.save compresses nothing")
+            content = _Unpickler(archive, name.removesuffix("/data.pkl"), file_size).load()
     except Exception as error:  # a foreign file can break an unpickler in any way: none may get past here
         raise ValueError(f"{path} is not a checkpoint that torch.save wrote: {error}") from None
     if not isinstance(content, dict) or not {"state_dict", "config"} <= content.keys():

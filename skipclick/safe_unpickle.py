@@ -8,6 +8,7 @@ objects ever sees what the file made up.
 from __future__ import annotations
 
 import pickle
+import pickletools
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -88,6 +89,16 @@ PLAIN_GLOBALS: dict[tuple[str, str], Any] = {
        )},
 }  # fmt: skip
 """What a plain pickle may refer to by module and name, and what stands for it; NumPy 1 and 2, all protocols."""
+
+
+def check_claims(content: bytes) -> None:
+    """Raise `UnpicklingError` for a pickle that makes an unpickler take more memory than it has bytes: places in its
+    memory and byte arrays are made as large as it says, before anything is there to fill them."""
+    for operation, value, _ in pickletools.genops(content):
+        claims = "PUT" in operation.name or "GET" in operation.name or operation.name == "BYTEARRAY8"
+        size = len(value) if isinstance(value, (bytes, bytearray)) else value
+        if claims and isinstance(size, int) and size > len(content):
+            raise pickle.UnpicklingError(f"it claims {size} entries or bytes, but has {len(content)} bytes")
 
 
 class _PlainUnpickler(pickle.Unpickler):

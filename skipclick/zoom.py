@@ -117,6 +117,12 @@ class ZoomPrediction:
         return self.mask.nbytes + self.state.nbytes
 
 
+def start_zoomed(predictor: Predictor, mask: NDArray[np.bool_]) -> ZoomState:
+    """The state of an object of which a mask of the photo, bool (H, W), is known before its first click."""
+    whole = whole_view((mask.shape[0], mask.shape[1]))
+    return ZoomState(predictor.start_state(mask), None, whole, BoxMask.of(mask).box)
+
+
 def whole_view(size: tuple[int, int]) -> Box:
     """The view of a whole photo of `size` (H, W)."""
     return 0, 0, size[0], size[1]

@@ -1,4 +1,4 @@
-"""Fixtures: a check that a run leaves nothing behind; for the backend's tests an app around a predictor of discs."""
+"""Checks that a run leaves nothing behind. Fixtures of the backend's tests: an app around a predictor of discs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 
 from backend.annotator import Annotator
@@ -22,31 +22,59 @@ from skipclick.cache import ByteLru, SharedCache
 from tests.support import annotation_bodies as bodies
 from tests.support.fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
 from tests.support.fakes import DiscPredictor, FlatImages
-from tests.support.traces import no_traces
+from tests.support.traces import Traces, processor_shares
 
 # What is slow on a busy machine is not wrong, and a run fails by a change, not by luck: each tries the same examples.
 # `pytest --hypothesis-profile default` looks for others.
-settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
+TRACES = pytest.StashKey[Traces]()
+LEFT_BEHIND = pytest.StashKey[dict[str, list[str]]]()
 
 # Programs that tests start use this checkout's packages too, whatever another checkout has installed.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of modules that start processes, each of which takes seconds to import torch."""
+    """Mark the tests of modules that start processes, each of which takes seconds to import torch; they come first.
+
+    They take longest, so several workers (pytest-xdist) have about as much to do.
+    """
     for item in items:
         imported = vars(item.module) if isinstance(item, pytest.Function) else {}
         if {"subprocess", "multiprocessing", "ProcessPoolExecutor"} & imported.keys():
             item.add_marker("process")
+    items.sort(key=lambda item: item.get_closest_marker("process") is None)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist starts its workers
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # which workers of pytest-xdist have
+        # The tests' own files stay where they always are, so that those of a failed test can be looked at.
+        session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+        session.stash[TRACES] = Traces()
+
+
+@pytest.hookimpl(trylast=True)  # after its workers have ended
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if TRACES in session.stash and (found := session.stash[TRACES].end()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        session.stash[LEFT_BEHIND] = found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    found = terminalreporter._session.stash.get(LEFT_BEHIND, None)
+    if found:
+        terminalreporter.section("left behind", red=True)
+        terminalreporter.line(f"the tests left behind: {found}", red=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    tmp_path_factory.getbasetemp()  # stays where it always is, so that the files of a failed test can be looked at
-    with no_traces():
-        yield
+def _keeps_its_share_of_the_processor() -> Iterator[None]:
+    before = processor_shares()
+    yield
+    assert processor_shares() == before
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 
@@ -34,15 +35,16 @@ INLINE = re.compile(r"`((?:make|pip|python|torchrun|docker|skipclick) [^`]+)`")
 
 
 def _commands() -> list[tuple[str, str]]:
-    """(page, command) of all shell blocks and of inline code that begins with a program of ours."""
-    found = []
+    """(page, command) of all shell blocks and of inline code that begins with a program of ours; each command once."""
+    found: dict[str, str] = {}
     for page in PAGES:
         text = page.read_text()
         blocks = [body.replace("\\\n", " ") for kind, body in FENCE.findall(text) if not kind]
         lines = [line.partition("  #")[0].strip() for body in blocks for line in body.splitlines()]
         lines += INLINE.findall(FENCE.sub("", text))
-        found += [(page.name, line.removesuffix(" ...")) for line in lines if line]
-    return found
+        for line in filter(None, lines):
+            found.setdefault(line.removesuffix(" ..."), page.name)
+    return [(page, command) for command, page in found.items()]
 
 
 COMMANDS = _commands()
@@ -74,10 +76,12 @@ def _check_make(words: list[str]) -> None:
 
 def _check_skipclick(arguments: list[str], folder: Path) -> None:
     shutil.copy(PHOTO, folder / "photo.jpg")
+    with Image.open(PHOTO) as photo:
+        Image.new("1", photo.size, 1).save(folder / "mask.png")
     shutil.copy(CHECKPOINT, folder / "full_model_skipclick.pth")
     shutil.copy(BUNDLED, folder / "skipclick.safetensors")
-    run = _run([sys.executable, "-m", "skipclick", *arguments], folder)
-    assert run.returncode == 0, run.stderr
+    with chdir(folder):
+        assert import_module("skipclick.__main__").main(arguments) == 0
 
 
 def _check_noc(words: list[str]) -> None:
@@ -91,8 +95,8 @@ def _check_noc(words: list[str]) -> None:
             del arguments[arguments.index(option) : arguments.index(option) + 2]
     arguments = ["bundled" if word.endswith((".safetensors", ".pth")) else word for word in arguments]
     limit = [] if "--list" in arguments else ["--limit", "1"]
-    run = _run([sys.executable, "bench/noc.py", *arguments, *limit], ROOT)
-    assert run.returncode == 0, run.stderr
+    with chdir(ROOT):
+        assert import_module("bench.noc").main([*arguments, *limit]) == 0
 
 
 def _check_backend(words: list[str]) -> None:
@@ -115,17 +119,17 @@ def _check_cvat(words: list[str]) -> None:
     assert import_module(words[words.index("--function-module") + 1]).create
 
 
-def _check_models(words: list[str], folder: Path) -> None:
+def _check_models(options: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On three versions of project 12's head."""
     base, versions = base_model(), Versions(folder)
     save_checkpoint(base, folder / "base.safetensors", version=base.version, provenance={})
     for seed in range(3):
         version = versions.write(12, tuned_model(seed), base, about={}, report={})
         versions.promote(12, version.number)
-    settings = [f"MODEL_DIR={folder}", f"CHECKPOINT={folder / 'base.safetensors'}", f"PYTHONPATH={ROOT}"]
-    run = _run(["env", *settings, sys.executable, *words[1:]], folder)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout
+    monkeypatch.setenv("MODEL_DIR", str(folder))
+    monkeypatch.setenv("CHECKPOINT", str(folder / "base.safetensors"))
+    with chdir(folder):
+        assert import_module("backend.__main__").main(["models", *options]) == 0
 
 
 def _check_help(module: str, command: list[str], options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +143,11 @@ def _check_help(module: str, command: list[str], options: list[str], capsys: pyt
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command}" for page, command in COMMANDS])
 def test_a_documented_command_works(
-    page: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: str,
+    command: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = _words(command)
     match words:
@@ -156,8 +164,8 @@ def test_a_documented_command_works(
             _check_help("train.__main__", [name], options, capsys)
         case ["deploy/train-nodes.sh", _, _, *options]:
             _check_help("train.__main__", ["fit"], options, capsys)
-        case ["python", "-m", "backend", "models", *_]:
-            _check_models(words, tmp_path)
+        case ["python", "-m", "backend", "models", *options]:
+            _check_models(options, tmp_path, monkeypatch)
         case ["python", "-m", "backend", "warm", *options]:
             _check_help("backend.commands.warm", [], options, capsys)
         case ["cvat-cli", *_]:

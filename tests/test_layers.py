@@ -14,12 +14,12 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 """A package imports itself and those before it."""
 
 BACKEND = (
-    {"settings", "logs", "executor", "prompts", "device", "outgoing"},
+    {"settings", "logs", "executor", "prompts", "device", "outgoing", "memory_budget", "punctual"},
     {"label_studio", "cvat"},
     {"images"},
     {"finetune"},
     {"heads", "click_memo"},
-    {"annotator"},
+    {"annotator", "known_picture"},
     {"factory"},
     {"readiness"},
     {"telemetry", "pages"},

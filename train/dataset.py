@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,26 +25,31 @@ MAX_TRIES = 20  # photos drawn for a sample, before it takes the next one that c
 
 
 @dataclass(frozen=True)
-class Batch:
-    """B photos with K objects each; all tensors on one device."""
+class ObjectBatch:
+    """N objects with their clicks; all tensors on one device."""
 
-    image: Tensor  # (B, 3, H, W) uint8
-    target: Tensor  # (B * K, H, W) int8: 1 object, 0 background, -1 ignored
-    positives: Tensor  # (B * K, NUM_SLOTS, 2) float32 (row, column), padded with -1
+    target: Tensor  # (N, H, W) int8: 1 object, 0 background, -1 ignored
+    positives: Tensor  # (N, NUM_SLOTS, 2) float32 (row, column), padded with -1
     negatives: Tensor  # the same
-    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
 
-    def to(self, device: torch.device) -> Batch:
+    def to(self, device: torch.device) -> Self:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pin_memory(self) -> Batch:
+    def pin_memory(self) -> Self:
         """In memory that a GPU can copy from by itself; torch's loader asks for it."""
         return self._changed(Tensor.pin_memory)
 
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        tensors = (self.image, self.target, self.positives, self.negatives)
-        image, target, positives, negatives = map(change, tensors)
-        return Batch(image, target, positives, negatives, self.left_out)
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(self, **{name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)})
+
+
+@dataclass(frozen=True)
+class Batch(ObjectBatch):
+    """B photos with K objects each, N = B * K; objects of a photo are adjacent."""
+
+    image: Tensor  # (B, 3, H, W) uint8
+    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,11 @@ class ObjectDataset(Dataset[Batch]):
     def __getitem__(self, position: int) -> Batch:
         view, samples = self.draw(position)
         return Batch(
-            torch.from_numpy(view.image).permute(2, 0, 1),
-            torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
-            torch.from_numpy(np.stack([points.positives for _, points in samples])),
-            torch.from_numpy(np.stack([points.negatives for _, points in samples])),
-            view.left_out,
+            target=torch.from_numpy(np.stack([chosen.target for chosen, _ in samples])),
+            positives=torch.from_numpy(np.stack([points.positives for _, points in samples])),
+            negatives=torch.from_numpy(np.stack([points.negatives for _, points in samples])),
+            image=torch.from_numpy(view.image).permute(2, 0, 1),
+            left_out=view.left_out,
         )
 
     def draw(self, position: int) -> tuple[View, list[tuple[ObjectSample, Points]]]:
@@ -137,11 +143,11 @@ class ObjectDataset(Dataset[Batch]):
 def collate(samples: Sequence[Batch]) -> Batch:
     """Joins single samples into a batch; objects of one photo stay adjacent."""
     return Batch(
-        torch.stack([s.image for s in samples]),
-        torch.cat([s.target for s in samples]),
-        torch.cat([s.positives for s in samples]),
-        torch.cat([s.negatives for s in samples]),
-        tuple(one for s in samples for one in s.left_out),
+        target=torch.cat([s.target for s in samples]),
+        positives=torch.cat([s.positives for s in samples]),
+        negatives=torch.cat([s.negatives for s in samples]),
+        image=torch.stack([s.image for s in samples]),
+        left_out=tuple(one for s in samples for one in s.left_out),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.prompts import prompt_maps
 from skipclick.simulation import TRAINING_THRESHOLD, training_click
 from train.config import PRECISIONS, TrainConfig
-from train.dataset import Batch
-from train.losses import LOSSES
+from train.dataset import Batch, ObjectBatch
+from train.losses import LOSSES, Loss
 from train.sampler import NUM_SLOTS
 
 
@@ -69,59 +69,68 @@ def graded(
 ) -> Graded:
     """The batch's loss after `num_next_clicks` simulated corrections; `rngs` has a generator for each object.
 
-    The corrections are simulated without gradient, in evaluation mode, on the same features, each fed the soft
-    probability of the one before (released code) or its mask (paper). Leaves the model in training mode.
+    Leaves the model in training mode.
     """
     batch = replace(batch, positives=batch.positives.clone(), negatives=batch.negatives.clone())
-    device_type = batch.image.device.type
     precision = PRECISIONS[config.precision]
-
-    def autocast() -> torch.autocast:
-        # A context of its own for each part: weights cast inside no_grad must not be reused by the graded pass.
-        return torch.autocast(device_type, precision, enabled=precision != torch.float32)
-
     if isinstance(model.decoder.dropout, DrawnDropout):
         model.decoder.dropout.draw(model.config.decoder_channels, rngs, batch.image.device)
     model.train()
-    with autocast():
+    with autocast(batch.image.device, precision):
         features = model.encode(batch.image.float() / 255).repeat(len(batch.target) // len(batch.image))
-    model.eval()
-    with torch.no_grad(), autocast():
-        previous = _corrected(model, features, batch, config, num_next_clicks, rngs)
-    model.train()
-    with autocast():
-        logits = model.decode(features, _prompt(model, previous, batch))  # (B * K, 1, H, W)
-    logits = logits.float()
-    loss = LOSSES[config.loss](logits, batch.target.unsqueeze(1).float()).mean()
-    return Graded(loss, logits.detach().sigmoid().squeeze(1), batch)
+    loss, probability = graded_answer(
+        model, features, batch, num_next_clicks, rngs, LOSSES[config.loss], precision, config.previous_mask
+    )
+    return Graded(loss, probability, batch)
 
 
-def _prompt(model: SkipClick, previous: Tensor, batch: Batch) -> Tensor:
-    return prompt_maps(previous, batch.positives, batch.negatives, model.config.click_radius)
-
-
-def _corrected(
+def graded_answer(
     model: SkipClick,
     features: PreparedFeatures,
-    batch: Batch,
-    config: TrainConfig,
-    num_clicks: int,
+    objects: ObjectBatch,
+    num_next_clicks: int,
     rngs: Sequence[np.random.Generator],
-) -> Tensor:
-    """The previous mask (B * K, 1, H, W) after some simulated corrections; their clicks are written into the batch."""
-    previous = torch.zeros_like(batch.target, dtype=torch.float32).unsqueeze(1)
-    for i in range(1, num_clicks + 1):
-        probability = model.decode(features, _prompt(model, previous, batch)).float().sigmoid()
-        add_next_clicks(batch, probability.squeeze(1), slot=NUM_SLOTS - i, rngs=rngs)
-        previous = probability if config.previous_mask == "soft" else (probability > TRAINING_THRESHOLD).float()
-    return previous
+    loss: Loss,
+    precision: torch.dtype,
+    previous_mask: Literal["soft", "binary"] = "soft",
+) -> tuple[Tensor, Tensor]:
+    """The mean loss of the answer after some simulated corrections, and the answer: (N, H, W) probabilities.
+
+    features: of each object's view, N of them, with gradient. The corrections are simulated on the same features
+    without gradient, in evaluation mode, each fed the soft probability of the one before (released code) or its mask
+    (paper); their clicks are written into `objects`.
+    """
+    device, is_training = objects.target.device, model.training
+    previous = torch.zeros_like(objects.target, dtype=torch.float32).unsqueeze(1)  # (N, 1, H, W)
+    model.eval()
+    with torch.no_grad(), autocast(device, precision):
+        for i in range(1, num_next_clicks + 1):
+            probability = model.decode(features, _prompt(model, previous, objects)).float().sigmoid()
+            add_next_clicks(objects, probability.squeeze(1), slot=NUM_SLOTS - i, rngs=rngs)
+            previous = probability if previous_mask == "soft" else (probability > TRAINING_THRESHOLD).float()
+    model.train(is_training)
+    with autocast(device, precision):
+        logits = model.decode(features, _prompt(model, previous, objects))
+    logits = logits.float()
+    mean = loss(logits, objects.target.unsqueeze(1).float()).mean()
+    return mean, logits.detach().sigmoid().squeeze(1)
 
 
-def add_next_clicks(batch: Batch, probability: Tensor, slot: int, rngs: Sequence[np.random.Generator]) -> None:
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Mixed precision for one part of a step; each part needs a context of its own, since weights that were cast
+    without gradient must not be used again where there is one."""
+    return torch.autocast(device.type, precision, enabled=precision != torch.float32)
+
+
+def _prompt(model: SkipClick, previous: Tensor, objects: ObjectBatch) -> Tensor:
+    return prompt_maps(previous, objects.positives, objects.negatives, model.config.click_radius)
+
+
+def add_next_clicks(objects: ObjectBatch, probability: Tensor, slot: int, rngs: Sequence[np.random.Generator]) -> None:
     """One simulated click per object into `slot` of its polarity, over whatever was sampled there (released code)."""
-    probabilities, targets = probability.cpu().numpy(), batch.target.cpu().numpy()
+    probabilities, targets = probability.cpu().numpy(), objects.target.cpu().numpy()
     for i, (prediction, target, rng) in enumerate(zip(probabilities, targets, rngs, strict=True)):
         click = training_click(prediction, target, rng)
         if click is not None:
-            points = batch.positives if click.positive else batch.negatives
+            points = objects.positives if click.positive else objects.negatives
             points[i, slot] = torch.tensor((click.y, click.x), device=points.device)

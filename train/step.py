@@ -21,6 +21,8 @@ from train.dataset import Batch
 from train.distributed import Group, without_averaging
 from train.objective import Graded, object_generators
 
+BATCH_TENSORS = ("image", "target", "positives", "negatives")
+
 
 @dataclass(frozen=True)
 class Part:
@@ -175,8 +177,7 @@ def _explain_divergence(
 
 def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
     """A part as a file of plain tensors, numbers and strings."""
-    names = ("image", "target", "positives", "negatives")
-    content: dict[str, Tensor | int | str | list[int]] = {n: getattr(part.batch, n).cpu() for n in names}
+    content: dict[str, Tensor | int | str | list[int]] = {n: getattr(part.batch, n).cpu() for n in BATCH_TENSORS}
     content |= {"step": step, "positions": list(part.positions), "num_next_clicks": config.num_next_clicks_at(step)}
     content |= {"seed": config.seed, "precision": config.precision, "model": json.dumps(config.model.to_dict())}
     with atomic_write(path) as temporary:
@@ -187,6 +188,6 @@ def read_batch(path: Path) -> Batch:
     """The batch that `save_part` wrote. Raises `ValueError` where it is none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return Batch(content["image"], content["target"], content["positives"], content["negatives"])
+        return Batch(**{name: content[name] for name in BATCH_TENSORS})
     except Exception as error:  # torch and pickle raise nearly everything on other files
         raise ValueError(f"{path} is not a batch that training saved ({type(error).__name__})") from None

@@ -42,6 +42,7 @@ from backend.label_studio.labeling_config import (
 from backend.label_studio.regions import read_mask
 from backend.outgoing import connection_advice, new_session, trusted_certificates
 from backend.prompts import ImageReference
+from backend.punctual import PunctualAdapter
 from backend.readiness import folder_trouble
 from backend.settings import Settings, listening_url, revealed
 from skipclick import Click
@@ -247,7 +248,7 @@ def _address(settings: Settings) -> str:
     )
     asked = f"{url}/api/version/"
     try:
-        with new_session() as session:
+        with new_session(PunctualAdapter.within(settings.image_timeout)) as session:
             answer = session.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
         if answer.is_redirect:
             trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
@@ -339,7 +340,7 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
             "reaches (in a container localhost is the container itself), and user and password if this server asks",
         )
     try:
-        with new_session() as session:
+        with new_session(PunctualAdapter.within(10)) as session:
             health = session.get(f"{url}/health", auth=as_is, timeout=5).json()
             ready = session.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
     except (OSError, ValueError):

@@ -12,6 +12,7 @@ from backend.commands.finding import Finding, Trouble, find
 from backend.cvat.protocol import FUNCTION
 from backend.label_studio.auth import as_is
 from backend.outgoing import connection_advice, new_session
+from backend.punctual import PunctualAdapter
 from backend.settings import Settings
 
 TOKEN = "CVAT_ACCESS_TOKEN"
@@ -84,7 +85,7 @@ class _StatusError(Trouble):
 
 def _get(settings: Settings, address: str, headers: Mapping[str, str]) -> Any:
     try:
-        with new_session() as session:
+        with new_session(PunctualAdapter.within(settings.image_timeout)) as session:
             answer = session.get(address, headers=headers, auth=as_is, timeout=settings.image_timeout)
         if answer.status_code != 200:
             raise _StatusError(address, answer.status_code)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from backend.label_studio.auth import LabelStudioAuth, as_is
 from backend.label_studio.client import LabelStudioApi, get_object, patiently, project_tasks
 from backend.outgoing import new_session
+from backend.punctual import PunctualAdapter
 from backend.settings import Settings, listening_url, revealed
 
 _AT_ONCE = 2  # while one image is encoded, the next one is fetched
@@ -72,7 +73,7 @@ class Server:
         body = {"tasks": [task], "label_config": label_config, "project": str(project)}
 
         def ask() -> requests.Response:
-            with new_session() as session:
+            with new_session(PunctualAdapter.within(_TIMEOUT)) as session:
                 session.trust_env = not self.is_here
                 answer = session.post(
                     f"{self.url}/warm", orjson.dumps(body), auth=self.login or as_is, timeout=_TIMEOUT

@@ -8,6 +8,7 @@ a moment later gains nothing.
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -23,15 +24,30 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from backend.images.http import PunctualAdapter
+from backend.punctual import PunctualAdapter
 from backend.settings import BUCKETS
 
 Standing = Literal["public", "private", "unusable"]
 """Of an address: the internet's, a network's own (loopback included), or one at which no images live, such as
-link-local ones, where clouds hand out credentials."""
+those where clouds hand out credentials."""
 
 _GLOBAL_UNICAST = ip_network("2000::/3")
 _NAT64 = ip_network("64:ff9b::/96")
+
+_CLOUD_SERVICES = tuple(
+    ip_network(network)
+    for network in (
+        "100.100.100.200/32",  # Alibaba Cloud
+        "168.63.129.16/32",  # Azure; a public address
+        "192.0.0.192/32",  # Oracle Cloud, the older one
+        "fd00:ec2::/32",  # Amazon
+        "fd20:ce::/32",  # Google Cloud
+        "fd00:c1::/32",  # Oracle Cloud
+        "fd00:42::42/128",  # Scaleway
+        "fd00:a9fe:a9fe::/48",  # Linode
+    )
+)
+"""Where clouds tell a machine its own credentials and secrets, besides the link-local addresses that most use."""
 
 
 class RefusedHostError(ValueError):
@@ -42,8 +58,8 @@ class RefusedHostError(ValueError):
 class ImageHosts:
     """The hosts besides Label Studio that images come from.
 
-    `patterns` are host names, `*.example.org` for all names below one, or `*`. `allow_private` is for trusted networks:
-    it admits loopback and private addresses too.
+    `patterns` are host names, `*.example.org` for all names below one, or `*`; any other asterisk stands for a part
+    without dots. `allow_private` is for trusted networks: it admits loopback and private addresses too.
     """
 
     patterns: tuple[str, ...] = BUCKETS
@@ -71,7 +87,10 @@ class ImageHosts:
         addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
         standings = {standing(address) for address in addresses}
         if "unusable" in standings:
-            raise RefusedHostError(f"{host[:100]} has an address that no image comes from (link-local or reserved)")
+            raise RefusedHostError(
+                f"{host[:100]} has an address that no image comes from (link-local, reserved, or a cloud's "
+                "own services)"
+            )
         if "private" in standings and not self.allow_private:
             raise RefusedHostError(
                 f"{host[:100]} has a private address; if this server may fetch images from its own network, start it "
@@ -94,6 +113,8 @@ def standing(text: str) -> Standing:
             return standing(str(carried))
     if address.is_loopback:
         return "private"
+    if any(address in network for network in _CLOUD_SERVICES):
+        return "unusable"
     if address.is_link_local or address.is_multicast or address.is_unspecified or address.is_reserved:
         return "unusable"
     is_public = address.is_global and (address.version == 4 or address in _GLOBAL_UNICAST)
@@ -115,9 +136,11 @@ def _is_loopback(host: str) -> bool:
 
 
 def _matches(host: str, pattern: str) -> bool:
-    if pattern.startswith("*."):
-        return host.endswith(pattern[1:])
-    return pattern in ("*", host)
+    if pattern == "*":
+        return True
+    below = pattern.startswith("*.")
+    name = re.escape(pattern.removeprefix("*.")).replace(r"\*", "[^.]*")
+    return re.fullmatch(rf".+\.{name}" if below else name, host) is not None
 
 
 class _CheckedConnection(HTTPConnection):

@@ -9,10 +9,23 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.images.pixel_budget import PixelBudget
+from backend.memory_budget import Lease, MemoryBudget, return_free_memory
 from skipclick.image_file import ImageError, TooManyPixelsError, UndecodableError, decode
 
 __all__ = ["ImageError", "Photo", "UndecodableError", "decode_image"]
+
+LONGEST_SIDE = 65_535
+"""Pixels; JPEG and GIF allow no more."""
+
+MOST_ELONGATED = 100
+"""The longer side of a photo over the shorter one. Resizing, features and masks take memory for rows and columns apart:
+80 million by one pixel would take as much as a thousand ordinary photos."""
+
+ELONGATED_FROM = 4096
+"""Sides up to so many pixels may have any shape."""
+
+_LARGE = 32 << 20
+"""Bytes that decoding takes from which on freed memory is handed back to the system at once."""
 
 
 def _nothing() -> None:
@@ -32,29 +45,55 @@ class Photo:
 
 
 def decode_image(
-    file: BinaryIO, max_pixels: int, enough: int | None = None, budget: PixelBudget | None = None
+    file: BinaryIO, max_pixels: int, enough: int | None = None, budget: MemoryBudget | None = None
 ) -> Photo:
     """An image of at most `max_pixels`; see `skipclick.image_file.decode`.
 
-    With a `budget`, its pixels are taken from there before they are decoded, and given back by the photo's `release`.
-    Raises `ImageError`s, and `MemoryError`.
+    With a `budget`, all that decoding takes is reserved there before it begins, and what the pixels take is given back
+    by the photo's `release`. Raises `ImageError`s, and `MemoryError`.
     """
-    release = _nothing
+    lease: Lease | None = None
+    reserved = 0
 
-    def admit(size: tuple[int, int], count: int) -> None:
-        nonlocal release
-        if size[0] * size[1] > max_pixels:
+    def admit(size: tuple[int, int], num_bytes: int) -> None:
+        nonlocal lease, reserved
+        check_size(size, max_pixels)
+        reserved = num_bytes
+        if budget is None:
+            return
+        if num_bytes > budget.total:
             raise UndecodableError(
-                f"the image has {size[0]} x {size[1]} pixels, more than IMAGE_MAX_PIXELS={max_pixels} allows"
+                f"decoding the image takes {-(-num_bytes >> 20)} MB, more than "
+                f"IMAGE_MEMORY_BYTES={budget.total >> 20}MB allows"
             )
-        if budget is not None:
-            release = budget.take(count)
+        lease = budget.take(num_bytes)
 
     try:
         decoded = decode(file, enough=enough, admit=admit)
     except TooManyPixelsError:
         raise UndecodableError(f"the image has more pixels than IMAGE_MAX_PIXELS={max_pixels} allows") from None
     except BaseException:
-        release()
+        if lease is not None:
+            lease.release()
         raise
-    return Photo(decoded.pixels, decoded.size, release)
+    finally:
+        if reserved > _LARGE:
+            return_free_memory()
+    if lease is None:
+        return Photo(decoded.pixels, decoded.size)
+    lease.shrink(decoded.pixels.nbytes)
+    return Photo(decoded.pixels, decoded.size, lease.release)
+
+
+def check_size(size: tuple[int, int], max_pixels: int) -> None:
+    """Raise `UndecodableError` for a (width, height) that is not taken."""
+    short, long = sorted(size)
+    if short * long > max_pixels:
+        raise UndecodableError(
+            f"the image has {size[0]} x {size[1]} pixels, more than IMAGE_MAX_PIXELS={max_pixels} allows"
+        )
+    if long > LONGEST_SIDE or long > max(ELONGATED_FROM, MOST_ELONGATED * short):
+        raise UndecodableError(
+            f"the image has {size[0]} x {size[1]} pixels: no side may be longer than {LONGEST_SIDE} pixels, and from "
+            f"{ELONGATED_FROM} on none more than {MOST_ELONGATED} times as long as the other"
+        )

@@ -26,10 +26,8 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 from backend.images.allowlist import ImageHosts, RefusedHostError
 from backend.images.data_uri import DataUriError, data_uri_content
 from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
-from backend.images.http import PunctualAdapter
 from backend.images.incoming import incoming
 from backend.images.local_files import local_name, opened_below
-from backend.images.pixel_budget import PixelBudget
 from backend.images.sightings import (
     SETTLED_SECONDS,
     Sighting,
@@ -49,9 +47,11 @@ from backend.label_studio.auth import (
     under,
 )
 from backend.label_studio.names import ToldNames
-from backend.label_studio.references import cleaned
+from backend.label_studio.references import cleaned, serves_images
+from backend.memory_budget import MemoryBudget
 from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
+from backend.punctual import PunctualAdapter
 from backend.settings import Settings
 from skipclick.cache import ByteLru
 
@@ -60,10 +60,6 @@ _CLOUD_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "azure-blob"
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
-_PHOTOS_AT_ONCE = 4
-"""Of the largest size, in memory as pixels; of smaller ones as many more."""
-
-
 _SIGHTINGS_BYTES = 64 << 20
 """Memory for what was seen of the photos, not for the photos: those of 60,000 tasks."""
 
@@ -138,6 +134,7 @@ class ImageLoader:
         *,
         max_bytes: int,
         max_pixels: int,
+        memory_bytes: int = 2 << 30,
         timeout: float,
         hosts: ImageHosts,
         local_root: Path | None = None,
@@ -146,7 +143,8 @@ class ImageLoader:
         names: Callable[[], Sequence[str]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`hosts`: who is called besides Label Studio. `local_root`: where files of its local storage lie, if this
+        """`memory_bytes`: for all photos that are decoded or wait for the device, together. `hosts`: who is called
+        besides Label Studio. `local_root`: where files of its local storage lie, if this
         server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: after
         so many seconds a source is asked whether its image is still the same. `names`: what Label Studio calls itself,
         see `names`."""
@@ -157,7 +155,7 @@ class ImageLoader:
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._enough = enough
-        self._budget = PixelBudget(_PHOTOS_AT_ONCE * max_pixels, timeout)
+        self._budget = MemoryBudget(memory_bytes, timeout)
         self._timeout = timeout
         self._revalidate = revalidate
         self._clock = clock
@@ -344,9 +342,14 @@ class ImageLoader:
         way must be one that may be called."""
         deadline = time.monotonic() + self._timeout
         first = origin(urlsplit(address))
-        with _session(PunctualAdapter(deadline)) as label_studio, _session(self._hosts.adapter(deadline)) as elsewhere:
+        with (
+            new_session(PunctualAdapter(deadline)) as label_studio,
+            new_session(self._hosts.adapter(deadline)) as elsewhere,
+        ):
             for _ in range(_MAX_REDIRECTS + 1):
                 own = self._auth.is_own(address)
+                if own:
+                    self._check_path(address)
                 session = label_studio if own else elsewhere
                 basic = _basic_auth(reference) if origin(urlsplit(address)) == first else None
                 header = self._header() if own else basic
@@ -376,6 +379,16 @@ class ImageLoader:
                         self._check_redirect(address, target)
                     address = self._at_label_studio(target)
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
+
+    def _check_path(self, address: str) -> None:
+        """Raise `ImageError` for an address of Label Studio at which no image is: whoever may ask here for a mask must
+        not read by it what only this server's key may."""
+        path = under(self._auth.url, address) or urlsplit(address).path
+        if not serves_images(path):
+            raise ImageError(
+                f"did not try GET {describe(address)}: Label Studio serves no images there; uploads are under "
+                "/data/upload/, files of local storages under /data/local-files/"
+            )
 
     def _check_redirect(self, address: str, target: str) -> None:
         """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
@@ -512,13 +525,6 @@ def _name_of_decoded(file: BinaryIO) -> str:
     return digest_name(file)
 
 
-def _session(adapter: PunctualAdapter) -> requests.Session:
-    session = new_session()
-    for scheme in ("http://", "https://"):
-        session.mount(scheme, adapter)
-    return session
-
-
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
@@ -578,6 +584,7 @@ def build_images(
         auth,
         max_bytes=settings.image_max_bytes,
         max_pixels=settings.image_max_pixels,
+        memory_bytes=settings.image_memory_bytes,
         timeout=settings.image_timeout,
         hosts=ImageHosts(settings.image_hosts, settings.allow_private_addresses),
         local_root=settings.local_files_root,

@@ -22,9 +22,11 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 import requests
 
 from backend.outgoing import connection_advice, new_session
+from backend.punctual import PunctualAdapter
 from backend.settings import Settings, revealed
 
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
+_RETRY_AFTER = 3.0  # seconds after a try that got no answer
 _ASSUMED_LIFE = 240.0  # where the token does not say when it ends
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -57,6 +59,7 @@ class LabelStudioAuth:
         self._timeout = timeout
         self._clock = clock
         self._access: _AccessToken | None = None
+        self._silent: tuple[float, str] | None = None  # until when Label Studio is not asked again, and why
         self._lock = Lock()
 
     @property
@@ -91,16 +94,34 @@ class LabelStudioAuth:
             return f"Token {self._key}"
         if kind == "access token":
             return f"Bearer {self._key}"
-        with self._lock:
+        if not self._lock.acquire(timeout=self._timeout):
+            raise NoAnswerError(f"{self.url} did not renew the access token within {self._timeout:g} seconds")
+        try:
             current = self._access
             if current is None or self._clock() >= current.renew_at or refused == f"Bearer {current.text}":
-                current = self._access = self._renew(self._key)
+                current = self._access = self._renewed(self._key)
             return f"Bearer {current.text}"
+        finally:
+            self._lock.release()
+
+    def _renewed(self, refresh_token: str) -> _AccessToken:
+        """A new access token. Whoever waited for another's try that got no answer does not try again: one after the
+        other they would wait for minutes."""
+        now = time.monotonic()
+        if self._silent is not None and now < self._silent[0]:
+            raise NoAnswerError(self._silent[1])
+        try:
+            token = self._renew(refresh_token)
+        except NoAnswerError as error:
+            self._silent = time.monotonic() + _RETRY_AFTER, str(error)
+            raise
+        self._silent = None
+        return token
 
     def _renew(self, refresh_token: str) -> _AccessToken:
         url = f"{self.url}/api/token/refresh/"
         try:
-            with new_session() as session:
+            with new_session(PunctualAdapter.within(self._timeout)) as session:
                 answer = session.post(
                     url,
                     json={"refresh": refresh_token},

@@ -12,6 +12,7 @@ import requests
 from backend.label_studio import json_bodies
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, redirect_trouble
 from backend.outgoing import connection_advice, new_session
+from backend.punctual import PunctualAdapter
 
 _TRIES = 4
 
@@ -63,7 +64,7 @@ class LabelStudioApi:
                 request.headers["Authorization"] = header
             return request
 
-        with new_session() as session:
+        with new_session(PunctualAdapter.within(self._timeout)) as session:
             return session.get(
                 self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
             )

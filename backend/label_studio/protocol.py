@@ -88,6 +88,8 @@ class PredictBody:
     project: str
     label_config: str
     context: tuple[Json, ...] | None
+    event: str = ""
+    """What the next editor reports or asks, see `next_editor`; empty for clicks."""
     login: str | None = None
     password: str | None = field(default=None, repr=False)
 
@@ -163,6 +165,7 @@ def read_predict(body: Any) -> PredictBody:
         project=name_of(body.get("project"), "project"),
         label_config=_text(body, "label_config", "label_config"),
         context=items,
+        event=_text(context, "event", "params.context.event"),
         login=_text(params, "login", "params.login") or None,
         password=_text(params, "password", "params.password") or None,
     )
@@ -249,7 +252,7 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
     return MaskRequest(
         image=_reference(body, task, config, image, item_index),
         clicks=tuple(_click(item, signs, width, height) for item in group if item["type"] == KEYPOINT),
-        box=_box(newest, width, height) if newest["type"] == RECTANGLE else None,
+        box=percent_box(newest, width, height) if newest["type"] == RECTANGLE else None,
         target=RegionTarget(
             kind=mask_tag.kind,
             from_name=mask_tag.name,
@@ -418,7 +421,7 @@ def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, boo
         return signs
     for result in saved_results(task):
         for item in result:
-            sign = _readable_sign(item)[0]
+            sign = readable_sign(item)[0]
             if sign is not None and (keypoint_id := _id(item)) in unsigned:
                 signs.setdefault(keypoint_id, sign)
     for keypoint_id in unsigned - signs.keys():
@@ -431,13 +434,13 @@ def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, boo
 def _sign(item: Json) -> bool | None:
     """The sign that a click carries, None if it carries none. Raises `ProtocolError` for one that cannot be read: a
     guess could turn a mask into its opposite."""
-    sign, unreadable = _readable_sign(item)
+    sign, unreadable = readable_sign(item)
     if unreadable:
         raise ProtocolError(f'"{unreadable}" of a {item["type"]} item must be true or false')
     return sign
 
 
-def _readable_sign(item: Json) -> tuple[bool | None, str]:
+def readable_sign(item: Json) -> tuple[bool | None, str]:
     """The sign of an item, and the name of a field that should hold it and does not.
 
     Today's editor writes `is_positive` beside the value, and the one that comes `value.positive`; where both are, the
@@ -480,29 +483,31 @@ def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> Sm
     keypoint_id, sign = _id(item), _sign(item)
     return SmartClick(
         id=keypoint_id,
-        x=_pixel(_number(item, "x"), width),
-        y=_pixel(_number(item, "y"), height),
+        x=percent_pixel(number_of(item, "x"), width),
+        y=percent_pixel(number_of(item, "y"), height),
         positive=signs[keypoint_id] if sign is None else sign,
     )
 
 
-def _pixel(percent: float, size: int) -> int:
+def percent_pixel(percent: float, size: int) -> int:
     """The pixel hit by a point at `percent` of a side of `size` pixels; the far edge belongs to the last
     pixel."""
     return min(max(int(percent / 100 * size), 0), size - 1)
 
 
-def _box(item: Json, width: int, height: int) -> Box:
+def percent_box(item: Json, width: int, height: int) -> Box:
+    """A rectangle item's box on an image of this size in pixels. Raises `ProtocolError`."""
     return Box(
-        x=_number(item, "x") / 100 * width,
-        y=_number(item, "y") / 100 * height,
-        width=_number(item, "width") / 100 * width,
-        height=_number(item, "height") / 100 * height,
-        rotation=_number(item, "rotation") if item["value"].get("rotation") else 0.0,
+        x=number_of(item, "x") / 100 * width,
+        y=number_of(item, "y") / 100 * height,
+        width=number_of(item, "width") / 100 * width,
+        height=number_of(item, "height") / 100 * height,
+        rotation=number_of(item, "rotation") if item["value"].get("rotation") else 0.0,
     )
 
 
-def _number(item: Json, name: str) -> float:
+def number_of(item: Json, name: str) -> float:
+    """A number of an item's value. Raises `ProtocolError`."""
     value = item["value"].get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e9:  # also refuses NaN
         raise ProtocolError(f'a {item["type"]} item lacks the number "{name}" in its value')

@@ -7,6 +7,7 @@ case of a scheme) must not matter here either.
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote
 
 _AROUND = "".join(map(chr, range(0x21)))  # C0 control characters and the blank
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -28,3 +29,17 @@ def cleaned(reference: str) -> str:
         path = rest[: end.start()] if end else rest
         rest = path.replace("\\", "/") + rest[len(path) :]
     return scheme + rest
+
+
+_IMAGE_PATH = re.compile(
+    r"/(data/|storage-data/|static/|media/|(tasks|projects)/\d+/(resolve|presign)/)"
+    r"|.*\.(jpe?g|jfif|png|webp|gif|bmp|avif|tiff?)\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def serves_images(path: str) -> bool:
+    """Whether a path at Label Studio's address may serve an image: where it keeps uploads and resolves storages, or a
+    file with an image's name. Everything else there is its API and its pages."""
+    decoded = unquote(path.partition("?")[0]).replace("\\", "/")
+    return ".." not in decoded.split("/") and _IMAGE_PATH.match(decoded) is not None

@@ -23,9 +23,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-if not __package__:  # run as a script: the packages lie in the folder above bench
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 from bench.models import ModelSpec, load_model, use_deterministic_kernels
 from skipclick import Click, Predictor
 from skipclick.evaluation.bootstrap import bootstrap_intervals

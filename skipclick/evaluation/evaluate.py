@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
+from skipclick.evaluation.starts import box_of, noisy_mask, read_start
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import jittered_click, next_click
-from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, zoom_request
+from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 F = TypeVar("F")
 
@@ -83,6 +85,9 @@ class Rules:
     zoom: bool = False
     """From the second click on, look at a crop around the object: `skipclick.zoom` ("serve" and models of this project
     only)."""
+    start: str | None = None
+    """What an object begins with: nothing, its "box" (whose middle is the first click), a mask with "noise" to be
+    corrected, or the masks in a folder, see `starts`."""
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in result files."""
@@ -102,6 +107,7 @@ def make_rules(
     thresholds: Sequence[int],
     flip: bool | None,
     zoom: bool | None = None,
+    start: str | None = None,
 ) -> Rules:
     """The rules of a protocol; if `flip` or `zoom` is None, the protocol decides.
 
@@ -122,6 +128,7 @@ def make_rules(
         threshold=MASK_THRESHOLD if serve else Rules.threshold,
         flip=not serve if flip is None else flip,
         zoom=serve if zoom is None else zoom,
+        start=start,
     )
 
 
@@ -139,6 +146,8 @@ class _Session(Generic[F]):
     """Of a session with zoom-in."""
     mask: NDArray[np.bool_] = field(init=False)
     """After the last click, bool (H, W)."""
+    first_click: Click | None = None
+    """The one that goes with a box."""
     state: Any = None
     """What the model hands from click to click: its last probability, or whatever `Predictor.predict` keeps."""
     clicks: list[Click] = field(default_factory=list)
@@ -154,8 +163,28 @@ class _Session(Generic[F]):
         """Whether it needs another click."""
         return len(self.clicks) < rules.num_clicks and (not self.ious or self.ious[-1] < rules.target_iou)
 
+    def begin(self, model: Any, rules: Rules) -> None:
+        """Give the model what the object begins with."""
+        size = (self.target.shape[0], self.target.shape[1])
+        if rules.start is None or not (self.target == 1).any():
+            return
+        if rules.start == "box":
+            self.mask, self.first_click = box_of(self.target)
+        elif rules.start == "noise":
+            self.mask = noisy_mask(self.target, self.image, self.object_id)
+        else:
+            self.mask = read_start(Path(rules.start), self.image, self.object_id, size)
+        if _zooms(model, rules):
+            self.state = start_zoomed(model, self.mask)
+        elif rules.protocol == "serve" and isinstance(model, Predictor):
+            self.state = model.start_state(self.mask)
+        else:
+            self.state = self.mask.astype(np.float32)
+
     def next_click(self, seed: int | None) -> Click:
         """Where the annotator clicks now."""
+        if self.first_click is not None and not self.clicks:
+            return self.first_click
         clicked = [(int(click.y), int(click.x)) for click in self.clicks]
         if seed is None:
             return next_click(self.mask, self.target, clicked)
@@ -229,6 +258,8 @@ def evaluate_together(
         for object_id, target in sample.targets.items():
             encode_crop = crop_encoder(model, sample.image) if _zooms(model, rules) else None
             sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms, encode_crop))
+            with device:
+                sessions[-1].begin(model, rules)
     for first in range(0, len(sessions), MAX_BATCH):
         _click_until_good(model, sessions[first : first + MAX_BATCH], rules, seed, device)
     return [session.result() for session in sessions]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from io import StringIO
 from typing import Any
@@ -84,7 +85,7 @@ def test_the_log_of_a_click_as_json(make_annotator: Callable[..., Annotator]) ->
     assert found["id"] == "proxy-17"
     assert found["project"].startswith("1.")
     assert (found["route"], found["status"], found["task"], found["clicks"]) == ("/predict", 200, 3, 2)
-    assert {"time", "level", "ms", "fetch_ms", "encode_ms", "click_ms", "rle_ms"} <= found.keys()
+    assert {"time", "level", "ms", "fetch_ms", "encode_ms", "click_ms", "mask_ms"} <= found.keys()
 
 
 def test_facts_of_a_client_cannot_forge_a_record() -> None:
@@ -108,3 +109,29 @@ def test_facts_of_a_client_cannot_forge_a_record() -> None:
 )
 def test_redaction(text: str, shown: str) -> None:
     assert redacted(text) == shown
+
+
+FORGED = "a\n2026-01-01 00:00:00,000 INFO backend.requests id=1\r\x1b[2Jb\x9b31m\u2028c\u202ed\x00e\ud800"
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()])
+@pytest.mark.parametrize("where", ["message", "name", "facts", "exception"])
+def test_no_text_forges_a_line_or_commands_a_terminal(formatter: logging.Formatter, where: str) -> None:
+    record = logging.LogRecord("backend", logging.ERROR, __file__, 1, "%s", ("harmless",), None)
+    if where == "message":
+        record.args = (FORGED,)
+    elif where == "name":
+        record.name = FORGED
+    elif where == "facts":
+        record.facts = {"action": FORGED}
+    else:
+        try:
+            raise RuntimeError(FORGED)
+        except RuntimeError:
+            record.exc_info = sys.exc_info()
+    lines = formatter.format(record).split("\n")
+    assert not any(line.startswith("2026-01-01") for line in lines)
+    for character in "\r\x1b\x9b\u2028\u202e\x00\ud800":
+        assert not any(character in line for line in lines)
+    if isinstance(formatter, JsonFormatter) or where != "exception":
+        assert len(lines) == 1

@@ -305,3 +305,12 @@ def test_run_lengths_are_plain_json_numbers(client: FlaskClient) -> None:
     assert shape["attributes"] == []
     assert all(type(number) is int for number in shape["points"])
     decode_mask(shape["points"], image_width=160, image_height=120)
+
+
+def test_a_picture_that_claims_gigabytes_is_refused_before_memory_is_taken(client: FlaskClient) -> None:
+    for size in ((1, 1 << 20), (20_000, 20_000)):
+        file = io.BytesIO()
+        Image.new("1", size[::-1]).save(file, "PNG")
+        answer = invoke(client, clicked(file.getvalue(), [], [(1, 1)]))
+        assert answer.status_code == 400, answer.text[:100]
+        assert "pixels" in answer.text

@@ -12,6 +12,7 @@ import requests
 
 from backend.commands.warm import Server, ServerError
 from backend.outgoing import USER_AGENT, connection_advice, new_session, trusted_certificates
+from backend.punctual import PunctualAdapter
 from skipclick import __version__
 from tests.support.fake_label_studio import LEGACY, PERSONAL, fake_label_studio
 
@@ -104,15 +105,15 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_certificates")
 def test_certificates_of_openssl_s_variables_are_trusted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert new_session().verify is True
+    assert new_session(PunctualAdapter.within(1)).verify is True
     assert trusted_certificates({}) is None
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone"))
-    assert new_session().verify is True  # as OpenSSL takes it; `doctor` says so
+    assert new_session(PunctualAdapter.within(1)).verify is True  # as OpenSSL takes it; `doctor` says so
     (tmp_path / "ca.pem").touch()
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    assert new_session().verify == str(tmp_path)
+    assert new_session(PunctualAdapter.within(1)).verify == str(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    assert new_session().verify == str(tmp_path / "ca.pem")
+    assert new_session(PunctualAdapter.within(1)).verify == str(tmp_path / "ca.pem")
     both = {"SSL_CERT_FILE": "/a", "REQUESTS_CA_BUNDLE": "/b"}
     assert trusted_certificates(both) == ("REQUESTS_CA_BUNDLE", Path("/b"))
 

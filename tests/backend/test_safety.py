@@ -187,7 +187,13 @@ EVERYWHERE = ImageHosts(("*",))
         ("172.31.0.1", "private"),
         ("192.168.0.1", "private"),
         ("100.64.0.1", "private"),
-        ("fd00:ec2::254", "private"),
+        ("fd00:ec2::254", "unusable"),
+        ("fd20:ce::254", "unusable"),
+        ("100.100.100.200", "unusable"),
+        ("168.63.129.16", "unusable"),
+        ("::ffff:100.100.100.200", "unusable"),
+        ("64:ff9b::a83f:8110", "unusable"),
+        ("fd12::1", "private"),
         ("::ffff:127.0.0.1", "private"),
         ("64:ff9b::7f00:1", "private"),
         ("2002:7f00:1::", "private"),
@@ -252,9 +258,34 @@ def test_patterns_of_hosts(pattern: str, host: str, is_on: bool) -> None:
 
 
 def test_buckets_of_the_clouds_are_on_the_list_and_label_studio_needs_none(label_studio: Host) -> None:
-    for host in ("bucket.s3.eu-west-1.amazonaws.com", "storage.googleapis.com", "me.blob.core.windows.net"):
+    for host in (
+        "bucket.s3.eu-west-1.amazonaws.com",
+        "my.dotted.bucket.s3.amazonaws.com",
+        "s3.eu-central-1.amazonaws.com",
+        "s3-eu-west-1.amazonaws.com",
+        "bucket.s3.dualstack.us-east-2.amazonaws.com",
+        "bucket.s3-accelerate.amazonaws.com",
+        "storage.googleapis.com",
+        "me.blob.core.windows.net",
+    ):
         ImageHosts().check_name(host)
     assert fetch(loader(label_studio, ImageHosts(())), "/data/upload/1/a.png") == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "ec2-1-2-3-4.eu-west-1.compute.amazonaws.com",
+        "mine-123.eu-west-1.elb.amazonaws.com",
+        "abc.execute-api.eu-west-1.amazonaws.com",
+        "s3.amazonaws.com.evil.example",
+        "x.s3.a.b.amazonaws.com",
+        "evil.googleapis.com",
+    ],
+)
+def test_machines_of_a_clouds_customers_are_no_buckets(host: str) -> None:
+    with pytest.raises(addresses.RefusedHostError):
+        ImageHosts().check_name(host)
 
 
 @pytest.mark.parametrize(
@@ -272,33 +303,37 @@ def test_private_addresses_are_refused_however_they_are_spelled(
 def test_a_name_on_the_list_with_a_private_address_is_refused_unless_the_network_is_trusted(
     elsewhere: Host, names: Names
 ) -> None:
-    names.answers["x.amazonaws.com"] = [["127.0.0.1"]]
-    url = f"http://x.amazonaws.com:{elsewhere.port}/a.png"
+    names.answers["x.s3.amazonaws.com"] = [["127.0.0.1"]]
+    url = f"http://x.s3.amazonaws.com:{elsewhere.port}/a.png"
     with pytest.raises(ImageError, match="ALLOW_PRIVATE_ADDRESSES=true"):
         fetch(loader(), url)
     assert elsewhere.seen == []
     assert fetch(loader(hosts=ImageHosts(allow_private=True)), url) == (4, 6, 3)
-    assert elsewhere.seen == [(f"x.amazonaws.com:{elsewhere.port}", "/a.png", None)]
+    assert elsewhere.seen == [(f"x.s3.amazonaws.com:{elsewhere.port}", "/a.png", None)]
 
 
 def test_one_bad_address_among_good_ones_is_enough(names: Names, connections: list[tuple[str, int]]) -> None:
-    names.answers["x.amazonaws.com"] = [["93.184.215.14", "10.0.0.1"]]
+    names.answers["x.s3.amazonaws.com"] = [["93.184.215.14", "10.0.0.1"]]
     with pytest.raises(ImageError, match="private address"):
-        fetch(loader(), "http://x.amazonaws.com/a.png")
+        fetch(loader(), "http://x.s3.amazonaws.com/a.png")
     assert connections == []
 
 
 def test_link_local_addresses_are_refused_even_in_a_trusted_network(connections: list[tuple[str, int]]) -> None:
     for url in (METADATA, "http://[fe80::1%251]/", "http://0.0.0.0:9090/"):
-        with pytest.raises(ImageError, match=r"link-local or reserved|InvalidURL"):
+        with pytest.raises(ImageError, match=r"link-local, reserved|InvalidURL"):
             fetch(loader(hosts=ImageHosts(("*",), allow_private=True)), url)
     assert connections == []
 
 
 def test_redirects_are_checked_like_first_addresses(label_studio: Host, elsewhere: Host, names: Names) -> None:
     """Both from a host on the list and from Label Studio, which redirects to buckets."""
-    names.answers["x.amazonaws.com"] = [["127.0.0.1"]]
-    for target in (METADATA, f"http://localhost:{elsewhere.port}/secret", f"http://x.amazonaws.com:{elsewhere.port}/"):
+    names.answers["x.s3.amazonaws.com"] = [["127.0.0.1"]]
+    for target in (
+        METADATA,
+        f"http://localhost:{elsewhere.port}/secret",
+        f"http://x.s3.amazonaws.com:{elsewhere.port}/",
+    ):
         label_studio.redirects("/tasks/7/resolve/", target)
         with pytest.raises(ImageError, match=r"did not try GET"):
             fetch(loader(label_studio), "s3://bucket/a.png")
@@ -312,19 +347,19 @@ def test_a_name_that_means_another_host_a_moment_later_gains_nothing(
     names: Names, connections: list[tuple[str, int]]
 ) -> None:
     """DNS rebinding: public when it is checked, loopback when it is called."""
-    names.answers["x.amazonaws.com"] = [["93.184.215.14"], ["127.0.0.1"]]
+    names.answers["x.s3.amazonaws.com"] = [["93.184.215.14"], ["127.0.0.1"]]
     with pytest.raises(ImageError, match="ConnectionError"):
-        fetch(loader(), "http://x.amazonaws.com/a.png")
-    assert names.asked == ["x.amazonaws.com"]
+        fetch(loader(), "http://x.s3.amazonaws.com/a.png")
+    assert names.asked == ["x.s3.amazonaws.com"]
     assert connections == [("93.184.215.14", 80)]
 
 
 def test_a_second_address_is_tried_where_the_first_does_not_answer(
     elsewhere: Host, names: Names, connections: list[tuple[str, int]]
 ) -> None:
-    names.answers["x.amazonaws.com"] = [["10.0.0.1", "127.0.0.1"]]
+    names.answers["x.s3.amazonaws.com"] = [["10.0.0.1", "127.0.0.1"]]
     hosts = ImageHosts(allow_private=True)
-    assert fetch(loader(hosts=hosts), f"http://x.amazonaws.com:{elsewhere.port}/a.png") == (4, 6, 3)
+    assert fetch(loader(hosts=hosts), f"http://x.s3.amazonaws.com:{elsewhere.port}/a.png") == (4, 6, 3)
     assert [address for address, _ in connections] == ["10.0.0.1", "127.0.0.1"]
 
 
@@ -355,14 +390,14 @@ def test_the_key_is_for_label_studio_alone_whatever_an_address_looks_like(
 
 def test_a_proxy_does_not_open_what_is_closed(elsewhere: Host, names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", elsewhere.url)
-    names.answers |= {"x.amazonaws.com": [["10.0.0.1"]], "y.amazonaws.com": [["93.184.215.14"]]}
+    names.answers |= {"x.s3.amazonaws.com": [["10.0.0.1"]], "y.s3.amazonaws.com": [["93.184.215.14"]]}
     with pytest.raises(ImageError, match="private address"):
-        fetch(loader(), "http://x.amazonaws.com/a.png")
+        fetch(loader(), "http://x.s3.amazonaws.com/a.png")
     with pytest.raises(ImageError, match="IMAGE_HOSTS"):
         fetch(loader(), "http://other.example/a.png")
     assert elsewhere.seen == []
-    assert fetch(loader(), "http://y.amazonaws.com/a.png") == (4, 6, 3)
-    assert elsewhere.seen[0][:2] == ("y.amazonaws.com", "http://y.amazonaws.com/a.png")
+    assert fetch(loader(), "http://y.s3.amazonaws.com/a.png") == (4, 6, 3)
+    assert elsewhere.seen[0][:2] == ("y.s3.amazonaws.com", "http://y.s3.amazonaws.com/a.png")
 
 
 @pytest.fixture(scope="module")
@@ -412,9 +447,9 @@ def test_photos_of_a_minio_with_a_certificate_of_its_own(
 
 def test_a_file_of_certificates_that_is_not_there_is_named(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/none.pem")
-    names.answers["x.amazonaws.com"] = [["127.0.0.1"]]
+    names.answers["x.s3.amazonaws.com"] = [["127.0.0.1"]]
     with pytest.raises(ImageError, match="REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names does not exist"):
-        fetch(loader(hosts=ImageHosts(("*",), allow_private=True)), "https://x.amazonaws.com/a.png")
+        fetch(loader(hosts=ImageHosts(("*",), allow_private=True)), "https://x.s3.amazonaws.com/a.png")
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
@@ -435,6 +470,61 @@ def test_certificates_are_checked_against_the_name_and_not_the_address(
         assert fetch(images, f"https://right.example:{host.port}/a.png") == (4, 6, 3)
         with pytest.raises(ImageError, match="SSLError"):
             fetch(images, f"https://wrong.example:{host.port}/a.png")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/current-user/token",
+        "/api/projects/1/export?exportType=JSON",
+        "/api/projects/1/export?name=a.png",
+        "/user/account/",
+        "/metrics",
+        "/data/../api/current-user/token",
+        "/data/%2e%2e/api/current-user/token",
+        "/data/..%5Capi/current-user/token",
+        "/tasks/1/resolve/../../../api/current-user/token",
+        "/projects/1/settings/",
+        "//api/current-user/token",
+        "/",
+    ],
+)
+def test_nothing_but_images_is_asked_of_label_studio_with_the_key(label_studio: Host, path: str) -> None:
+    """Nor by way of a redirect of Label Studio's own."""
+    label_studio.answers = {path.partition("?")[0]: (200, {}, b"{secret}")}
+    images = loader(label_studio)
+    for url in (path, f"{label_studio.url}{path}"):
+        with pytest.raises(ImageError) as error:
+            fetch(images, url)
+        assert "secret" not in str(error.value)
+        assert b"{secret}".hex(" ") not in str(error.value)
+    assert label_studio.seen == []
+    label_studio.redirects("/data/upload/1/a.png", path)
+    with pytest.raises(ImageError):
+        fetch(images, "/data/upload/1/a.png")
+    assert [asked for _, asked, _ in label_studio.seen] == ["/data/upload/1/a.png"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/upload/1/a%20..b.png",
+        "/data/local-files/?d=x/../a.jpg",
+        "/storage-data/uploaded/?filepath=upload/1/a.png",
+        "/tasks/7/resolve/?fileuri=czM6Ly9h",
+        "/projects/3/presign/?fileuri=czM6Ly9h",
+        "/photos/IMG_1.JPG",
+    ],
+)
+def test_wherever_label_studio_keeps_images_they_are_fetched(label_studio: Host, path: str) -> None:
+    assert fetch(loader(label_studio), path) == (4, 6, 3)
+
+
+def test_the_error_about_a_file_tells_nothing_of_its_content(label_studio: Host) -> None:
+    label_studio.answers["/data/x"] = (200, {}, b"secret-7")
+    with pytest.raises(ImageError, match="of no kind that is known") as error:
+        fetch(loader(label_studio), "/data/x")
+    assert b"secret-7".hex(" ") not in str(error.value)
 
 
 # --- files
@@ -544,11 +634,11 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(size: tuple[int
 
 def test_bombs_in_the_transfer_are_refused_while_they_unpack(label_studio: Host) -> None:
     bomb = gzip.compress(b"RIFF....WEBPVP8 " + bytes(256 << 20), 9)  # Pillow reads WebP files to their end
-    label_studio.answers["/bomb"] = (200, {"Content-Encoding": "gzip"}, bomb)
+    label_studio.answers["/data/bomb"] = (200, {"Content-Encoding": "gzip"}, bomb)
     tracemalloc.start()
     try:
         with pytest.raises(ImageError, match="IMAGE_MAX_BYTES"):
-            fetch(loader(label_studio), "/bomb")
+            fetch(loader(label_studio), "/data/bomb")
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()

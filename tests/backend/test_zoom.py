@@ -21,11 +21,19 @@ from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads
 from backend.images.decode import ImageError, Photo, decode_image
 from backend.images.loader import Look
-from backend.prompts import Box, ImageReference, SmartClick
+from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.cache import ByteLru, SharedCache
 from skipclick.features import ImageFeatures
-from skipclick.zoom import DEFAULT_RULE, ZoomPrediction, crop_encoder, next_view, predict_zoomed, zoom_request
+from skipclick.zoom import (
+    DEFAULT_RULE,
+    ZoomPrediction,
+    crop_encoder,
+    next_view,
+    predict_zoomed,
+    start_zoomed,
+    zoom_request,
+)
 
 T = TypeVar("T")
 
@@ -128,10 +136,10 @@ def make_annotator(predictor: Counting, images: Photos) -> Iterator[MakeAnnotato
 
 
 def asked(
-    annotator: Annotator, clicks: Sequence[SmartClick], name: str = "plain", box: Box | None = None
+    annotator: Annotator, clicks: Sequence[SmartClick], name: str = "plain", start: Start | None = None
 ) -> Annotation:
     size = coffee().shape[0], coffee().shape[1]
-    return annotator.annotate(ImageReference(name, 1), clicks, box, size)
+    return annotator.annotate(ImageReference(name, 1), clicks, start, size)
 
 
 @cache
@@ -262,12 +270,12 @@ def test_a_photo_without_memory_is_an_overload(make_annotator: MakeAnnotator, im
 
 def test_a_box_starts_on_the_whole_photo_and_its_corrections_zoom_in(make_annotator: MakeAnnotator) -> None:
     annotator, box = make_annotator(), Box(20, 20, 100, 100, 0)
-    boxed = asked(annotator, [], box=box)
-    corrected = asked(annotator, [SmartClick("c", 30, 110, False)], box=box)
+    boxed = asked(annotator, [], start=box)
+    corrected = asked(annotator, [SmartClick("c", 30, 110, False)], start=box)
     assert not boxed.mask.empty
     assert (boxed.mask.full() != corrected.mask.full()).any()
     again = make_annotator()
-    assert asked(again, [SmartClick("c", 30, 110, False)], box=box).score == corrected.score
+    assert asked(again, [SmartClick("c", 30, 110, False)], start=box).score == corrected.score
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -275,3 +283,21 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+def test_a_correction_begins_close_to_the_mask_that_it_corrects(
+    make_annotator: MakeAnnotator, predictor: Counting
+) -> None:
+    """Also where its first click is a negative one."""
+    mask = np.zeros(coffee().shape[:2], np.bool_)
+    mask[40:100, 60:140] = True
+    click = SmartClick("a", 130, 90, False)
+    found = asked(make_annotator(), [click], start=StartMask.of(mask))
+    pixels, points = coffee(), [Click(click.x, click.y, click.positive)]
+    photo = predictor.encode(np.ascontiguousarray(pixels[::2, ::2]))
+    photo = ImageFeatures(photo.taps, photo.prepared, (pixels.shape[0], pixels.shape[1]), photo.head)
+    before = start_zoomed(predictor, mask)
+    request = zoom_request(photo, points, before, crop_encoder(predictor, pixels))
+    assert request.view == next_view(before, points, photo.image_size) != (0, 0, *photo.image_size)
+    (expected,) = predict_zoomed(predictor, [request])
+    np.testing.assert_array_equal(found.mask.full(), expected.mask.full())

@@ -66,20 +66,21 @@ class Editor:
             switch.evaluate("element => element.click()")  # the checkbox itself is hidden under its slider
         self.page.locator(".lsf-tool_smart").first.click()
 
-    def click(self, x: float, y: float, hotkey: str, positive: bool = True) -> Answer:
+    def click(self, x: float, y: float, hotkey: str, positive: bool = True, *, on_region: bool = False) -> Answer:
         """Click at (x, y), fractions of the photo's width and height, and wait for the mask.
 
         Label Studio lets go of the label after every click, so `hotkey` takes it anew. With Alt the click is
-        negative.
+        negative. On a region a click selects it, unless Control is held.
         """
         left, top, width, height = self.page.wait_for_function(PHOTO_BOX).json_value()
         self.page.keyboard.press(hotkey)
+        held = ["Control"] * on_region + ["Alt"] * (not positive)
         with self.page.expect_response(_is_interactive) as waiting:
-            if not positive:
-                self.page.keyboard.down("Alt")
+            for key in held:
+                self.page.keyboard.down(key)
             self.page.mouse.click(left + x * width, top + y * height)
-            if not positive:
-                self.page.keyboard.up("Alt")
+            for key in held:
+                self.page.keyboard.up(key)
         response = waiting.value
         self.page.wait_for_timeout(500)  # until the mask is drawn
         return Answer(response.request.post_data_json, response.json())
@@ -99,6 +100,15 @@ class Editor:
         self.page.wait_for_function(PHOTO_BOX)
         self.page.wait_for_timeout(500)
 
+    def update(self) -> None:
+        """Update a submitted annotation and wait until Label Studio has stored it."""
+        with self.page.expect_response(_is_update) as waiting:
+            self.page.get_by_test_id("bottombar-update-button").click()
+        if not waiting.value.ok:
+            raise RuntimeError(f"the update was refused with status {waiting.value.status}")
+        self.page.wait_for_function(PHOTO_BOX)  # the editor has loaded it back
+        self.page.wait_for_timeout(500)
+
     def picture(self, name: str) -> None:
         """Save what the window shows now."""
         self.page.screenshot(path=self.pictures / f"{name}.png")
@@ -110,6 +120,10 @@ def _is_interactive(response: Response) -> bool:
 
 def _is_submission(response: Response) -> bool:
     return response.request.method == "POST" and "/annotations" in response.url
+
+
+def _is_update(response: Response) -> bool:
+    return response.request.method == "PATCH" and "/annotations" in response.url
 
 
 def find_chromium() -> str:

@@ -10,7 +10,16 @@ from .label_studio import LabelStudio, label_studio
 from .processes import OUTPUT
 
 # Not a skip: without the driver `make e2e` then runs no tests, and pytest counts that as failure.
-collect_ignore = [] if find_spec("playwright") else ["test_click_to_mask.py", "test_finetune.py", "test_ui.py"]
+collect_ignore = (
+    []
+    if find_spec("playwright")
+    else [
+        "test_click_to_mask.py",
+        "test_finetune.py",
+        "test_mask_tags.py",
+        "test_ui.py",
+    ]
+)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
+import tracemalloc
 import zipfile
+from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +193,75 @@ def test_storages_of_other_types_are_read(tmp_path: Path) -> None:
 def test_configurations_with_missing_fields_are_refused() -> None:
     with pytest.raises(ValueError, match="kind"):
         ModelConfig.from_dict({})
+
+
+# --- small files that claim much
+
+
+def claims_a_tensor(size: tuple[int, ...], stride: tuple[int, ...], times: int = 1, stored: int = 4) -> bytes:
+    """A pickle of tensors that lie over a storage of so many values."""
+
+    class Tensor:
+        def __reduce__(self) -> Any:
+            return torch._utils._rebuild_tensor_v2, (Storage(), 0, size, stride, False, OrderedDict())
+
+    class Storage: ...
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, item: Any) -> Any:
+            return ("storage", torch.FloatStorage, "0", "cpu", stored) if isinstance(item, Storage) else None
+
+    buffer = io.BytesIO()
+    tensors = {str(n): Tensor() for n in range(times)}
+    Pickler(buffer, 2).dump({"state_dict": tensors, "config": {"params": {}}})
+    return buffer.getvalue()
+
+
+def small_file(
+    tmp_path: Path, content: bytes, storage: bytes = bytes(16), compression: int = zipfile.ZIP_STORED
+) -> Path:
+    path = tmp_path / "small.pth"
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("x/data.pkl", content)
+        archive.writestr("x/data/0", storage)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "storage", "compression"),
+    [
+        (claims_a_tensor((1 << 15, 1 << 15), (0, 0)), bytes(16), zipfile.ZIP_STORED),  # 4 GB over 16 bytes
+        (claims_a_tensor((1 << 14,), (1,), times=300, stored=1 << 14), bytes(1 << 16), zipfile.ZIP_STORED),
+        (claims_a_tensor((4,), (1,)), bytes(256 << 20), zipfile.ZIP_DEFLATED),
+        (b"\x80\x02Nr\xff\xff\xff\x0f.", bytes(16), zipfile.ZIP_STORED),  # LONG_BINPUT: 268 million places
+        (b"\x80\x05\x96\0\0\0\x40\0\0\0\0.", bytes(16), zipfile.ZIP_STORED),  # BYTEARRAY8: a gigabyte
+    ],
+    ids=["stride-0", "one-storage-many-tensors", "compressed", "places", "bytearray"],
+)
+def test_small_files_that_claim_gigabytes_are_refused_before_memory_is_taken(
+    tmp_path: Path, content: bytes, storage: bytes, compression: int
+) -> None:
+    path = small_file(tmp_path, content, storage, compression)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"is not a checkpoint that torch\.save wrote") as error:
+            read_released(path)
+        assert tracemalloc.get_traced_memory()[1] < 16 * path.stat().st_size + (1 << 20)
+    finally:
+        tracemalloc.stop()
+    assert "MemoryError" not in repr(error.value)
+
+
+def test_a_configuration_that_claims_gigabytes_is_refused_before_memory_is_taken(model: SkipClick) -> None:
+    state = model.state_dict()
+    for claim in ({"decoder_channels": 1 << 20}, {"mixer_depth": 1 << 30}):
+        with pytest.raises(ValueError, match="weights do not fit the configuration"):
+            build_model(replace(model.config, **claim), state, "claim")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_finite_numbers_are_refused(model: SkipClick, value: float) -> None:
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state["decoder.classify.weight"].view(-1)[-1] = value
+    with pytest.raises(ValueError, match=r"weights are damaged: decoder\.classify\.weight"):
+        build_model(model.config, state, "damaged")

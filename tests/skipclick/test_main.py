@@ -49,10 +49,25 @@ def test_segment_looks_closer_unless_told_not_to(tmp_path: Path) -> None:
     for name, options in {"zoom": [], "whole": ["--no-zoom"]}.items():
         path = tmp_path / f"{name}.png"
         points = [option for click in clicks for option in ("--positive", f"{click.x},{click.y}")]
-        assert main(["segment", str(photo), *points, *options, "-o", str(path)]) == 0
+        assert main(["segment", str(photo), *points, *options, "--min-part", "0", "-o", str(path)]) == 0
         masks[name] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0
     np.testing.assert_array_equal(masks["whole"], probability > 0.5)
     assert (masks["zoom"] != masks["whole"]).any()
+
+
+@pytest.mark.parametrize("zoom", ["--zoom", "--no-zoom"])
+def test_segment_corrects_a_mask(tmp_path: Path, zoom: str) -> None:
+    """The cup with a piece of the saucer: a negative click alone takes that away and keeps the cup."""
+    start = np.zeros((400, 600), np.uint8)
+    cv2.ellipse(start, (290, 150), (110, 120), 0, 0, 360, 255, -1)
+    start[240:290, 330:480] = 255
+    cv2.imwrite(str(tmp_path / "start.png"), start)
+    command = ["segment", str(PHOTO), "--negative", "430,265", "--start", str(tmp_path / "start.png"), zoom]
+    assert main([*command, "-o", str(tmp_path / "mask.png")]) == 0
+    mask = cv2.imread(str(tmp_path / "mask.png"), cv2.IMREAD_UNCHANGED)
+    assert mask[265, 430] == 0
+    assert mask[150, 290] == 255
+    assert (mask[start > 0] > 0).mean() > 0.5
 
 
 @pytest.mark.parametrize(
@@ -63,6 +78,9 @@ def test_segment_looks_closer_unless_told_not_to(tmp_path: Path) -> None:
         (["nothing.jpg", "--positive", "1,1"], "nothing.jpg"),
         ([str(PHOTO), "--positive", "1,1", "--resolution", "333"], "multiples of"),
         ([str(PHOTO), "--positive", "1,1", "--checkpoint", "none.pth"], "does not exist"),
+        ([str(PHOTO), "--positive", "1,1", "--min-part", "7"], "no share of the mask"),
+        ([str(PHOTO), "--negative", "1,1", "--start", "none.png"], "none.png"),
+        ([str(PHOTO), "--negative", "1,1", "--start", str(PHOTO)], "cannot be decoded"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(

@@ -13,6 +13,7 @@ from skimage import data
 
 from skipclick.masks import BoxMask
 from skipclick.polygons import Polygon, Ring, outline, rasterize, signed_area
+from skipclick.polygons import bridged as join
 
 masks = array_shapes(min_dims=2, max_dims=2, max_side=24).flatmap(lambda shape: arrays(np.bool_, shape))
 
@@ -52,6 +53,9 @@ def test_the_iou_that_is_told_is_that_of_the_polygons_and_not_below_the_floor(
 def test_bridges_keep_holes_in_a_single_ring(mask: NDArray[np.bool_]) -> None:
     bridged = [polygon.with_bridges() for polygon in outline(BoxMask.of(mask), 1.0).polygons]
     np.testing.assert_array_equal(rasterize(bridged, mask.shape), mask)
+    if mask.any():
+        everything = join(all_rings(outline(BoxMask.of(mask), 1.0).polygons))
+        np.testing.assert_array_equal(rasterize([everything], mask.shape), mask)
 
 
 @given(mask=masks, most=st.integers(3, 8))

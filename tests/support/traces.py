@@ -7,8 +7,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,31 +14,30 @@ CACHES = {".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", 
 GRACE = 30.0  # seconds that processes have to end
 
 
-@contextmanager
-def no_traces() -> Iterator[None]:
-    """Raises `AssertionError` where the block, or a process that it started, leaves something behind.
+class Traces:
+    """What there was at the beginning of a run. Its temporary files go to a folder of the run's own, by which its
+    processes are known too."""
 
-    Temporary files go to a folder of the block's own meanwhile, by which its processes are known too.
-    """
-    multiprocessing.util.get_temp_dir()  # this process's own, which is removed when it ends: not in the block's folder
-    files, shares, environment = checkout_files(), processor_shares(), dict(os.environ)
-    folder = Path(tempfile.mkdtemp(prefix="skipclick-tests-"))
-    before, tempfile.tempdir = tempfile.tempdir, None
-    os.environ["TMPDIR"] = str(folder)
-    try:
-        yield
+    def __init__(self) -> None:
+        multiprocessing.util.get_temp_dir()  # this process's own: removed when it ends, so not in the run's folder
+        self._files = checkout_files()
+        self._temporary = os.environ.get("TMPDIR"), tempfile.tempdir
+        self._folder = Path(tempfile.mkdtemp(prefix="skipclick-tests-"))
+        os.environ["TMPDIR"], tempfile.tempdir = str(self._folder), None
+
+    def end(self) -> dict[str, list[str]]:
+        """What the run, or a process that it started, has left behind; then all is as it was before."""
         found = {
-            "processes": await_end_of_processes(folder),
-            "temporary files": sorted(path.name for path in folder.iterdir()),
-            "files in the checkout": sorted(checkout_files() - files),
-            "shares of the processor": [] if processor_shares() == shares else [str(processor_shares())],
+            "processes": await_end_of_processes(self._folder),
+            "temporary files": sorted(path.name for path in self._folder.iterdir()),
+            "files in the checkout": sorted(checkout_files() - self._files),
         }
-    finally:
+        variable, tempfile.tempdir = self._temporary
         os.environ.pop("TMPDIR")
-        os.environ |= {name: value for name, value in environment.items() if name == "TMPDIR"}
-        tempfile.tempdir = before
-        shutil.rmtree(folder, ignore_errors=True)
-    assert not any(found.values()), f"the tests left behind: {found}"
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return {what: names for what, names in found.items() if names}
 
 
 def checkout_files() -> set[str]:

@@ -7,16 +7,16 @@ from functools import cache
 
 import torch
 
-from skipclick.config import TINY
 from skipclick.head import head_state, put_head
 from skipclick.model import SkipClick
+from tests.support.small_models import SMALL_CONV
 
 
 @cache
 def base_model() -> SkipClick:
     """A model with random weights, the same for everybody."""
     torch.manual_seed(0)
-    return SkipClick(TINY, version="tiny").eval()
+    return SkipClick(SMALL_CONV, version="tiny").eval()
 
 
 def tuned_model(seed: int, base: SkipClick | None = None) -> SkipClick:

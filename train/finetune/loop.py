@@ -16,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from skipclick.model import SkipClick
-from skipclick.prompts import prompt_maps
 from train.config import PRECISIONS
-from train.dataset import Batch
+from train.dataset import ObjectBatch
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.gate import Measured
 from train.finetune.views import MIN_AREA, View
 from train.losses import LOSSES
-from train.objective import add_next_clicks
-from train.sampler import NUM_SLOTS, SamplerConfig, sample_object, sample_points
+from train.objective import autocast, graded_answer
+from train.sampler import SamplerConfig, sample_object, sample_points
 
 SAMPLER = SamplerConfig(min_object_area=MIN_AREA, merge_prob=0.0, single_centre_prob=0.5)
 
@@ -113,7 +112,7 @@ class Drawn:
     """B objects, each in a view of its own."""
 
     taps: tuple[Tensor, ...]  # (B, C_i, h_i, w_i)
-    batch: Batch  # without images
+    objects: ObjectBatch
     rngs: tuple[np.random.Generator, ...]  # of each object's next clicks
 
 
@@ -132,8 +131,7 @@ def draw(views: Sequence[View], config: FinetuneConfig, step: int) -> Drawn:
         objects.append(sample_object(view.elsewhere if replays else view.scene, SAMPLER, rng))
     points = [sample_points(one, SAMPLER, rng) for one, rng in zip(objects, rngs, strict=True)]
     taps = tuple(torch.cat(level).to(device) for level in zip(*(view.taps for view in chosen), strict=True))
-    batch = Batch(
-        torch.empty(0),
+    batch = ObjectBatch(
         torch.from_numpy(np.stack([one.target for one in objects])),
         torch.from_numpy(np.stack([one.positives for one in points])),
         torch.from_numpy(np.stack([one.negatives for one in points])),
@@ -143,25 +141,10 @@ def draw(views: Sequence[View], config: FinetuneConfig, step: int) -> Drawn:
 
 def graded_loss(model: SkipClick, drawn: Drawn, config: FinetuneConfig, step: int, precision: torch.dtype) -> Tensor:
     """The mean loss of the answers after 0 to `max_num_next_clicks` simulated corrections, which carry no gradient."""
-    batch, radius = drawn.batch, model.config.click_radius
     num_clicks = int(np.random.default_rng((config.seed, step)).integers(config.max_num_next_clicks + 1))
-    taps = tuple(tap.float() for tap in drawn.taps)
-
-    def autocast() -> torch.autocast:  # a context for each part: weights cast without gradient must not be reused
-        return torch.autocast(batch.target.device.type, precision, enabled=precision != torch.float32)
-
-    previous = torch.zeros_like(batch.target, dtype=torch.float32).unsqueeze(1)
-    if num_clicks:
-        with torch.no_grad(), autocast():
-            features = model.prepare(taps)
-            for i in range(1, num_clicks + 1):
-                prompt = prompt_maps(previous, batch.positives, batch.negatives, radius)
-                previous = model.decode(features, prompt).float().sigmoid()
-                add_next_clicks(batch, previous.squeeze(1), NUM_SLOTS - i, drawn.rngs)
-    with autocast():
-        prompt = prompt_maps(previous, batch.positives, batch.negatives, radius)
-        logits = model.decode(model.prepare(taps), prompt)
-    return LOSSES[config.loss](logits.float(), batch.target.unsqueeze(1).float()).mean()
+    with autocast(drawn.objects.target.device, precision):
+        features = model.prepare(tuple(tap.float() for tap in drawn.taps))
+    return graded_answer(model, features, drawn.objects, num_clicks, drawn.rngs, LOSSES[config.loss], precision)[0]
 
 
 def faster_precision(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> torch.dtype:

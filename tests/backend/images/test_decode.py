@@ -136,6 +136,19 @@ def test_too_many_pixels_are_refused_before_decoding() -> None:
             decoded(bomb, LIMIT)
 
 
+@pytest.mark.parametrize("size", [(70_000, 1), (1, 70_000), (65_536, 1000), (50_000, 499), (499, 50_000)])
+def test_photos_of_extreme_shape_are_refused_before_decoding(size: tuple[int, int]) -> None:
+    """Whatever works on rows or columns takes memory for them apart from the number of pixels."""
+    data = encoded(Image.new("1", size))
+    with pytest.raises(ImageError, match=f"{size[0]} x {size[1]} pixels: no side may be longer than 65535"):
+        decoded(data, 80_000_000)
+
+
+@pytest.mark.parametrize("size", [(4096, 1), (1, 4096), (20_000, 200)])
+def test_panoramas_and_small_strips_are_photos(size: tuple[int, int]) -> None:
+    assert decoded(encoded(Image.new("1", size)), 80_000_000).size == size[::-1]
+
+
 @pytest.mark.parametrize(
     "data", [b"", b"<svg/>", b"GIF89a", encoded(Image.fromarray(scene()))[:40], encoded(Image.fromarray(scene()))[:45]]
 )

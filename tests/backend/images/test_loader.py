@@ -254,12 +254,12 @@ def test_a_redirect_from_label_studio_back_to_itself_keeps_the_key(label_studio:
 
 
 def test_endless_and_strange_redirects(elsewhere: Host) -> None:
-    elsewhere.answers["/loop"] = lambda handler: send(handler, 302, b"", Location="/loop")
-    elsewhere.answers["/file"] = lambda handler: send(handler, 302, b"", Location="file:///etc/passwd")
+    elsewhere.answers["/data/loop"] = lambda handler: send(handler, 302, b"", Location="/data/loop")
+    elsewhere.answers["/data/file"] = lambda handler: send(handler, 302, b"", Location="file:///etc/passwd")
     with pytest.raises(ImageError, match="more than 5 redirects"):
-        shape(loader(elsewhere), f"{elsewhere.url}/loop")
+        shape(loader(elsewhere), f"{elsewhere.url}/data/loop")
     with pytest.raises(ImageError, match=r"not followed"):
-        shape(loader(elsewhere), f"{elsewhere.url}/file")
+        shape(loader(elsewhere), f"{elsewhere.url}/data/file")
 
 
 def test_data_uris() -> None:
@@ -300,19 +300,19 @@ WEBP_HEAD = b"RIFF....WEBPVP8 "
 
 
 def test_limits_of_size(label_studio: Host) -> None:
-    label_studio.answers["/big"] = lambda handler: send(handler, 200, WEBP_HEAD + bytes(200_000))
+    label_studio.answers["/data/big"] = lambda handler: send(handler, 200, WEBP_HEAD + bytes(200_000))
     with pytest.raises(ImageError, match="/big is larger than IMAGE_MAX_BYTES=100000"):
-        shape(loader(label_studio, max_bytes=100_000), "/big")
-    label_studio.answers["/big"] = free
+        shape(loader(label_studio, max_bytes=100_000), "/data/big")
+    label_studio.answers["/data/big"] = free
     with pytest.raises(ImageError, match="/big: the image has 6 x 4 pixels, more than IMAGE_MAX_PIXELS=20"):
-        shape(loader(label_studio, max_pixels=20), "/big")
+        shape(loader(label_studio, max_pixels=20), "/data/big")
 
 
 def test_compressed_chunked_and_broken_off_answers(label_studio: Host) -> None:
-    label_studio.answers["/gzip"] = lambda handler: send(
+    label_studio.answers["/data/gzip"] = lambda handler: send(
         handler, 200, gzip.compress(picture()), **{"Content-Encoding": "gzip"}
     )
-    assert shape(loader(label_studio), "/gzip") == (4, 6, 3)
+    assert shape(loader(label_studio), "/data/gzip") == (4, 6, 3)
 
     def chunked(handler: BaseHTTPRequestHandler) -> None:
         handler.protocol_version = "HTTP/1.1"
@@ -323,8 +323,8 @@ def test_compressed_chunked_and_broken_off_answers(label_studio: Host) -> None:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
         handler.close_connection = True
 
-    label_studio.answers["/chunked"] = chunked
-    assert shape(loader(label_studio), "/chunked") == (4, 6, 3)
+    label_studio.answers["/data/chunked"] = chunked
+    assert shape(loader(label_studio), "/data/chunked") == (4, 6, 3)
 
     def half(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -332,9 +332,9 @@ def test_compressed_chunked_and_broken_off_answers(label_studio: Host) -> None:
         handler.end_headers()
         handler.wfile.write(picture()[:20])
 
-    label_studio.answers["/half"] = half
+    label_studio.answers["/data/half"] = half
     with pytest.raises(ImageError, match=r"/half: it broke off|/half: 20 bytes .* cannot be decoded"):
-        shape(loader(label_studio), "/half")
+        shape(loader(label_studio), "/data/half")
 
 
 def test_a_host_that_answers_too_slowly(label_studio: Host) -> None:
@@ -349,9 +349,9 @@ def test_a_host_that_answers_too_slowly(label_studio: Host) -> None:
                 return
             time.sleep(0.02)
 
-    label_studio.answers["/slow"] = trickle
-    label_studio.answers["/silent"] = lambda handler: time.sleep(0.5)
-    for path in ("/slow", "/silent"):
+    label_studio.answers["/data/slow"] = trickle
+    label_studio.answers["/data/silent"] = lambda handler: time.sleep(0.5)
+    for path in ("/data/slow", "/data/silent"):
         begin = time.monotonic()
         with pytest.raises(ImageError, match=r"IMAGE_TIMEOUT=0.2"):
             shape(loader(label_studio, timeout=0.2), path)
@@ -388,9 +388,9 @@ def test_drips_before_and_between_the_pixels_do_not_outlast_the_limit(
         given_up.release()
 
     for host in (label_studio, elsewhere):
-        host.answers["/drip"] = drip
+        host.answers["/data/drip"] = drip
         with pytest.raises(ImageError, match=r"IMAGE_TIMEOUT=0\.2"):
-            shape(loader(label_studio, timeout=0.2), f"{host.url}/drip")
+            shape(loader(label_studio, timeout=0.2), f"{host.url}/data/drip")
         assert given_up.acquire(timeout=5)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from backend.label_studio.auth import KeyKind, LabelStudioAuth
+from backend.label_studio.auth import KeyKind, LabelStudioAuth, NoAnswerError
 from backend.label_studio.client import ApiError, LabelStudioApi
 from tests.support.fake_label_studio import ACCESS, LEGACY, PERSONAL, FakeLabelStudio, fake_label_studio, jwt
 
@@ -80,3 +85,54 @@ def test_answers_with_nan_and_lone_surrogates_are_read(label_studio: FakeLabelSt
     label_studio.tasks.append({"id": 1, "data": {"a": float("nan"), "b": "\ud800"}, "annotations": []})
     answer = api(label_studio.url, PERSONAL).get("/api/tasks/", page_size=1)
     assert answer["tasks"][0]["data"] == {"a": None, "b": "\ufffd"}
+
+
+@contextmanager
+def dripping(beginning: bytes) -> Iterator[str]:
+    """A server that answers every request with a beginning, then a byte every 50 ms for as long as somebody reads."""
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(beginning)
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    def accept() -> None:
+        with suppress(OSError), ThreadPoolExecutor(64) as pool:
+            while True:
+                pool.submit(answer, listener.accept()[0])
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n{"],
+    ids=["status line", "header", "body"],
+)
+def test_a_dripping_answer_ends_with_the_time_limit(beginning: bytes) -> None:
+    with dripping(beginning) as url:
+        with pytest.raises(ApiError, match="tried GET"):
+            LabelStudioApi(LabelStudioAuth(url, LEGACY, 0.3), 0.3).get("/api/projects/1/")
+        with pytest.raises(NoAnswerError, match="api/token/refresh"):
+            LabelStudioAuth(url, PERSONAL, 0.3).header()
+
+
+def test_a_token_that_does_not_come_keeps_nobody_for_longer_than_one_try() -> None:
+    """One after the other, behind the lock, 28 clicks would wait 28 times the limit."""
+    begin = time.monotonic()
+    with dripping(b"HTTP/1.1 200 OK\r\n") as url, ThreadPoolExecutor(28) as pool:
+        auth = LabelStudioAuth(url, PERSONAL, 1.0)
+        errors = [pool.submit(auth.header).exception() for _ in range(28)]
+        assert {type(error) for error in errors} == {NoAnswerError}
+    assert time.monotonic() - begin < 14  # half of what it would be, however busy the machine

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skipclick.model import SkipClick
-from tests.support.tuned_models import base_model, tuned_model
+from tests.support.small_models import SMALL_CONV
+from tests.support.tuned_models import tuned_model
 from train.finetune.interpolate import SHARES, interpolate, largest_safe_share
+
+START = SkipClick(SMALL_CONV).eval()
 
 
 def distance(one: SkipClick, other: SkipClick) -> float:
@@ -20,14 +23,14 @@ def distance(one: SkipClick, other: SkipClick) -> float:
 @settings(deadline=None, max_examples=20)
 @given(st.floats(0, 1))
 def test_a_share_of_the_way_is_that_share_of_the_distance(share: float) -> None:
-    start, learnt = base_model(), tuned_model(1)
+    start, learnt = START, tuned_model(1, START)
     way, model = distance(start, learnt), interpolate(start, learnt, share)
     assert distance(start, model) == pytest.approx(share * way, abs=1e-3 * way)
     assert distance(model, learnt) == pytest.approx((1 - share) * way, abs=1e-3 * way)
 
 
 def test_the_ends_are_the_models_themselves() -> None:
-    start, learnt = base_model(), tuned_model(1)
+    start, learnt = START, tuned_model(1, START)
     before = {name: weight.clone() for name, weight in start.named_parameters()}
     assert distance(interpolate(start, learnt, 1.0), learnt) == 0
     assert distance(interpolate(start, learnt, 0.0), start) == 0
@@ -36,7 +39,7 @@ def test_the_ends_are_the_models_themselves() -> None:
 
 @pytest.mark.parametrize("allowed", [1.0, 0.8, 0.5, 0.1])
 def test_a_candidate_goes_as_far_as_is_safe(allowed: float) -> None:
-    start, learnt = base_model(), tuned_model(1)
+    start, learnt = START, tuned_model(1, START)
     way = distance(start, learnt)
     asked: list[float] = []
 

@@ -13,6 +13,7 @@ from functools import partial
 from http.client import HTTPResponse
 from typing import Any
 
+import requests
 from requests.adapters import HTTPAdapter
 
 
@@ -25,6 +26,18 @@ class PunctualAdapter(HTTPAdapter):
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
         super().__init__()
+
+    @classmethod
+    def within(cls, seconds: float) -> PunctualAdapter:
+        """An adapter whose requests end within so many seconds from now, all together."""
+        return cls(time.monotonic() + seconds)
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
+        """As of requests; a limit in `timeout` that lies behind the deadline is brought forward."""
+        left = max(0.001, self._deadline - time.monotonic())
+        given = options.get("timeout")
+        options["timeout"] = min(given, left) if isinstance(given, (int, float)) else left
+        return super().send(request, *args, **options)
 
     def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
         """As of requests, for every kind of connection: plain, with TLS, through a proxy."""
