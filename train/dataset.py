@@ -53,7 +53,7 @@ class Batch(ObjectBatch):
 
 
 @dataclass(frozen=True)
-class View:
+class PhotoView:
     """What a sample sees of a photo."""
 
     name: str
@@ -94,7 +94,7 @@ class ObjectDataset(Dataset[Batch]):
             left_out=view.left_out,
         )
 
-    def draw(self, position: int) -> tuple[View, list[tuple[ObjectSample, Points]]]:
+    def draw(self, position: int) -> tuple[PhotoView, list[tuple[ObjectSample, Points]]]:
         """What a sample is made of: a view, and its objects with their clicks."""
         rng = np.random.default_rng((self.seed, position))
         view = self._draw_view(rng)
@@ -104,7 +104,7 @@ class ObjectDataset(Dataset[Batch]):
             samples.append((chosen, sample_points(chosen, self.sampler_config, rng)))
         return view, samples
 
-    def _draw_view(self, rng: np.random.Generator) -> View:
+    def _draw_view(self, rng: np.random.Generator) -> PhotoView:
         """A view of a random photo. Raises ValueError where no photo can be used."""
         left_out: list[LeftOut] = []
         for photo in self._photos(rng):
@@ -120,7 +120,7 @@ class ObjectDataset(Dataset[Batch]):
         else:
             raise ValueError(f"none of the {len(self.sources)} photos can be used, the last: {left_out[-1].example}")
         image, scene = self._augmented(image, with_stuff(scene, self.sampler_config, rng), rng)
-        return View(photo.name, image, scene, tuple(left_out))
+        return PhotoView(photo.name, image, scene, tuple(left_out))
 
     def _photos(self, rng: np.random.Generator) -> Iterator[Photo]:
         """Photos to try: some at random, and then all, so that a sample is found wherever there is one."""

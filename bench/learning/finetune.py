@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.labeling_config import EXAMPLE
-from bench.cli import CommandParser, positive
+from bench.cli import CommandParser
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, brush_rle, load_checkpoint
 from skipclick.atomic_io import atomic_write
@@ -48,6 +48,7 @@ from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Photo, Sample, check_set, open_dataset
 from skipclick.evaluation.evaluate import evaluate, replay
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
+from skipclick.evaluation.option_types import positive
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
 from train.cocolvis.workers import end_with_parent

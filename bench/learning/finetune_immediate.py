@@ -33,13 +33,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.cli import CommandParser, positive
+from bench.cli import CommandParser
 from bench.learning.finetune import MAX_OF_PHOTO, Domain, accepted_mask, annotatable, in_order_of, whole_nocs
 from bench.models import checkpoint_sha256
 from skipclick import Predictor, load_checkpoint
 from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Photo, Sample, check_set
 from skipclick.evaluation.evaluate import evaluate
+from skipclick.evaluation.option_types import positive
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.versions import software_versions
 from skipclick.model import SkipClick

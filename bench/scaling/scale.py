@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench.cli import CommandParser, positive, write_results
+from bench.cli import CommandParser, write_results
 from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace
 from bench.scaling.report import (
@@ -34,6 +34,7 @@ from bench.scaling.report import (
 )
 from bench.scaling.stub_fleet import measure, measure_failure, measure_overhead
 from bench.serving.loopback import exit_on_signals
+from skipclick.evaluation.option_types import positive
 
 MAX_ANNOTATORS, MAX_SECONDS = 1_000_000, 3600.0
 PACE = Pace()

@@ -34,7 +34,7 @@ import requests
 from PIL import Image
 
 from backend.label_studio.labeling_config import EXAMPLE
-from bench.cli import CommandParser, positive, positive_float, write_results
+from bench.cli import CommandParser, write_results
 from bench.learning.finetune import webhook_body
 from bench.serving.annotators import drawn_photo, photos
 from bench.serving.load import (
@@ -50,6 +50,7 @@ from bench.serving.load import (
 )
 from bench.serving.loopback import exit_on_signals
 from skipclick.evaluation.datasets import check_set
+from skipclick.evaluation.option_types import positive, positive_float
 from skipclick.evaluation.timing import percentiles
 
 LEARNT, ANNOTATED = 1, 2  # projects: the one that is trained, the one that large annotations go to

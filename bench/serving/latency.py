@@ -37,13 +37,14 @@ from backend.factory import enough_pixels
 from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, read_json, read_predict
 from backend.label_studio.regions import mask_response
-from bench.cli import CommandParser, image_size, positive, write_results
+from bench.cli import CommandParser, image_size, write_results
 from bench.published import RESPONSE_MS
 from bench.serving.annotators import Request, drawn_photo, photos
 from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
 from bench.serving.load import image_server, jpeg, predict_body
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.config import DINOV2
+from skipclick.evaluation.option_types import positive
 from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
 from skipclick.features import ImageFeatures

@@ -43,11 +43,12 @@ from tqdm import tqdm
 
 from backend.label_studio.editor import SmartTool
 from backend.label_studio.labeling_config import EXAMPLE
-from bench.cli import CommandParser, image_size, positive, positive_float, write_results
+from bench.cli import CommandParser, image_size, write_results
 from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
 from bench.serving.loopback import exit_on_signals, free_port
 from skipclick.atomic_io import atomic_write
+from skipclick.evaluation.option_types import positive, positive_float
 from skipclick.evaluation.timing import percentiles
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -39,10 +39,11 @@ from backend.heads import Head, Heads
 from backend.images.decode import Photo
 from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
-from bench.cli import CommandParser, positive, write_results
+from bench.cli import CommandParser, write_results
 from bench.serving.annotators import Request, photos, session
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.cache import ByteLru, CacheStats, SharedCache
+from skipclick.evaluation.option_types import positive
 from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
 from skipclick.predictor import ClickRequest, Prediction

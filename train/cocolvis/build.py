@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skipclick.atomic_io import atomic_write
-from train.cocolvis.combine import Combined, Counts, combine
+from train.cocolvis.combine import CombineCounts, Combined, combine
 from train.cocolvis.layers import pack_layers
 from train.cocolvis.official import (
     Annotations,
@@ -77,7 +77,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Problem:
+class BuildProblem:
     """A photo that could not be done."""
 
     name: str
@@ -85,7 +85,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BuildSummary:
     """What became of a split."""
 
     split: Split
@@ -95,7 +95,7 @@ class Summary:
     """Photos left out, as are the next two."""
     only_in_coco: int
     only_in_lvis: int
-    masks: Counts
+    masks: CombineCounts
     problems: dict[str, str]
     """Messages by name of the photo."""
 
@@ -116,7 +116,7 @@ class Summary:
 
 def build_cocolvis(
     coco: Path, lvis: Path, out: Path, *, splits: Sequence[Split], photo_files: PhotoFiles, jobs: int
-) -> list[Summary]:
+) -> list[BuildSummary]:
     """Build the combined set or go on building it; what is done already is kept.
 
     Args:
@@ -139,7 +139,7 @@ def build_cocolvis(
         ) from None
 
 
-def _build_split(split: Split, files: OfficialFiles, out: Path, photo_files: PhotoFiles, jobs: int) -> Summary:
+def _build_split(split: Split, files: OfficialFiles, out: Path, photo_files: PhotoFiles, jobs: int) -> BuildSummary:
     print(f"{split}: reading {files.lvis.name} and {files.panoptic.name}", flush=True)
     annotations = read_annotations(files)
     names = sorted(annotations.coco.keys() & annotations.lvis.keys())
@@ -156,7 +156,7 @@ def _build_split(split: Split, files: OfficialFiles, out: Path, photo_files: Pho
     progress = tqdm(total=len(names), initial=len(done), desc=split, unit="photo", disable=None)
     with progress:
         for result in map_in_processes(build_photo, works, jobs):
-            if isinstance(result, Problem):
+            if isinstance(result, BuildProblem):
                 problems[result.name] = result.message
             else:
                 append_record(journal, result)
@@ -201,12 +201,12 @@ def _remove_unfinished(out: Path) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def build_photo(work: Work) -> Record | Problem:
+def build_photo(work: Work) -> Record | BuildProblem:
     """Write one photo and its masks; a photo without objects leaves nothing. Raises OSError where that fails."""
     try:
         combined = _combined(work)
     except ValueError as error:
-        return Problem(work.name, str(error))
+        return BuildProblem(work.name, str(error))
     if combined.nodes:
         _write_masks(_masks_path(work.out, work.name), combined)
         _put_photo(work.photo, _photo_path(work.out, work.name), work.photo_files)
@@ -251,7 +251,7 @@ def _put_photo(source: Path, target: Path, photo_files: PhotoFiles) -> None:
 
 def _finish(
     split: Split, out: Path, annotations: Annotations, records: Sequence[Record], problems: dict[str, str]
-) -> Summary:
+) -> BuildSummary:
     """Write the files about all photos."""
     write_records(out / "records.jsonl", annotations.checksums, records)
     with_objects = [record for record in records if record.nodes]
@@ -259,7 +259,7 @@ def _finish(
         content = {record.name: annotation(record) for record in with_objects}
         temporary.write_bytes(pickle.dumps(content, protocol=4))
     in_both = len(records) + len(problems)
-    summary = Summary(
+    summary = BuildSummary(
         split,
         photos=len(with_objects),
         without_objects=len(records) - len(with_objects),
@@ -273,5 +273,5 @@ def _finish(
     return summary
 
 
-def _sum(counts: Iterable[Counts]) -> Counts:
-    return Counts(*(sum(of_one_kind) for of_one_kind in zip(*map(astuple, counts), strict=True)))
+def _sum(counts: Iterable[CombineCounts]) -> CombineCounts:
+    return CombineCounts(*(sum(of_one_kind) for of_one_kind in zip(*map(astuple, counts), strict=True)))

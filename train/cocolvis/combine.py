@@ -26,7 +26,7 @@ Polygons = Sequence[Outline]
 
 
 @dataclass(frozen=True)
-class Counts:
+class CombineCounts:
     """What became of the masks of one photo, or of many."""
 
     coco_kept: int = 0
@@ -50,7 +50,7 @@ class Combined:
     masks: list[BoxMask]
     nodes: list[Node]
     """Of the objects, which are the first masks; the rest is stuff."""
-    counts: Counts
+    counts: CombineCounts
 
 
 def combine(
@@ -76,12 +76,12 @@ def combine(
     objects = kept_coco + kept_lvis
     if not objects:
         # The release leaves such a photo out, its stuff too: there would be nothing to click on.
-        return Combined([], [], Counts(coco_small=len(all_coco), lvis_small=len(all_lvis)))
+        return Combined([], [], CombineCounts(coco_small=len(all_coco), lvis_small=len(all_lvis)))
     free = ~union(objects, size)
     all_stuff = [boxed((ids == segment) & free) for segment, category in segments.items() if category not in things]
     stuff = [mask for mask in all_stuff if area(mask) >= MIN_STUFF_AREA]
     nodes = build_hierarchy(objects)
-    counts = Counts(
+    counts = CombineCounts(
         coco_kept=len(kept_coco),
         coco_small=len(all_coco) - len(large_coco),
         coco_duplicate=len(large_coco) - len(kept_coco),

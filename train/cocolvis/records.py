@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
-from train.cocolvis.combine import Counts
+from train.cocolvis.combine import CombineCounts
 from train.cocolvis.hierarchy import Node
 
 FORMAT = "skipclick-cocolvis-1"
@@ -21,7 +21,7 @@ class Record:
     name: str
     nodes: list[Node]
     """Of its objects; empty where nothing was kept and so nothing was written."""
-    counts: Counts
+    counts: CombineCounts
 
 
 def annotation(record: Record) -> dict[str, Any]:
@@ -56,4 +56,4 @@ def read_records(path: Path, sources: Mapping[str, str]) -> list[Record]:
 
 def _read(content: dict[str, Any]) -> Record:
     nodes = [Node(one["parent"], tuple(one["children"]), one["level"]) for one in content["nodes"]]
-    return Record(content["name"], nodes, Counts(**content["counts"]))
+    return Record(content["name"], nodes, CombineCounts(**content["counts"]))
