@@ -22,11 +22,12 @@ if not __package__:  # run as a script: the packages lie in the folder above ben
 import orjson
 import requests
 
-from bench.cli import CommandParser, image_size, positive
+from bench.cli import CommandParser, image_size
 from bench.serving.annotators import Request, drawn_photo
 from bench.serving.load import image_server, jpeg, predict_body, spawned_server
 from bench.serving.loopback import exit_on_signals, local_session
 from skipclick import Click
+from skipclick.evaluation.option_types import positive
 from skipclick.evaluation.timing import MedianP95
 
 HEADERS = {"Content-Type": "application/json"}
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     clicks = [Click(size[1] * (0.2 + 0.6 * i / options.clicks), size[0] / 2) for i in range(options.clicks + 1)]
     times: dict[str, list[float]] = {"CVAT": [], "Label Studio": []}
     with (
-        image_server({"photo.jpg": photo}) as images,
+        image_server({"/photo.jpg": photo}) as images,
         spawned_server(images, {"CVAT": "on"}) as server,
         local_session() as http,
     ):
