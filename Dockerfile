@@ -29,6 +29,8 @@ COPY skipclick /app/skipclick
 # fine-tuning learns with train
 COPY train /app/train
 COPY backend /app/backend
+# OpenVINO's graphs of the bundled model, which a first start would have to make
+RUN cd /app && PYTHONPATH=/packages/torch:/packages/other python3 -m skipclick compile bundled
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
 # --- the image

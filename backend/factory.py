@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -22,10 +24,12 @@ from backend.label_studio.names import ToldNames
 from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
-from skipclick.dtype import choose_dtype
 from skipclick.features import ImageFeatures, features_name, read_features, write_features
 from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
+from skipclick.openvino_runtime import graphs_folder
+from skipclick.predictor import RUNTIMES
+from skipclick.runtime import choose_runtime
 from skipclick.zoom import DEFAULT_RULE
 
 
@@ -36,6 +40,7 @@ class Service:
     annotator: Annotator
     device: str = "cpu"
     dtype: str = "float32"
+    runtime: str = "torch"
     resolution: tuple[int, int] = (448, 448)
     names: ToldNames = field(default_factory=ToldNames)
 
@@ -61,7 +66,8 @@ class Service:
         if settings.feature_cache_dir is not None:
             caches.append(("files", settings.feature_cache_dir_bytes))
         return (
-            f"SkipClick backend {__version__} is ready: device {self.device}{name}, dtype {self.dtype}, "
+            f"SkipClick backend {__version__} is ready: device {self.device}{name}, "
+            f"runtime {self.runtime}, dtype {self.dtype}, "
             f"checkpoint {settings.checkpoint} ({self.annotator.version}), "
             f"resolution {self.resolution[0]}x{self.resolution[1]}, zoom {settings.zoom}, "
             f"caches {', '.join(f'{cache} {size_text(size)}' for cache, size in caches)}, "
@@ -73,8 +79,18 @@ def build_service(settings: Settings) -> Service:
     """The service with the model loaded and tried. Raises `ValueError` for settings that cannot be met."""
     model = load_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
-    dtype = settings.dtype if settings.dtype != "auto" else measured_dtype(model, settings.resolution, device)
-    predictor = Predictor(model, settings.resolution, device, dtype, keep_taps=settings.finetune != "off")
+    # The graphs of `skipclick compile`, or else those that an earlier start left.
+    graphs = graphs_folder(settings.checkpoint), settings.model_dir / "openvino"
+    runtime, dtype = measured_runtime(settings, model, device, graphs)
+    predictor = Predictor(
+        model,
+        settings.resolution,
+        device,
+        dtype,
+        keep_taps=settings.finetune != "off",
+        runtime=runtime,
+        graphs=graphs,
+    )
     on_gpu = predictor.device.type == "cuda"
     executor = DeviceExecutor(
         cuda_lanes(predictor.device) if on_gpu else ONE_LANE, batch=settings.click_batch or (8 if on_gpu else 1)
@@ -91,7 +107,7 @@ def build_service(settings: Settings) -> Service:
         zoom=DEFAULT_RULE if settings.zoom == "auto" else None,
         photo_bytes=settings.photo_cache_bytes,
     )
-    return Service(annotator, device, dtype, predictor.resolution, names)
+    return Service(annotator, device, dtype, runtime, predictor.resolution, names)
 
 
 def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, executor: DeviceExecutor) -> Heads:
@@ -154,7 +170,12 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
         slower["host"] = MovedLru(settings.feature_cache_host_bytes, lambda features: features.to("cpu"), to_device)
     if settings.feature_cache_dir is not None:
         name = features_name(
-            predictor.model, predictor.resolution, predictor.dtype, predictor.device.type, predictor.keep_taps
+            predictor.model,
+            predictor.resolution,
+            predictor.dtype,
+            predictor.device.type,
+            predictor.keep_taps,
+            predictor.runtime,
         )
         slower["files"] = FileLru(
             settings.feature_cache_dir / name,
@@ -165,10 +186,15 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
     return SharedCache("features", ByteLru(settings.feature_cache_bytes), slower)
 
 
-def measured_dtype(model: SkipClick, resolution: tuple[int, int] | None, device: str) -> str:
-    """What `DTYPE=auto` means here: `choose_dtype` on the sample photo of the page /ui."""
+def measured_runtime(settings: Settings, model: SkipClick, device: str, graphs: Sequence[Path]) -> tuple[str, str]:
+    """What RUNTIME and DTYPE mean here: where they leave a choice, what `choose_runtime` says on the photo of /ui."""
+    runtimes = [settings.runtime] if settings.runtime != "auto" else RUNTIMES if device == "cpu" else ["torch"]
+    dtypes = [settings.dtype] if settings.dtype != "auto" else ["float32", "bfloat16"]
+    candidates = [(runtime, dtype) for runtime in runtimes for dtype in dtypes]
+    if len(candidates) == 1:
+        return candidates[0]
     clicks = [list(CUP), [Click(430, 250)], [Click(60, 60)]]
-    return choose_dtype(model, known_photo(), clicks, resolution, device)
+    return choose_runtime(model, known_photo(), clicks, candidates, settings.resolution, device, graphs)
 
 
 def enough_pixels(predictor: Predictor) -> int | None:

@@ -63,6 +63,7 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
         "model": service.annotator.version,
         "device": service.device,
         "device_memory": service.device_memory(),
+        "runtime": service.runtime,
         "dtype": service.dtype,
         "resolution": service.resolution,
         "caches": caches,

@@ -114,6 +114,7 @@ def _model(service: Service) -> Metric:
         "version": __version__,
         "model": service.annotator.version,
         "device": service.device,
+        "runtime": service.runtime,
         "dtype": service.dtype,
         "resolution": f"{service.resolution[0]}x{service.resolution[1]}",
     }

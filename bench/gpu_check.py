@@ -35,7 +35,7 @@ def full_scope(device: str) -> Scope:
     """What a GPU is asked."""
     vit_b = [("vit-b", 448, "bfloat16"), ("vit-b", 896, "bfloat16"), ("vit-b", 672, "bfloat16")]
     others = [("vit-b", 448, "float32"), ("vit-b", 448, "float16"), ("vit-l", 448, "bfloat16")]
-    tiny = [("skipclick-tiny", 320, "float32"), ("skipclick-tiny", 320, "bfloat16")]
+    tiny = [("skipclick-lite", 320, "float32"), ("skipclick-lite", 320, "bfloat16")]
     return Scope(
         device,
         networks=(*vit_b, *others, *tiny),

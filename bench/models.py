@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from bench.baselines import load_baseline
 from bench.published import ABLATION, TABLES
 from skipclick import Predictor, load_checkpoint
-from skipclick.checkpoint import BUNDLED
+from skipclick.checkpoint import checkpoint_file
 from skipclick.config import PRESETS, ConvNetConfig, preset
 from skipclick.evaluation.evaluate import ClickModel
 from skipclick.model import SkipClick
@@ -32,6 +31,7 @@ class ModelSpec:
     device: str
     dtype: str
     flip: bool
+    runtime: str = "torch"
 
 
 def is_checkpoint(name: str) -> bool:
@@ -59,6 +59,8 @@ def published_row(name: str, table: int) -> str | None:
         method = {"sam": "SAM", "sam-hq": "HQ-SAM"}.get(name.partition(":")[0])
         return method if method in TABLES[table].rows else None
     config = _checkpoint(name).config
+    if isinstance(config.backbone, ConvNetConfig):  # the paper's are vision transformers
+        return None
     row = next((row for row in PRESETS for tap in ("released", "paper") if preset(row, config, tap) == config), None)
     if row is None or table in (1, 4):
         return ABLATION.get(row or "")
@@ -86,10 +88,7 @@ def checkpoint_sha256(name: str) -> str | None:
     """Of the checkpoint's file, hexadecimal; None for baselines."""
     if not is_checkpoint(name):
         return None
-    if name == "bundled":
-        with as_file(files("skipclick") / "weights" / BUNDLED) as bundled:
-            return _sha256(bundled)
-    return _sha256(Path(name))
+    return _sha256(checkpoint_file(name))
 
 
 def _sha256(path: Path) -> str:

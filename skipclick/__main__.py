@@ -1,4 +1,4 @@
-"""`skipclick segment | convert | info`: masks from the shell, and checkpoints from one form to the other."""
+"""`skipclick segment | convert | compile | info`: masks from the shell, and checkpoints from one form to the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from skipclick.drawing import draw_overlay
 from skipclick.features import ImageFeatures
 from skipclick.image_file import ImageError, decode
 from skipclick.masks import MASK_THRESHOLD, BoxMask
-from skipclick.predictor import DTYPES, Predictor
+from skipclick.openvino_runtime import compile_model, graphs_folder
+from skipclick.predictor import DTYPES, RUNTIMES, Predictor
 from skipclick.prompts import Click
 from skipclick.zoom import crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
@@ -62,10 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", type=Path, required=True, help="the mask, a PNG of 0 and 255")
     segment.add_argument("--overlay", type=Path, help="a picture of photo, mask and clicks")
     segment.add_argument("--checkpoint", default="bundled", help="'bundled' or a checkpoint file (default: bundled)")
-    segment.add_argument(
-        "--resolution", type=int, help="side in pixels that the network works at (default: the model's)"
-    )
+    _add_resolution(segment)
     segment.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    segment.add_argument("--runtime", choices=RUNTIMES, default="torch", help="(default: torch)")
     segment.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
     segment.add_argument(
         "--zoom",
@@ -85,10 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("released", type=Path)
     convert.add_argument("out", type=Path)
     convert.set_defaults(run=_convert)
+    compiled = commands.add_parser(
+        "compile",
+        help="make the graphs that OpenVINO runs a checkpoint by",
+        description="Servers find the graphs beside the checkpoint. They hold for one resolution and one version of "
+        "OpenVINO; where there are none, a server makes its own at its first start.",
+    )
+    compiled.add_argument("checkpoint", help="'bundled' or a checkpoint file")
+    compiled.add_argument("out", type=Path, nargs="?", help="folder (default: beside the checkpoint)")
+    _add_resolution(compiled)
+    compiled.set_defaults(run=_compile)
     info = commands.add_parser("info", help="show what a checkpoint holds")
     info.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_resolution(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--resolution", type=int, help="side in pixels that the network works at (default: the model's)"
+    )
 
 
 def _positive_click(text: str) -> Click:
@@ -117,7 +133,14 @@ def _segment(options: argparse.Namespace) -> None:
     image = _read_photo(options.photo)
     begun = bitmask.read_file(options.start, (image.shape[0], image.shape[1])) if options.start else None
     resolution = (options.resolution, options.resolution) if options.resolution else None
-    predictor = Predictor(load_checkpoint(options.checkpoint), resolution, options.device, options.dtype)
+    predictor = Predictor(
+        load_checkpoint(options.checkpoint),
+        resolution,
+        options.device,
+        options.dtype,
+        runtime=options.runtime,
+        graphs=(graphs_folder(options.checkpoint),),
+    )
     start = time.perf_counter()
     features = predictor.encode(image)
     encoded = time.perf_counter()
@@ -186,6 +209,14 @@ def _convert(options: argparse.Namespace) -> None:
     model = load_checkpoint(options.released)
     save_checkpoint(model, options.out, version=model.version, provenance={"converted_from": options.released.name})
     print(f"saved {options.out} ({options.out.stat().st_size / 1e6:.0f} MB)")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    model = load_checkpoint(options.checkpoint)
+    resolution = model.config.checked_resolution((options.resolution,) * 2 if options.resolution else None)
+    folder = compile_model(model, resolution, options.out or graphs_folder(options.checkpoint))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"saved {folder} ({size / 1e6:.0f} MB, {resolution[0]} x {resolution[1]} pixels)")
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,12 @@ from skipclick.model import SkipClick
 from skipclick.released import convert_released, read_released
 
 FORMAT = "skipclick-1"
-BUNDLED = "skipclick-tiny.safetensors"
+BUNDLED = "skipclick-lite.safetensors"
+
+
+def checkpoint_file(name: str | Path) -> Path:
+    """The file that "bundled" stands for, or the one named."""
+    return Path(str(files("skipclick"))) / "weights" / BUNDLED if str(name) == "bundled" else Path(name)
 
 
 def load_checkpoint(path: str | Path) -> SkipClick:
@@ -28,10 +33,7 @@ def load_checkpoint(path: str | Path) -> SkipClick:
 
     Raises `ValueError` with one sentence if the file is missing, is neither, or does not fit its configuration.
     """
-    if str(path) == "bundled":
-        with as_file(files("skipclick") / "weights" / BUNDLED) as bundled:
-            return load_checkpoint(bundled)
-    path = Path(path)
+    path = checkpoint_file(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist; give a file or 'bundled'")
     if zipfile.is_zipfile(path):
@@ -84,9 +86,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 def load_provenance(path: str | Path) -> dict[str, Any]:
     """What the checkpoint that `load_checkpoint` reads says of its making; empty for the authors' released files."""
-    if str(path) == "bundled":
-        with as_file(files("skipclick") / "weights" / BUNDLED) as bundled:
-            return load_provenance(bundled)
+    path = checkpoint_file(path)
     if zipfile.is_zipfile(path):
         return {}
     provenance: dict[str, Any] = read_metadata(path)["provenance"]

@@ -113,6 +113,15 @@ class ModelConfig:
         """Height and width of the network's input must be multiples of this many pixels."""
         return max(32, self.patch_size) if isinstance(self.backbone, ConvNetConfig) else self.patch_size
 
+    def checked_resolution(self, wanted: tuple[int, int] | None = None) -> tuple[int, int]:
+        """`wanted` (H, W), or the model's own for None. Raises `ValueError` if the network cannot work at it."""
+        resolution, multiple = wanted or self.resolution, self.size_multiple
+        if any(side < multiple or side % multiple for side in resolution):
+            raise ValueError(
+                f"resolution {resolution} does not fit this model: both sides must be multiples of {multiple}"
+            )
+        return resolution
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_dict` reads it back."""
         values = asdict(self)

@@ -88,12 +88,17 @@ def read_features(path: Path) -> ImageFeatures:
 
 
 def features_name(
-    model: SkipClick, resolution: tuple[int, int], dtype: torch.dtype, device: str, keep_taps: bool = False
+    model: SkipClick,
+    resolution: tuple[int, int],
+    dtype: torch.dtype,
+    device: str,
+    keep_taps: bool = False,
+    runtime: str = "torch",
 ) -> str:
     """A name for all that decides the features of an image: weights, resolution, type, device, whether the taps are
-    kept, and torch's version."""
+    kept, runtime (`Predictor.runtime`) and torch's version."""
     kept = "blocks" if keep_taps else "prepared"  # part of the names of files on disk
-    facts = f"{_FORMAT} {model.config} {resolution} {dtype} {device} {kept} {torch.__version__}"
+    facts = f"{_FORMAT} {model.config} {resolution} {dtype} {device} {kept} {runtime} {torch.__version__}"
     digest = hashlib.sha256(facts.encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())

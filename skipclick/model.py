@@ -82,7 +82,12 @@ class SkipClick(nn.Module):
 
     def encode(self, image: Tensor) -> PreparedFeatures:
         """All that no click can change: backbone, then this head's preparation."""
-        return self.prepare(self.backbone(image))
+        return self.encode_with_taps(image)[1]
+
+    def encode_with_taps(self, image: Tensor) -> tuple[tuple[Tensor, ...], PreparedFeatures]:
+        """The same with the backbone's taps, which other heads work on too."""
+        taps = self.backbone(image)
+        return taps, self.prepare(taps)
 
     def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> PreparedFeatures:
         """This head's part of the image's features; linear in the taps.
@@ -101,11 +106,10 @@ class SkipClick(nn.Module):
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
         """Logits (B, 1, H, W) from prepared features and prompt maps (B, 3, H, W); the only work of a click."""
         size = (prompt.shape[-2], prompt.shape[-1])
-        logits = self.decode_coarse(features, prompt)  # (B, 1, 4h, 4w)
-        return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+        return enlarge_logits(self.decode_coarse(features, prompt), size)
 
     def decode_coarse(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
-        """The same before the last upsampling: (B, 1, 4h, 4w)."""
+        """The same before `enlarge_logits`: (B, 1, 4h, 4w)."""
         grid = (prompt.shape[-2] // self.config.patch_size, prompt.shape[-1] // self.config.patch_size)
         x = self.mixer(features.tokens, self.prompts(prompt))  # (B, N, C)                               Eq. 3-4
         mixed = x.transpose(1, 2).unflatten(2, grid)  # (B, C, h, w)
@@ -116,6 +120,11 @@ class SkipClick(nn.Module):
         """The mixer's token grid for these taps: theirs for a ViT, that of stride `patch_size` for a ConvNet."""
         stride, patch = self.config.tap_strides[0], self.config.patch_size
         return taps[0].shape[-2] * stride // patch, taps[0].shape[-1] * stride // patch
+
+
+def enlarge_logits(coarse: Tensor, size: tuple[int, int]) -> Tensor:
+    """The decoder's logits (B, 1, 4h, 4w) at the network's resolution (H, W)."""
+    return F.interpolate(coarse, size=size, mode="bilinear", align_corners=True)
 
 
 def to_grid(tap: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from skipclick.features import ImageFeatures
 from skipclick.head import head_digest, head_state, put_head
 from skipclick.masks import BoxMask, enlarge
 from skipclick.model import PreparedFeatures, SkipClick
+from skipclick.openvino_runtime import OpenVinoNetwork
 from skipclick.prompts import Click, click_points, prompt_maps, scale_clicks
 
 DTYPES = {
@@ -35,6 +37,7 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+RUNTIMES = ("torch", "openvino")
 MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
 
 
@@ -65,6 +68,16 @@ class Prediction:
         return self.mask.nbytes + self.state.nbytes
 
 
+class Network(Protocol):
+    """What a predictor runs: a `SkipClick`, or its graphs in another runtime."""
+
+    def encode_with_taps(self, image: Tensor) -> tuple[tuple[Tensor, ...], PreparedFeatures]: ...
+
+    def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> PreparedFeatures: ...
+
+    def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor: ...
+
+
 class Predictor:
     """Runs one model at one resolution on one device. Raises `ValueError` for input that cannot be right."""
 
@@ -77,6 +90,8 @@ class Predictor:
         *,
         flip: bool = False,
         keep_taps: bool = False,
+        runtime: str = "torch",
+        graphs: Sequence[Path] = (),
     ) -> None:
         """
         Args:
@@ -85,17 +100,20 @@ class Predictor:
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
                 were measured so; serving does not need it.
             keep_taps: let features hold the backbone's taps too, for other heads than the model's own.
+            runtime: what runs the network, "torch" or, on a CPU, "openvino".
+            graphs: folders where OpenVINO's graphs of this model may lie, see `openvino_runtime.find_graphs`.
         """
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
-        self.resolution = resolution or model.config.resolution
-        multiple = model.config.size_multiple
-        if any(side < multiple or side % multiple for side in self.resolution):
-            raise ValueError(
-                f"resolution {self.resolution} does not fit this model: both sides must be multiples of {multiple}"
-            )
+        self.resolution = model.config.checked_resolution(resolution)
         self.device = torch.device(device)
-        self.dtype = DTYPES[dtype]
+        if runtime == "openvino" and self.device.type != "cpu":
+            raise ValueError(f"OpenVINO runs on the CPU, not on {self.device}; use the runtime 'torch'")
+        # OpenVINO's graphs are float32 at both ends, whatever they compute in.
+        self.dtype = DTYPES[dtype] if runtime == "torch" else torch.float32
+        self.runtime = runtime if runtime == "torch" else f"{runtime} {dtype}"
         self.flip = flip
         self.keep_taps = keep_taps
         self.head = head_digest(head_state(model))
@@ -104,6 +122,9 @@ class Predictor:
         self.model: SkipClick = copy.deepcopy(model).eval().to(self.device, self.dtype)
         self.model.to(memory_format=torch.channels_last)
         self.model.requires_grad_(False)
+        self._network: Network = (
+            OpenVinoNetwork(self.model, self.resolution, dtype, graphs) if runtime == "openvino" else self.model
+        )
 
     def with_head(self, state: Mapping[str, Tensor], version: str) -> Predictor:
         """A predictor for another head on this one's backbone, which both share: `state` is of `load_head`.
@@ -117,6 +138,9 @@ class Predictor:
         other.model.version = version
         put_head(other.model, state)
         other.head = head_digest(state)
+        other._network = (
+            self._network.with_head(other.model) if isinstance(self._network, OpenVinoNetwork) else other.model
+        )
         return other
 
     @property
@@ -137,7 +161,7 @@ class Predictor:
         else:
             resized = self._resize(pixels.float(), self.resolution)
         network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
-        features = self._prepared(self.model.backbone(network_input), (image.shape[0], image.shape[1]))
+        features = self._features(*self._network.encode_with_taps(network_input), (image.shape[0], image.shape[1]))
         return features if self.keep_taps else replace(features, taps=())
 
     @torch.inference_mode()
@@ -150,7 +174,7 @@ class Predictor:
             return features
         if not features.taps:
             raise ValueError("these features are of another head and hold no taps; encode with keep_taps=True")
-        return self._prepared(features.taps, features.image_size)
+        return self._features(features.taps, self._network.prepare(features.taps), features.image_size)
 
     @torch.inference_mode()
     def click(
@@ -181,7 +205,7 @@ class Predictor:
             check_clicks(object_clicks, size)
         maps = torch.cat([self._previous(last, size) for last, size in zip(previous, sizes, strict=True)])
         prepared = PreparedFeatures.cat([photo.prepared for photo in features])
-        logits = self.model.decode(prepared, self._prompt(clicks, maps, sizes)).float()  # (B or 2 B, 1, h, w)
+        logits = self._network.decode(prepared, self._prompt(clicks, maps, sizes)).float()  # (B or 2 B, 1, h, w)
         if self.flip:
             logits = 0.5 * (logits[::2] + logits[1::2].flip(-1))
         probabilities = logits.sigmoid().unsqueeze(1)  # (B, 1, 1, h, w)
@@ -234,10 +258,9 @@ class Predictor:
         if self.device.type == "cuda":
             self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
 
-    def _prepared(self, taps: tuple[Tensor, ...], size: tuple[int, int]) -> ImageFeatures:
-        prepared = self.model.prepare(taps)
+    def _features(self, taps: tuple[Tensor, ...], prepared: PreparedFeatures, size: tuple[int, int]) -> ImageFeatures:
         if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
-            prepared = self.model.prepare(taps, compact=True)
+            prepared = self._network.prepare(taps, compact=True)
         return ImageFeatures(taps, prepared, size, self.head)
 
     def _probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
@@ -255,7 +278,7 @@ class Predictor:
     def _click_path(self, features: PreparedFeatures, previous: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Probability (B, H, W) float32 from prepared features, previous (B, 1, H, W) and points (B, N, 2)."""
         prompt = prompt_maps(previous, positives, negatives, self.model.config.click_radius)
-        return self.model.decode(features, prompt).float().sigmoid().squeeze(1)
+        return self._network.decode(features, prompt).float().sigmoid().squeeze(1)
 
     def _nothing(self) -> Tensor:
         """The state before the first click."""

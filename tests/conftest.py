@@ -34,6 +34,8 @@ LEFT_BEHIND = pytest.StashKey[dict[str, list[str]]]()
 
 # Programs that tests start use this checkout's packages too, whatever another checkout has installed.
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+# Servers that tests start need not make OpenVINO's graphs first; `RUNTIME=openvino pytest ...` runs them with it.
+os.environ.setdefault("RUNTIME", "torch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
 CHECKPOINT = ROOT / "tests" / "parity" / "nano_skip_checkpoint.pth"
-BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-tiny.safetensors"
+BUNDLED = ROOT / "skipclick" / "weights" / "skipclick-lite.safetensors"
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:make|pip|python|torchrun|docker|skipclick) [^`]+)`")
 

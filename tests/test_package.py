@@ -56,7 +56,7 @@ def test_the_wheel_holds_skipclick_alone_with_its_weights(wheel: Path) -> None:
     assert {name for name in tracked if "__pycache__" not in name} == {
         name for name in names if "dist-info" not in name
     }
-    assert {"skipclick/py.typed", "skipclick/weights/skipclick-tiny.safetensors"} <= names
+    assert {"skipclick/py.typed", "skipclick/weights/skipclick-lite.safetensors"} <= names
 
 
 def test_the_installed_wheel_segments_from_the_shell_and_from_python(wheel: Path, tmp_path: Path) -> None:

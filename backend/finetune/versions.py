@@ -54,7 +54,7 @@ class Version:
 
     @property
     def name(self) -> str:
-        """As in predictions: `skipclick-tiny+p12.v3`."""
+        """As in predictions: `skipclick-lite+p12.v3`."""
         return f"{self.about['base']}+p{self.project}.v{self.number}"
 
     @property

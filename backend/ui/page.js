@@ -309,6 +309,7 @@ async function refresh() {
     ["Model", status.model],
     ["Device", status.device],
     ...(gpu.total ? [["GPU memory", `${memory(gpu.used)} of ${memory(gpu.total)}`]] : []),
+    ["Runtime", status.runtime],
     ["Numbers", status.dtype],
     ["Network sees", `${status.resolution[1]} × ${status.resolution[0]}`],
   ]);

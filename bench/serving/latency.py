@@ -1,7 +1,7 @@
 """Where a click's time goes, and how it compares: stages of one request, and whole clicks side by side.
 
     OMP_NUM_THREADS=2 python bench/serving/latency.py                       all models and resolutions, about 30 minutes
-    python bench/serving/latency.py --models skipclick-tiny --rounds 5             a quick look
+    python bench/serving/latency.py --models skipclick-lite --rounds 5             a quick look
     python bench/serving/latency.py --models vit-b --resolutions 448 --no-stages   the comparison at one resolution
 
 Stages are measured on one request as it passes: `warm` on a photo whose features are known, `cold` on one that must be
@@ -51,8 +51,8 @@ from skipclick.features import ImageFeatures
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
 
-MODELS = ("vit-b", "vit-l", "skipclick-tiny")
-RESOLUTIONS = {"vit-b": (448, 672, 896), "vit-l": (448, 896), "skipclick-tiny": (320, 448, 672, 896)}
+MODELS = ("vit-b", "vit-l", "skipclick-lite")
+RESOLUTIONS = {"vit-b": (448, 672, 896), "vit-l": (448, 896), "skipclick-lite": (320, 448, 672, 896)}
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
@@ -155,7 +155,7 @@ def on_loopback(photo: NDArray[np.uint8]) -> Iterator[ClickScene]:
 
 def build(setting: Setting) -> SkipClick:
     """The model, float32, on the CPU."""
-    if setting.model == "skipclick-tiny":
+    if setting.model == "skipclick-lite":
         return load_checkpoint("bundled")
     torch.manual_seed(0)
     config = DINOV2[f"dinov2_vit{setting.model[-1]}14"]
@@ -347,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit-b", "skipclick-tiny"])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["vit-b", "skipclick-lite"])
     parser.add_argument(
         "--resolutions", nargs="+", type=positive, help="sides in pixels (default: the usual ones of each model)"
     )

@@ -30,7 +30,7 @@ def turned_photo() -> str:
 
 
 def test_a_click_on_a_turned_photo_with_the_bundled_model() -> None:
-    annotator = build_service(Settings(device="cpu", dtype="float32")).annotator
+    annotator = build_service(Settings(device="cpu", runtime="torch", dtype="float32")).annotator
     client = create_app(Settings(), annotator).test_client()
     body: dict[str, Any] = clicked_bodies("33")[0]
     body["tasks"][0]["data"]["image"] = turned_photo()
@@ -56,15 +56,18 @@ def test_devices() -> None:
 
 
 def test_the_start_up_line_says_what_runs_and_no_secret() -> None:
-    settings = Settings(device="cpu", dtype="float32", resolution=(320, 448), label_studio_api_key="secret")
+    settings = Settings(
+        device="cpu", runtime="torch", dtype="float32", resolution=(320, 448), label_studio_api_key="secret"
+    )
     service = build_service(settings)
     service.annotator.close()
     line = service.describe(settings)
     for part in (
         f"SkipClick backend {__version__}",
         "device cpu",
+        "runtime torch",
         "dtype float32",
-        "checkpoint bundled (skipclick-tiny)",
+        "checkpoint bundled (skipclick-lite)",
         "resolution 320x448",
         "device 1GB",
         "memo 512MB",

@@ -110,7 +110,7 @@ def test_it_starts_from_the_environment_and_the_runner_asks_for_the_password(
     for wrong in (None, ("me", "wrong"), ("you", "secret")):
         assert runner.post("/setup", json=body, auth=wrong).status_code == 401
     answer = runner.post("/setup", json=body, auth=("me", "secret"))
-    assert answer.get_json() == {"model_version": "skipclick-tiny"}
+    assert answer.get_json() == {"model_version": "skipclick-lite"}
 
 
 @pytest.mark.parametrize("name", ["BASIC_AUTH_USER", "BASIC_AUTH_PASS"])

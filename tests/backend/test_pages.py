@@ -80,5 +80,5 @@ def test_the_status_and_the_page_are_there_while_the_model_is_loaded() -> None:
 def test_a_prediction_says_how_long_its_stages_took(client: FlaskClient) -> None:
     answer = client.post("/predict", json=clicked_bodies("03")[0])
     timing = answer.headers["Server-Timing"]
-    assert re.fullmatch(r"fetch;dur=[\d.]+, encode;dur=[\d.]+, click;dur=[\d.]+, rle;dur=[\d.]+", timing)
+    assert re.fullmatch(r"fetch;dur=[\d.]+, encode;dur=[\d.]+, click;dur=[\d.]+, mask;dur=[\d.]+", timing)
     assert "Server-Timing" not in client.get("/health").headers

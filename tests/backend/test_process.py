@@ -150,7 +150,7 @@ def test_a_stop_finishes_what_runs_and_exits_with_0(tmp_path: Path, slow_label_s
         get(http.client.HTTPConnection("127.0.0.1", port, timeout=5), "/health")
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
     (start,) = [line["message"] for line in lines if "is ready" in line.get("message", "")]
-    for part in ("SkipClick backend 0.", "device cpu", "dtype float32", "bundled (skipclick-tiny)", "memo 512MB"):
+    for part in ("SkipClick backend 0.", "device cpu", "dtype float32", "bundled (skipclick-lite)", "memo 512MB"):
         assert part in start
     assert slow_label_studio.url in start
     (request,) = [line for line in lines if line.get("route") == "/predict"]

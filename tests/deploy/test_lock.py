@@ -97,10 +97,11 @@ def test_the_locked_versions_are_made_for_each_python(python: str) -> None:
 
 def test_every_extra_is_locked_at_the_version_that_it_names() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {*LAYERS, "eval", "cvat"}
+    assert set(extras) == {*LAYERS, "eval", "cvat", "openvino"}
     for extra in extras:
         assert all(re.fullmatch(r"==[^*,]+", str(one.specifier)) for one in asked_for(extra))
     assert {str(one) for one in asked_for("eval")} <= {str(one) for one in asked_for("train")}
+    assert {str(one) for one in asked_for("openvino")} <= {str(one) for one in asked_for("server")}
 
 
 def test_the_end_to_end_environment_has_what_is_asked_for() -> None:

@@ -32,7 +32,7 @@ HEIGHT, WIDTH = 384, 512
 NUM_ANNOTATED = 32
 UNSEEN = 100  # number of the photo that nobody annotates
 NUM_UNSEEN = 3  # copies of it: where a click was made before, the editor would select that click and send nothing
-BASE = "skipclick-tiny"
+BASE = "skipclick-lite"
 HOTKEY = "2"  # of the smart label
 PATIENCE = 3600.0  # seconds for a training on a busy machine; it takes one or two minutes on an idle one
 

@@ -232,13 +232,13 @@ def test_the_last_training_is_shown_with_its_picture(window: Window) -> None:
     jobs.mkdir(parents=True)
     Image.open(PHOTO).resize((960, 640)).save(jobs / "0001.png")
     job = {"project": 12, "number": 1, "asked_by": "32 new objects", "created_at": "2026-01-01T00:00:00.000+00:00"}
-    job |= {"state": "done", "version": "skipclick-tiny+p12.v1", "promoted": True, "reason": "fewer clicks"}
+    job |= {"state": "done", "version": "skipclick-lite+p12.v1", "promoted": True, "reason": "fewer clicks"}
     (jobs / "0001.tmp").write_text(json.dumps(job))
     (jobs / "0001.tmp").rename(jobs / "0001.json")
     picture = window.page.get_by_role("img", name="Clicks before and after training 1 of project 12")
     picture.wait_for()
     window.page.wait_for_function("document.querySelector('#learnt img').naturalWidth === 960")
-    assert "skipclick-tiny+p12.v1 promoted · fewer clicks" in window.page.locator("#jobs").inner_text()
+    assert "skipclick-lite+p12.v1 promoted · fewer clicks" in window.page.locator("#jobs").inner_text()
     window.picture("8-learnt")
     window.page.get_by_text("project 12, #1").last.click()
     picture.wait_for(state="hidden")

@@ -87,7 +87,7 @@ def seen(request: pytest.FixtureRequest) -> Visit:
 
 def test_it_answers_health_and_setup(seen: Visit) -> None:
     assert seen.answers["health"]["status"] == "UP"
-    assert seen.answers["setup"]["model_version"] == "skipclick-tiny"
+    assert seen.answers["setup"]["model_version"] == "skipclick-lite"
 
 
 def test_clicks_give_a_mask_of_what_was_clicked(seen: Visit) -> None:
@@ -122,7 +122,7 @@ def test_its_own_health_check_agrees(plain: Visit) -> None:
 
 
 def test_the_start_is_told(seen: Visit) -> None:
-    assert "skipclick-tiny" in seen.log
+    assert "skipclick-lite" in seen.log
     assert "http://localhost:8080" in seen.log
 
 

@@ -199,6 +199,7 @@ def fleet(folder: Path, count: int, photos: int) -> Iterator[Fleet]:
             "RESOLUTION": "128",
             "DEVICE": "cpu",
             "DTYPE": "float32",
+            "RUNTIME": os.environ["RUNTIME"],  # see conftest.py
             "MODEL_DIR": str(folder / "models"),
             "SHUTDOWN_TIMEOUT": "30",
         }

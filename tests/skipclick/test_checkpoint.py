@@ -75,7 +75,7 @@ def test_a_mismatch_lists_the_keys(model: SkipClick, tmp_path: Path) -> None:
 
 
 def test_the_bundled_checkpoint_loads() -> None:
-    assert load_checkpoint("bundled").version == "skipclick-tiny"
+    assert load_checkpoint("bundled").version == "skipclick-lite"
 
 
 @for_each_golden("*_checkpoint.pth")

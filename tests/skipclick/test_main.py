@@ -10,9 +10,13 @@ import pytest
 
 from skipclick import Predictor, load_checkpoint
 from skipclick.__main__ import main
+from skipclick.checkpoint import save_checkpoint
 from skipclick.drawing import NEGATIVE_COLOUR, POSITIVE_COLOUR, draw_overlay
+from skipclick.model import SkipClick
+from skipclick.openvino_runtime import find_graphs, graphs_folder
 from skipclick.prompts import Click
 from tests.support.picture_files import app1, exif, with_segments
+from tests.support.small_models import SMALL
 
 PHOTO = Path(__file__).parents[1] / "e2e" / "photos" / "coffee.jpg"  # 600 x 400; see SOURCE.md there
 ON_THE_COFFEE, ON_THE_TABLE = "290,150", "40,360"
@@ -22,7 +26,7 @@ def test_segment_writes_a_mask_and_an_overlay(tmp_path: Path, capsys: pytest.Cap
     mask_path, overlay_path = tmp_path / "mask.png", tmp_path / "overlay.png"
     command = ["segment", str(PHOTO), "--positive", ON_THE_COFFEE, "--negative", ON_THE_TABLE]
     assert main([*command, "-o", str(mask_path), "--overlay", str(overlay_path)]) == 0
-    assert "skipclick-tiny" in capsys.readouterr().out
+    assert "skipclick-lite" in capsys.readouterr().out
     mask = cv2.imread(str(mask_path), cv2.IMREAD_UNCHANGED)
     assert mask.shape == (400, 600)
     assert set(np.unique(mask)) <= {0, 255}
@@ -53,6 +57,17 @@ def test_segment_looks_closer_unless_told_not_to(tmp_path: Path) -> None:
         masks[name] = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) > 0
     np.testing.assert_array_equal(masks["whole"], probability > 0.5)
     assert (masks["zoom"] != masks["whole"]).any()
+
+
+def test_compile_leaves_graphs_beside_the_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, checkpoint = SkipClick(SMALL).eval(), tmp_path / "small.safetensors"
+    save_checkpoint(model, checkpoint, version="small")
+    assert main(["compile", str(checkpoint), "--resolution", "56"]) == 0
+    encode, decode = find_graphs(load_checkpoint(checkpoint), (56, 56), (graphs_folder(checkpoint),))
+    assert (encode.name, decode.name) == ("encode.xml", "decode.xml")
+    assert str(encode.parent) in capsys.readouterr().out
+    assert main(["compile", str(checkpoint), "--resolution", "57"]) == 2
+    assert "multiples of 14" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("zoom", ["--zoom", "--no-zoom"])

@@ -98,7 +98,7 @@ def asked(annotator: Annotator, num_clicks: int = 3, project: int | None = PROJE
 
 
 def name(number: int | None) -> str:
-    return "skipclick-tiny" if number is None else f"skipclick-tiny+p12.v{number}"
+    return "skipclick-lite" if number is None else f"skipclick-lite+p12.v{number}"
 
 
 def assert_answered_by(number: int | None, answer: Annotation, num_clicks: int = 3) -> None:

@@ -307,7 +307,7 @@ class Trial:
             self.versions.prune(TRAINED, keep=3)
             served = {self.clicks.click()}
             possible = {choice, self.versions.current(TRAINED)}  # the job may have promoted its own
-            assert served <= {f"skipclick-tiny+p{TRAINED}.v{one}" if one else "skipclick-tiny" for one in possible}
+            assert served <= {f"skipclick-lite+p{TRAINED}.v{one}" if one else "skipclick-lite" for one in possible}
 
     def end(self) -> None:
         self._kill_job()

@@ -58,7 +58,7 @@ def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Sett
     del studio.files["/data/upload/1/3.png"]
     run(settings, PROJECT, queued, QUICK)
     job, versions, store = read_job(queued), Versions(settings.model_dir), AnnotationStore(settings.model_dir)
-    assert (job.state, job.version) == ("done", "skipclick-tiny+p1.v1")
+    assert (job.state, job.version) == ("done", "skipclick-lite+p1.v1")
     assert job.reason
     assert job.noc is not None
     assert job.last_object == max(one.id for one in store.objects(PROJECT))
@@ -208,7 +208,7 @@ def test_a_choice_made_meanwhile_stands(settings: Settings, monkeypatch: pytest.
     run(settings, PROJECT, jobs.path(jobs.enqueue(PROJECT, "a test", 0)), QUICK)
     job = jobs.newest(PROJECT)
     assert job is not None
-    assert (job.version, job.promoted) == ("skipclick-tiny+p1.v2", False)
+    assert (job.version, job.promoted) == ("skipclick-lite+p1.v2", False)
     assert "another version was put in service meanwhile" in job.reason
     assert versions.current(PROJECT) is None
 

@@ -59,7 +59,7 @@ def test_flops_of_a_click_grow_with_the_photo_and_leave_out_the_backbone() -> No
 def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)  # takes seconds
     output = tmp_path / "new" / "latency"
-    options = ["--models", "skipclick-tiny", "--resolutions", "64", "--devices", "cpu", "--dtypes", "float32"]
+    options = ["--models", "skipclick-lite", "--resolutions", "64", "--devices", "cpu", "--dtypes", "float32"]
     more = ["--rounds", "2", "--size", "320x240", "--no-baselines", "--output", str(output)]
     assert main(options + more) == 0
     found = json.loads(output.with_suffix(".json").read_text())
@@ -78,7 +78,7 @@ def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--models", "skipclick-tiny", "--resolutions", "100", "--rounds", "1"], "multiples of"),
+        (["--models", "skipclick-lite", "--resolutions", "100", "--rounds", "1"], "multiples of"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(

@@ -1,10 +1,11 @@
-"""Which floating-point type to serve a model in, measured where it will run."""
+"""What to serve a model with, measured where it will run: a runtime, and a floating-point type to compute in."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,35 +17,48 @@ from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
 
+EXACT = ("torch", "float32")
 SAME_MASK = 0.995  # IoU from which on two masks count as the same
 
 
-def choose_dtype(
+def choose_runtime(
     model: SkipClick,
     photo: NDArray[np.uint8],
     objects: Sequence[Sequence[Click]],
+    candidates: Sequence[tuple[str, str]],
     resolution: tuple[int, int] | None = None,
     device: str | torch.device = "cpu",
-) -> Literal["float32", "bfloat16"]:
-    """The type to serve in: bfloat16 where it is faster here and gives the masks of float32, measured on a photo.
+    graphs: Sequence[Path] = (),
+) -> tuple[str, str]:
+    """The candidate that is fastest here among those that give the masks of PyTorch in float32, measured on a photo.
 
     Args:
         photo: uint8 RGB (H, W, 3).
         objects: clicks of some objects in it; each mask on the way must reach an IoU of `SAME_MASK` with float32's.
+        candidates: runtimes and types, as `Predictor` takes them. Where none gives the same masks, it is the first.
+        graphs: folders for OpenVINO's graphs, as of `Predictor`.
 
-    A small network's soft edges may move by more than that in bfloat16, a slow device may not have it at all: then
-    it is float32.
+    A small network's soft edges may move by more than that in bfloat16, a device may not have it at all, OpenVINO may
+    not be installed: such a candidate is left out.
     """
-    try:
-        exact, fast = (
-            _Trial(Predictor(model, resolution, device, dtype), photo, objects) for dtype in ("float32", "bfloat16")
-        )
-        rounds = [(exact.seconds(), fast.seconds()) for _ in range(3)]  # taking turns, so that both meet the same noise
-    except (RuntimeError, NotImplementedError):
-        return "float32"
-    faster = min(fast for _, fast in rounds) < min(exact for exact, _ in rounds)
-    same = all(_same(*masks) for masks in zip(exact.masks(), fast.masks(), strict=True))
-    return "bfloat16" if faster and same else "float32"
+    exact = _Trial(Predictor(model, resolution, device), photo, objects)
+    trials = {EXACT: exact}
+    for runtime, dtype in candidates:
+        if (runtime, dtype) not in trials:
+            with suppress(RuntimeError, NotImplementedError, ValueError):
+                predictor = Predictor(model, resolution, device, dtype, runtime=runtime, graphs=graphs)
+                trials[runtime, dtype] = _Trial(predictor, photo, objects)
+    masks = exact.masks()
+    same = [
+        candidate
+        for candidate in candidates
+        if candidate in trials and all(map(_same, masks, trials[candidate].masks()))
+    ]
+    if len(same) < 2:
+        return same[0] if same else candidates[0]
+    # Taking turns, so that all meet the same noise.
+    rounds = [{candidate: trials[candidate].seconds() for candidate in same} for _ in range(3)]
+    return min(same, key=lambda candidate: min(times[candidate] for times in rounds))
 
 
 class _Trial:
