@@ -1,6 +1,6 @@
 """A click from CVAT beside the same click from Label Studio, over HTTP, on the same server in turn.
 
-    OMP_NUM_THREADS=2 python bench/serving/cvat_latency.py                  20 clicks each on a photo of about 5 MB
+    OMP_NUM_THREADS=2 python bench/serving/cvat_latency.py                  20 clicks each on a photo of 2.9 MB
 
 CVAT sends the picture with every click, Label Studio a reference to one that the server has seen. A server of its own
 is started with this process's settings. The photo is looked at before, so each click is one on known features, and
