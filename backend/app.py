@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 from flask import Flask, Response, g, jsonify, request, send_file
+from gunicorn.http.errors import ParseException
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
@@ -25,6 +26,7 @@ from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchE
 from backend.cvat.protocol import InteractionError
 from backend.factory import Service
 from backend.finetune.scheduler import Training
+from backend.finetune.store import BacklogError
 from backend.http import has_left
 from backend.images.decode import ImageError
 from backend.label_studio import next_editor
@@ -71,6 +73,13 @@ RESERVED_THREADS = 4
 
 WARMING_THREADS = 4
 """Of all threads those that /warm may take: nobody waits for its images yet."""
+
+SETUP_MAX_BYTES = 4 << 20
+"""Of a /setup body: a labeling config, and little else."""
+
+WEBHOOK_MAX_BYTES = 24 << 20
+"""Of an event: a task with its masks. Applying one takes up to 45 times its bytes; what a larger one tells, the next
+training asks Label Studio for."""
 
 SETUP_PATIENCE = 2.0
 """Seconds that /setup waits for a model that is being loaded: Label Studio waits 3, and shows an error until it asks
@@ -119,7 +128,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
     @app.post("/setup")
     def setup() -> Response:
-        body = read_setup(read_json(_body(settings)))
+        body = read_setup(read_json(_body(settings, SETUP_MAX_BYTES)))
         g.facts["project"] = body.project
         config = parse_labeling_config(body.label_config)
         check_labeling_config(config)
@@ -150,7 +159,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
         """Answered as soon as the event is written down: Label Studio sends it inside the annotator's own request."""
-        raw = _body(settings)
+        raw = _body(settings, WEBHOOK_MAX_BYTES)
         body = read_json(raw)
         action = read_webhook(body)
         g.facts["action"] = action[:40]
@@ -319,9 +328,17 @@ def _asked_project() -> int:
     return project
 
 
-def _body(settings: Settings) -> bytes:
-    """The request's body. Werkzeug refuses announced lengths, but only cuts off bodies that come in chunks."""
-    raw = request.get_data(cache=False)
+def _body(settings: Settings, most: int | None = None) -> bytes:
+    """The request's body. Werkzeug refuses announced lengths, but only cuts off bodies that come in chunks. `most`:
+    bytes, where fewer than REQUEST_MAX_BYTES are enough."""
+    if most is not None and (request.content_length or 0) > most:
+        raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")
+    try:
+        raw = request.get_data(cache=False)
+    except (OSError, ParseException) as error:  # chunks that are malformed, or end too early
+        raise ProtocolError(f"the body cannot be read: {type(error).__name__}") from None
+    if most is not None and len(raw) > most:
+        raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")
     if len(raw) > settings.request_max_bytes:
         raise RequestEntityTooLarge
     return raw
@@ -397,7 +414,8 @@ def _answer_errors(app: Flask, settings: Settings) -> None:
         return _error(HTTPStatus.BAD_REQUEST, str(error))
 
     @app.errorhandler(OverloadedError)
-    def overloaded(error: OverloadedError) -> Response:
+    @app.errorhandler(BacklogError)
+    def overloaded(error: Exception) -> Response:
         return _not_now(str(error), seconds=1)
 
     @app.errorhandler(NotReadyError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -119,7 +122,7 @@ class DeviceExecutor:
     def waiting(self) -> dict[str, int]:
         """How much waits, by priority's name."""
         with self._changed:
-            found = Counter(job.urgency() for job in self._jobs)
+            found = Counter(_urgency(job) for job in self._jobs)
         return {priority.name.lower(): found[priority] for priority in Priority}
 
     def close(self) -> None:
@@ -172,7 +175,7 @@ class DeviceExecutor:
 
     def _ready(self, priorities: frozenset[Priority]) -> list[tuple[Priority, _Job]]:
         """Jobs for a lane, the most urgent first. Cancels those that nobody wants."""
-        ranked = [(job.urgency(), job) for job in self._jobs]
+        ranked = [(_urgency(job), job) for job in self._jobs]
         for urgency, job in ranked:
             if urgency is None:
                 job.future.cancel()
@@ -180,6 +183,15 @@ class DeviceExecutor:
         self._jobs = [job for _, job in ranked]
         found = [(urgency, job) for urgency, job in ranked if urgency is not None and urgency in priorities]
         return sorted(found, key=lambda entry: (entry[0], entry[1].number))
+
+
+def _urgency(job: _Job) -> Priority | None:
+    """How urgent a job is; None where nobody wants it, or where that cannot be found out: the thread must live on."""
+    try:
+        return job.urgency()
+    except Exception:
+        logger.exception("work for the device is given up: its urgency cannot be told")
+        return None
 
 
 def _outcomes(jobs: Sequence[_Job], finish: Callable[[], None]) -> list[Any]:

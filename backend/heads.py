@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,9 @@ from backend.finetune.versions import Version, Versions
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.predictor import ClickRequest, Prediction
+
+_TRY_AGAIN = 30.0
+"""Seconds after which a version that could not be used is tried again."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +66,7 @@ class Heads:
         self._versions = versions
         self._load = load
         self._loaded: SharedCache[Head] = SharedCache("heads", ByteLru(budget_bytes))
-        self._unfit: set[tuple[int, int]] = set()
+        self._unfit: dict[tuple[int, int], float] = {}  # when to try again, monotonic time
 
     def of(self, project: int | None) -> Head:
         """The head that answers a project now, loaded if need be; the base if its version cannot be used."""
@@ -71,15 +75,15 @@ class Heads:
         versions, load = self._versions, self._load
         try:
             number = versions.current(project)
-        except OSError as error:  # a disk that is gone; a click must not fail for it
+        except (OSError, ValueError) as error:  # a disk that is gone, a damaged pointer; a click must not fail for it
             logger.error("project %d is served by the base model: %s", project, error)
             return self.base
-        if number is None or (project, number) in self._unfit:
+        if number is None or time.monotonic() < self._unfit.get((project, number), 0.0):
             return self.base
         try:
             return self._loaded.get_or_make((project, number), lambda: load(versions.version(project, number)))
-        except ValueError as error:
-            self._unfit.add((project, number))  # versions never change: it would not fit the next time either
+        except Exception as error:  # whatever a damaged version makes go wrong; the base answers every click
+            self._unfit[project, number] = time.monotonic() + _TRY_AGAIN  # a folder may be missing for a moment
             logger.error("project %d is served by the base model: %s", project, error)
             return self.base
 
@@ -101,12 +105,14 @@ class Heads:
         """The base's version and all that could be promoted, in service or not."""
         if self._versions is None:
             return [self.base.version]
-        found = (
-            self._versions.version(project, number).name
-            for project in self._versions.projects()
-            for number in self._versions.numbers(project)
-        )
-        return [self.base.version, *found]
+        found = [self.base.version]
+        for project in self._versions.projects():
+            for number in self._versions.numbers(project):
+                try:
+                    found.append(self._versions.version(project, number).name)
+                except (OSError, ValueError) as error:
+                    logger.error("version %d of project %d cannot be read: %s", number, project, error)
+        return found
 
     def stats(self) -> dict[str, CacheStats]:
         """What is loaded beside the base; nothing where the base answers everybody."""

@@ -18,6 +18,7 @@ from skipclick.checkpoint import checkpoint_file
 from skipclick.config import PRESETS, ConvNetConfig, preset
 from skipclick.evaluation.evaluate import ClickModel
 from skipclick.model import SkipClick
+from skipclick.openvino_runtime import graphs_folder
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,15 @@ def load_model(spec: ModelSpec) -> ClickModel[Any]:
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):
         return load_baseline(spec.name, spec.device)
-    return Predictor(_checkpoint(spec.name), spec.resolution, spec.device, spec.dtype, flip=spec.flip)
+    return Predictor(
+        _checkpoint(spec.name),
+        spec.resolution,
+        spec.device,
+        spec.dtype,
+        flip=spec.flip,
+        runtime=spec.runtime,
+        graphs=(graphs_folder(spec.name),) if spec.runtime == "openvino" else (),
+    )
 
 
 @functools.lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from skipclick.evaluation.journal import append_entry, resume_journal, start_jou
 from skipclick.evaluation.option_types import named_folder, positive
 from skipclick.evaluation.results import Measurement, Results, read_results, write_results
 from skipclick.evaluation.versions import software_versions
-from skipclick.predictor import DTYPES
+from skipclick.predictor import DTYPES, RUNTIMES
 
 JOURNAL = "skipclick-noc-journal-1"
 
@@ -90,7 +90,15 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     names = [dataset.name for dataset in datasets]
     if old:
         check_comparable(old, rules.to_dict(), options.model, names)
-    tasks = plan(options.model, datasets, rules, device=options.device, dtype=options.dtype, side=options.resolution)
+    tasks = plan(
+        options.model,
+        datasets,
+        rules,
+        device=options.device,
+        dtype=options.dtype,
+        runtime=options.runtime,
+        side=options.resolution,
+    )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     with open_workers(options.device, options.jobs, options.batch) as workers:
         results = collect(tasks, _run_all(tasks, workers, options), command, created)
@@ -266,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
 
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    running.add_argument("--runtime", default="torch", choices=RUNTIMES, help="of our models; default: torch")
     running.add_argument("--dtype", default="float32", choices=sorted(DTYPES), help="default: float32")
     running.add_argument("--jobs", type=positive, metavar="N", help="processes (default: 1), or threads on a GPU (4)")
     running.add_argument(

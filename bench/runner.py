@@ -97,6 +97,7 @@ def plan(
     *,
     device: str = "cpu",
     dtype: str = "float32",
+    runtime: str = "torch",
     side: int | None = None,
 ) -> list[Task]:
     """All that a command measures, model by model. side: of the network's input, instead of the usual one.
@@ -108,7 +109,7 @@ def plan(
             raise ValueError(f"each {kind} can be given once only")
     return [
         Task(
-            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip),
+            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip, runtime),
             dataset,
             rules,
             seed,
@@ -132,10 +133,11 @@ def collect(
 
 
 def _identity(spec: ModelSpec) -> tuple[str, str | None, str, str]:
-    """Version, SHA-256 of the checkpoint, device, dtype; baselines choose the last two themselves."""
+    """Version, SHA-256, device and dtype, with another runtime than torch before it; baselines choose the last two."""
     model = load_model(spec)
     if is_checkpoint(spec.name):
-        return model.version, checkpoint_sha256(spec.name), spec.device, spec.dtype
+        numbers = spec.dtype if spec.runtime == "torch" else f"{spec.runtime} {spec.dtype}"
+        return model.version, checkpoint_sha256(spec.name), spec.device, numbers
     return model.version, None, str(getattr(model, "device", "cpu")), "float32"
 
 

@@ -105,8 +105,18 @@ def _check_backend(words: list[str]) -> None:
         return
     run = _run([sys.executable, *[word for word in words[1:] if word != ">"]], ROOT)  # no Label Studio answers here
     assert run.returncode in (1, 2), run.stderr
-    assert "Label Studio" in run.stdout + run.stderr
+    assert ("CVAT" if "--cvat" in words else "Label Studio") in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
+
+
+def _check_cvat(words: list[str]) -> None:
+    """CVAT's own command takes the options; there is no CVAT to ask."""
+    command = words[: words.index("function") + 2]
+    run = _run([str(Path(sys.executable).with_name("cvat-cli")), *command[1:], "--help"], ROOT)
+    assert run.returncode == 0, run.stderr
+    options = [word for word in words[len(command) :] if word.startswith("--")]
+    assert [option for option in options if option not in run.stdout] == []
+    assert import_module(words[words.index("--function-module") + 1]).create
 
 
 def _check_models(options: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +168,8 @@ def test_a_documented_command_works(
             _check_models(options, tmp_path, monkeypatch)
         case ["python", "-m", "backend", "warm", *options]:
             _check_help("backend.commands.warm", [], options, capsys)
+        case ["cvat-cli", *_]:
+            _check_cvat(words)
         case ["python", "-m", "backend", *_]:
             _check_backend(words)
         case ["python", script, *options] if script.startswith("bench/"):

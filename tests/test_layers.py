@@ -26,7 +26,7 @@ BACKEND = (
     {"http"},
     {"nuclio"},
     {"app"},
-    {"commands", "wsgi", "official_runner", "gunicorn"},
+    {"commands", "wsgi", "official_runner", "gunicorn", "cvat_agent"},
     {"worker", "__main__"},
 )
 """The backend's modules and sub-packages from the bottom up; one may import those of its own level and below."""

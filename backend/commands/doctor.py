@@ -12,8 +12,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -23,6 +22,8 @@ import requests
 from requests.utils import get_environ_proxies, select_proxy
 
 from backend.app import create_app
+from backend.commands import doctor_cvat
+from backend.commands.finding import Finding, Trouble, find
 from backend.commands.serve import in_container, listening_trouble
 from backend.device import choose_device
 from backend.factory import Service, build_service
@@ -54,41 +55,29 @@ If the smart tool still does nothing, it is in the editor: switch on "Auto-Annot
 _MODEL_PAGE = "Project > Settings > Model"
 
 
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check; `todo` is empty where all is well."""
-
-    check: str
-    says: str
-    todo: str = ""
-
-
-class Trouble(Exception):
-    """A check failed."""
-
-    def __init__(self, says: str, todo: str) -> None:
-        super().__init__(says)
-        self.says, self.todo = says, todo
-
-
 def main(arguments: Sequence[str]) -> int:
     """Print the findings as they come; 1 if one of them is a fault."""
     parser = argparse.ArgumentParser(prog="python -m backend doctor", description=__doc__.partition("\n")[0])
     parser.add_argument("--url", help="address of Label Studio, in place of LABEL_STUDIO_URL")
     parser.add_argument("--project", type=int, help="id of the project; not needed if there is only one")
+    parser.add_argument("--cvat", metavar="URL", help="address of CVAT: look at the way from there instead")
     options = parser.parse_args(arguments)
     environment = os.environ | ({"LABEL_STUDIO_URL": options.url} if options.url else {})
     num_faults = 0
-    for finding in examine(environment, options.project):
+    for finding in examine(environment, options.project, options.cvat):
         num_faults += bool(finding.todo)
         print(f"{'FAULT' if finding.todo else 'ok':<6}{finding.check:<12}{finding.says}", flush=True)
         if finding.todo:
             print(f"{'':<18}=> {finding.todo}", flush=True)
-    print(f"\n{num_faults} fault{'s' * (num_faults != 1)} found." if num_faults else f"\nAll is well. {LAST_RESORT}")
+    print(
+        f"\n{num_faults} fault{'s' * (num_faults != 1)} found."
+        if num_faults
+        else f"\nAll is well. {'' if options.cvat else LAST_RESORT}"
+    )
     return 1 if num_faults else 0
 
 
-def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Finding]:
+def examine(environment: Mapping[str, str], project: int | None, cvat: str | None = None) -> Iterator[Finding]:
     """The findings in the order of the way of a click; what depends on something broken is left out."""
     try:
         settings = Settings.from_environment(environment)
@@ -96,10 +85,13 @@ def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Fin
         for complaint in str(error).splitlines():
             yield Finding("settings", complaint, "correct it; `python -m backend settings` lists all settings")
         return
-    yield _finding("settings", lambda: _settings(settings))
+    yield find("settings", lambda: _settings(settings))
     service = yield from _examine_model(settings)
     try:
-        yield from _examine_label_studio(settings, service, project)
+        if cvat is None:
+            yield from _examine_label_studio(settings, service, project)
+        else:
+            yield from doctor_cvat.examine(settings, cvat.rstrip("/"), environment)
     finally:
         if service is not None:
             service.annotator.close()
@@ -108,7 +100,7 @@ def examine(environment: Mapping[str, str], project: int | None) -> Iterator[Fin
 def _examine_model(settings: Settings) -> Generator[Finding, None, Service | None]:
     """Device, checkpoint and disk; returns what was loaded."""
     service = None
-    device = _finding("device", lambda: f"the model runs on {choose_device(settings.device)}")
+    device = find("device", lambda: f"the model runs on {choose_device(settings.device)}")
     yield device
     if not device.todo:
         try:
@@ -123,19 +115,19 @@ def _examine_model(settings: Settings) -> Generator[Finding, None, Service | Non
             yield Finding(
                 "checkpoint", f"{settings.checkpoint} ({service.annotator.version}) loads and answers a click"
             )
-    yield _finding("disk", lambda: _disk(settings))
+    yield find("disk", lambda: _disk(settings))
     return service
 
 
 def _examine_label_studio(settings: Settings, service: Service | None, project: int | None) -> Iterator[Finding]:
     auth = build_auth(settings)
     api = LabelStudioApi(auth, settings.image_timeout)
-    yield _finding("network", lambda: _network(settings))
-    address = _finding("address", lambda: _address(settings))
+    yield find("network", lambda: _network(settings))
+    address = find("address", lambda: _address(settings))
     yield address
     if address.todo:
         return
-    token = _finding("token", lambda: _token(api, auth.key_kind))
+    token = find("token", lambda: _token(api, auth.key_kind))
     yield token
     if token.todo:
         return
@@ -146,7 +138,7 @@ def _examine_label_studio(settings: Settings, service: Service | None, project: 
         return
     number, xml = int(record["id"]), str(record.get("label_config") or "")
     yield Finding("project", f'project {number} is "{record.get("title")}"')
-    config = _finding("config", lambda: _config(xml))
+    config = find("config", lambda: _config(xml))
     yield config
     try:
         yield from _examine_connection(settings, api, number)
@@ -168,7 +160,7 @@ def _examine_connection(settings: Settings, api: LabelStudioApi, project: int) -
         return
     # The editor asks the first interactive one.
     chosen = next((backend for backend in backends if backend.get("is_interactive")), backends[0])
-    yield _finding("connection", lambda: _connection(settings, chosen))
+    yield find("connection", lambda: _connection(settings, chosen))
     if chosen.get("is_interactive"):
         yield Finding("interactive", f"clicks go to {chosen.get('url')}")
     else:
@@ -203,17 +195,7 @@ def _examine_click(
     if service is not None:
         middle = Click((width - 1) / 2, (height - 1) / 2)
         body = tool.predict_body(task, (height, width), [middle])
-        yield _finding("click", lambda: _click(settings, service, body))
-
-
-def _finding(check: str, work: Callable[[], str]) -> Finding:
-    try:
-        return Finding(check, work())
-    except Trouble as trouble:
-        return Finding(check, trouble.says, trouble.todo)
-    except ValueError as error:  # our own sentences say what to do themselves
-        says, _, todo = str(error).rpartition("; ")
-        return Finding(check, says or todo, todo)
+        yield find("click", lambda: _click(settings, service, body))
 
 
 def _settings(settings: Settings) -> str:

@@ -12,19 +12,35 @@ The process that works on a job uses `working_on`; queue, start and cancelling a
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
 from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "State": (str,),
+    "bool": (bool,),
+    "float": (int, float),
+    "str | None": (str, type(None)),
+    "int | None": (int, type(None)),
+    "float | None": (int, float, type(None)),
+    "dict[str, float] | None": (dict, type(None)),
+}
+"""What the fields of a `Job` may be, by their annotation."""
+
+logger = logging.getLogger(__name__)
+
 ACTIVE = ("queued", "running")
 
 
@@ -89,15 +105,15 @@ class Jobs:
 
     def last_noc(self, project: int) -> dict[str, float]:
         """What the last job that measured measured; empty if none has."""
-        return next((noc for path in self._paths(project) if (noc := read_job(path).noc)), {})
+        return next((noc for job in self.of(project) if (noc := job.noc)), {})
 
     def of(self, project: int) -> list[Job]:
         """A project's jobs, newest first."""
-        return [read_job(path) for path in self._paths(project)]
+        return list(self._readable(project))
 
     def newest(self, project: int) -> Job | None:
         """The last job that was asked for. It alone can be active."""
-        return next((read_job(path) for path in self._paths(project)), None)
+        return next(self._readable(project), None)
 
     def newest_of_each(self) -> list[Job]:
         """The newest job of each project, in the order they were asked for."""
@@ -111,7 +127,7 @@ class Jobs:
             newest = self.newest(project)
             if newest is not None and newest.active:
                 return newest
-            number = newest.number + 1 if newest is not None else 1
+            number = max((int(path.stem) for path in self._paths(project)), default=0) + 1
             job = Job(project, number, asked_by, now(), last_object=last_object)
             write_job(self.path(job), job)
         return job
@@ -145,6 +161,14 @@ class Jobs:
         number = (self._folder / "running.lock").read_text()
         return int(number) if number else None
 
+    def _readable(self, project: int) -> Iterator[Job]:
+        """A project's jobs, newest first. A damaged file is passed over: it must not hide the others."""
+        for path in self._paths(project):
+            try:
+                yield read_job(path)
+            except (OSError, ValueError) as error:
+                logger.warning("%s is passed over: %s", path, error)
+
     def _paths(self, project: int) -> list[Path]:
         paths = (self._folder / str(project)).glob("*.json")
         return sorted((path for path in paths if path.stem.isdecimal()), key=lambda path: int(path.stem), reverse=True)
@@ -172,7 +196,18 @@ def working_on(path: Path) -> Iterator[Callable[..., None]]:
 
 def read_job(path: Path) -> Job:
     """A job's file as it is now. Raises `OSError` or `ValueError`."""
-    return Job(**orjson.loads(path.read_bytes()))
+    try:
+        job = Job(**orjson.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"it is no training's file ({error})") from None
+    wrong = [
+        field.name
+        for field in fields(Job)
+        if not isinstance(getattr(job, field.name), _KINDS.get(str(field.type), object))
+    ]
+    if wrong or job.state not in get_args(State):
+        raise ValueError(f"it is no training's file (see {', '.join(wrong) or 'state'})")
+    return job
 
 
 def write_job(path: Path, job: Job) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -27,6 +28,9 @@ _DEATH = 10.0  # seconds in which a killed process is gone, at the latest
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
 _SHOWN = 10  # jobs that a project's report lists
 _SETTLED = 2.0  # seconds after which Label Studio's REST interface surely shows what its webhook told of
+
+MOST_QUEUED = 20
+"""Trainings that wait: whoever reaches the port can ask for one of any project."""
 
 COMMAND = (sys.executable, "-m", "backend.finetune")
 """The process that works on a job; `--project N --job FILE` follow."""
@@ -67,9 +71,12 @@ class Training:
 
     def start(self) -> None:
         """Begin the work in the background."""
-        self._due = dict.fromkeys(self._store.projects(), 0.0)  # what came while no server looked
-        if self._immediate:
-            self._adapted_to = {project: self._last_object(project) for project in self._store.projects()}
+        try:
+            self._due = dict.fromkeys(self._store.projects(), 0.0)  # what came while no server looked
+            if self._immediate:
+                self._adapted_to = {project: self._last_object(project) for project in self._store.projects()}
+        except (OSError, sqlite3.Error):  # learning never stops serving
+            logger.exception("what was learnt from cannot be read")
         self._thread = Thread(target=self._run, name="training", daemon=True)
         self._thread.start()
 
@@ -93,6 +100,11 @@ class Training:
 
     def ask(self, project: int, asked_by: str = "Start Training") -> Job:
         """A job for a project: a new one, or the one that waits or runs already."""
+        newest = self.jobs.newest(project)
+        if newest is None or not newest.active:
+            num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
+            if num_waiting >= MOST_QUEUED:
+                raise ValueError(f"{num_waiting} trainings wait already; ask again when some of them are done")
         job = self.jobs.enqueue(project, asked_by, self._last_object(project))
         self._wake.set()
         return job
@@ -163,7 +175,9 @@ class Training:
             for project in due:
                 del self._due[project]
         for project in due:
-            moment = self._store.counts(project).changed_at + self._quiet_seconds
+            changed_at = self._store.counts(project).changed_at
+            ahead = changed_at > time.time()  # the clock was: that moment says nothing
+            moment = 0.0 if ahead else changed_at + self._quiet_seconds
             job = self.jobs.newest(project)
             if job is not None and job.active:
                 moment = time.time() + self._quiet_seconds
@@ -182,6 +196,7 @@ class Training:
             if job.state == "running":
                 self._fail(job, f"its process ended before its work did (killed?): {self._last_words(job)}")
         waiting = [job for job in active if job.state == "queued"]
+        waiting.sort(key=lambda job: not self._store.new_since(job.project, 0))  # asked for, but nothing is known: last
         if waiting:
             self._spawn(waiting[0], device)
         else:

@@ -37,6 +37,11 @@ from skipclick.atomic_io import atomic_write, synchronize
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
+_MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
+MOST_WAITING = 10_000
+"""Events that wait to be worked off, of all projects together."""
+MOST_WAITING_BYTES = 512 << 20
+"""All together."""
 _SWEEP_AFTER = 24 * 3600.0  # seconds that a mask outlives its object, since a job may still read it
 
 _SCHEMA = """
@@ -53,6 +58,9 @@ CREATE TABLE IF NOT EXISTS objects(
 CREATE TABLE IF NOT EXISTS skipped(
     project INTEGER NOT NULL, annotation INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (project, annotation, reason));
+CREATE TABLE IF NOT EXISTS tries(number INTEGER PRIMARY KEY, count INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS set_aside(
+    number INTEGER PRIMARY KEY, project INTEGER NOT NULL, at REAL NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS unreachable(
     project INTEGER NOT NULL, image TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (project, image));
 CREATE VIEW IF NOT EXISTS counting AS
@@ -67,6 +75,10 @@ _UPSERT = """ON CONFLICT DO UPDATE SET task = excluded.task, updated_at = exclud
     at = max(at, excluded.at)"""
 """`number`: the event that an annotation's state comes from. `counting`: of the annotations of a task, made by several
 annotators, one counts: that marked as ground truth, else the one changed last."""
+
+
+class BacklogError(Exception):
+    """Too many events wait; later trainings ask Label Studio for what this one would have told."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +124,46 @@ class AnnotationStore:
         self._folder = folder
         self._max_pixels = max_pixels
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._prepare_database()
+        except sqlite3.OperationalError:  # locked, no rights, no room
+            raise
+        except sqlite3.DatabaseError as error:
+            self._begin_anew(error)
+            self._prepare_database()
+
+    def _prepare_database(self) -> None:
         with self._database() as database:
             database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             database.executescript(_SCHEMA)
+            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if found != "ok":
+                raise sqlite3.DatabaseError(found)
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
+        """Set a damaged database aside: clicks must not wait for its repair, and every training asks Label Studio for
+        all annotations in any case."""
+        aside = f".damaged-{time.time_ns()}"
+        for name in ("annotations.sqlite", "annotations.sqlite-wal", "annotations.sqlite-shm"):
+            with suppress(FileNotFoundError):
+                (self._folder / name).rename(self._folder / f"{name}{aside}")
+        logger.error(
+            "%s is damaged (%s) and was renamed to end with %s; Start Training reads all annotations from Label Studio "
+            "again",
+            self._folder / "annotations.sqlite",
+            error,
+            aside,
+        )
 
     def receive(self, project: int, body: bytes) -> None:
-        """Write down a /webhook body. When this returns the event survives a kill and a power cut."""
+        """Write down a /webhook body. When this returns the event survives a kill and a power cut.
+
+        Raises `BacklogError` where too much waits already.
+        """
         with self._database() as database:
+            count, size = database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM received").fetchone()
+            if count >= MOST_WAITING or size + len(body) > MOST_WAITING_BYTES:
+                raise BacklogError(f"{count} events with {size >> 20} MB wait to be worked off; no more are taken")
             database.execute("INSERT INTO received (project, at, body) VALUES (?, ?, ?)", (project, time.time(), body))
 
     def settle(self) -> int:
@@ -187,6 +232,8 @@ class AnnotationStore:
                 (project, project),
             )
             reasons = {row["reason"]: row[1] for row in skipped}
+            if num_aside := _scalar(database, "SELECT count(*) FROM set_aside WHERE project = ?", project):
+                reasons["the event could not be applied and was set aside"] = num_aside
             num_objects, num_images = database.execute(
                 "SELECT count(*), count(DISTINCT image) FROM counting WHERE project = ?", (project,)
             ).fetchone()
@@ -215,9 +262,43 @@ class AnnotationStore:
         """Work off the oldest event; whether there was one."""
         with self._database() as database:
             row = database.execute("SELECT * FROM received ORDER BY number LIMIT 1").fetchone()
-        if row is not None:
+        if row is None:
+            return False
+        if self._count_try(row["number"]) > _MOST_TRIES:
+            self._set_aside(row)
+            return True
+        try:
             self._apply(row["project"], _event(row["body"], row["project"]), row["number"], at=row["at"])
-        return row is not None
+        except (OSError, sqlite3.Error):  # a full disk, say: not the event's fault
+            self._forget_tries(row["number"])
+            raise
+        except Exception:
+            logger.exception("an event of project %d cannot be applied", row["project"])
+            self._set_aside(row)
+        return True
+
+    def _count_try(self, number: int) -> int:
+        """Write down that an event is about to be applied; how often that was. One that ends the process counts too."""
+        with self._transaction() as database:
+            database.execute("INSERT INTO tries VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1", (number,))
+            return int(_scalar(database, "SELECT count FROM tries WHERE number = ?", number))
+
+    def _forget_tries(self, number: int) -> None:
+        with suppress(sqlite3.Error), self._database() as database:
+            database.execute("DELETE FROM tries WHERE number = ?", (number,))
+
+    def _set_aside(self, row: sqlite3.Row) -> None:
+        """Leave an event out that cannot be applied: nothing is lost, since every training asks Label Studio anew."""
+        logger.error(
+            "an event of project %d with %d bytes is set aside: it could not be applied",
+            row["project"],
+            len(row["body"]),
+        )
+        with self._transaction() as database:
+            values = row["number"], row["project"], row["at"], len(row["body"])
+            database.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?)", values)
+            database.execute("DELETE FROM received WHERE number = ?", (row["number"],))
+            database.execute("DELETE FROM tries WHERE number = ?", (row["number"],))
 
     def _apply(self, project: int, event: Event, number: int, at: float = 0.0, from_label_studio: bool = False) -> None:
         """Let an event take effect: decode and write masks first, then change the database at once.
@@ -250,6 +331,7 @@ class AnnotationStore:
                     self._delete(database, project, annotation, number, at)
             if not from_label_studio:
                 database.execute("DELETE FROM received WHERE number = ?", (number,))
+                database.execute("DELETE FROM tries WHERE number = ?", (number,))
 
     def _prepare(self, database: sqlite3.Connection, project: int, annotation: Annotation) -> _Prepared:
         """Decode an annotation's masks and write those that the store does not have yet."""

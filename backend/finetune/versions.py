@@ -34,6 +34,7 @@ from skipclick.model import SkipClick
 BASE = "base"
 """In the pointer, and for people: the checkpoint that the server was started with."""
 
+_FACTS = ("base", "backbone", "head")  # what every about.json tells
 _POINTER, _WEIGHTS, _ABOUT, _REPORT, _PICTURE = (
     "current",
     "model.safetensors",
@@ -104,7 +105,10 @@ class Versions:
         """One version. Raises `ValueError` if there is none of this number."""
         folder = self._of(project) / f"v{number}"
         try:
-            return Version(project, number, folder, json.loads((folder / _ABOUT).read_bytes()))
+            about = json.loads((folder / _ABOUT).read_bytes())
+            if not isinstance(about, dict) or not all(isinstance(about.get(key), str) for key in _FACTS):
+                raise ValueError
+            return Version(project, number, folder, about)
         except (FileNotFoundError, NotADirectoryError):
             have = ", ".join(f"v{one}" for one in self.numbers(project)) or "none"
             raise ValueError(f"project {project} has no version v{number}; there is {have}") from None
@@ -216,7 +220,7 @@ class Versions:
     def _history(self, project: int) -> list[int | None]:
         """What is in service, then what was before it; None stands for the base."""
         try:
-            lines = (self._of(project) / _POINTER).read_text(encoding="utf-8").split()
+            lines = (self._of(project) / _POINTER).read_text(encoding="utf-8", errors="replace").split()
         except FileNotFoundError:
             return []
         return [int(line[1:]) if re.fullmatch(r"v[1-9]\d*", line) else None for line in lines]

@@ -1,6 +1,6 @@
 """What it costs that CVAT sends clicks without their order: the bundled model, told the clicks in another one.
 
-    python bench/noc.py --protocol serve --dataset GrabCut=DIR --model bench.baselines.click_order:true_order \\
+    python bench/noc.py --protocol serve --dataset GrabCut=DIR --model bench.baselines.click_order:true_order \
         bench.baselines.click_order:in_turn bench.baselines.click_order:positive_first \\
         bench.baselines.click_order:shuffled bench.baselines.click_order:at_once
 

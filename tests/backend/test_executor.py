@@ -211,3 +211,15 @@ def test_on_a_gpu_each_lane_has_a_stream() -> None:
     executor.close()
     assert clicks[0] != encodes[0]
     assert clicks[1] < encodes[1]
+
+
+def test_an_error_in_an_urgency_gives_up_that_work_alone() -> None:
+    def broken() -> Priority:
+        raise RuntimeError("urgency")
+
+    executor = DeviceExecutor()
+    lost = executor.submit(broken, lambda: 1)
+    assert executor.submit(lambda: Priority.CLICK, lambda: 2).result(10) == 2
+    with pytest.raises(CancelledError):
+        lost.result(10)
+    executor.close()

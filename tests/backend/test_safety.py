@@ -35,6 +35,7 @@ import numpy as np
 import pytest
 import requests
 from flask.testing import FlaskClient
+from gunicorn.http.errors import InvalidChunkSize
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -901,3 +902,36 @@ def test_requests_of_the_recordings_are_within_all_limits(client: FlaskClient) -
 def test_label_studio_is_called_though_its_address_is_private(label_studio: Host) -> None:
     assert standing("127.0.0.1") == "private"
     assert fetch(loader(label_studio, ImageHosts(())), f"{label_studio.url}/a.png") == (4, 6, 3)
+
+
+@pytest.mark.parametrize(("path", "most"), [("/setup", 4 << 20), ("/webhook", 24 << 20)])
+def test_configs_and_events_are_no_larger_than_they_need_to_be(client: FlaskClient, path: str, most: int) -> None:
+    answer = client.post(path, data=b" " * (most + 1))
+    assert answer.status_code == 400
+    assert f"larger than the {most >> 20} MB" in answer.json["error"]
+    chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    answer = client.post(path, input_stream=BytesIO(b" " * (most + 1)), environ_overrides=chunked)
+    assert answer.status_code == 400
+
+
+def test_a_malformed_chunk_is_bad_input_without_a_traceback(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Malformed:
+        """As gunicorn hands out a body."""
+
+        def read(self, *_: Any) -> bytes:
+            raise InvalidChunkSize(b"zz")
+
+        def tell(self) -> int:
+            return 0
+
+        def seek(self, *_: int) -> int:
+            return 0
+
+        def close(self) -> None: ...
+
+    chunked = {"wsgi.input_terminated": True, "CONTENT_LENGTH": ""}
+    answer = client.post("/predict", input_stream=Malformed(), environ_overrides=chunked)  # type: ignore[arg-type]
+    assert answer.status_code == 400
+    assert not any(record.exc_info for record in caplog.records)

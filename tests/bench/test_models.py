@@ -41,6 +41,12 @@ def test_a_spec_becomes_the_predictor_it_describes(vit: str) -> None:
     assert (model.resolution, model.dtype, model.flip, model.version) == ((56, 56), torch.bfloat16, True, "small")
 
 
+def test_a_spec_names_the_runtime(vit: str) -> None:
+    model = load_model(ModelSpec(vit, (56, 56), "cpu", "float32", flip=False, runtime="openvino"))
+    assert isinstance(model, Predictor)
+    assert model.runtime == "openvino float32"
+
+
 def test_checkpoints_are_told_from_baselines(vit: str) -> None:
     assert is_checkpoint("bundled")
     assert is_checkpoint(vit)

@@ -16,7 +16,8 @@ from backend.settings import Settings, revealed
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU = ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"
-SECRETS = {"LABEL_STUDIO_TOKEN": "0123456789abcdef", "LABEL_STUDIO_PASSWORD": "password"}
+CVAT = ROOT / "deploy" / "compose.cvat.yaml"
+SECRETS = {"SKIPCLICK": "/skipclick", "LABEL_STUDIO_TOKEN": "0123456789abcdef", "LABEL_STUDIO_PASSWORD": "password"}
 
 
 def services(path: Path) -> dict[str, Any]:
@@ -62,6 +63,24 @@ def test_the_gpu_file_adds_a_gpu_and_nothing_else() -> None:
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     both = services(CPU)["backend"]["environment"] | backend["environment"]
     assert Settings.from_environment(both).device == "cuda"
+
+
+def test_both_services_of_cvat_call_this_server_and_nobody_else_does() -> None:
+    every = services(CVAT)
+    skipclick = every.pop("skipclick")
+    settings = Settings.from_environment(skipclick["environment"])
+    assert settings.cvat == "on"
+    assert "ports" not in skipclick, "CVAT_ANY_ADDRESS is right only while the port is not published"
+    assert skipclick["read_only"] is True
+    assert set(every) == {"cvat_server", "cvat_worker_annotation"}
+    for service in every.values():
+        assert service["environment"] == {
+            "CVAT_SERVERLESS": "1",
+            "CVAT_NUCLIO_SCHEME": "http",
+            "CVAT_NUCLIO_HOST": "skipclick",
+            "CVAT_NUCLIO_PORT": str(settings.port),
+            "CVAT_NUCLIO_INVOKE_METHOD": "dashboard",
+        }
 
 
 @pytest.mark.parametrize("files", [(CPU,), (CPU, GPU)], ids=["cpu", "gpu"])

@@ -300,3 +300,26 @@ def test_masks_of_before_the_start_are_not_adapted_to(
     until(training, lambda: not training._to_adapt)
     assert not jobs.adaptation_log(1).exists()
     training.close()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"project": 1, "number": 2, "asked_by": "x", "created_at": null}']
+)
+def test_a_damaged_jobs_file_hides_no_other(jobs: Jobs, make_training: MakeTraining, content: bytes) -> None:
+    training = make_training()
+    first = training.ask(1)
+    jobs.path(first).with_name("0002.json").write_bytes(content)
+    assert newest(jobs).number == 1
+    assert training.report(1)["jobs"][0]["number"] == 1
+    assert [job.project for job in jobs.newest_of_each()] == [1]
+    write_job(jobs.path(first), Job(1, 1, "x", now(), state="done"))
+    assert training.ask(1).number == 3
+
+
+def test_no_more_trainings_wait_than_can_be_worked_off(make_training: MakeTraining) -> None:
+    training = make_training()
+    for project in range(1, 21):
+        training.ask(project)
+    with pytest.raises(ValueError, match="20 trainings wait already"):
+        training.ask(21)
+    assert training.ask(7).number == 1  # of a project that waits already

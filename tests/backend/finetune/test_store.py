@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.finetune import store as store_module
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.label_studio.annotations import Event, Reason, read_event
 from tests.support.annotation_bodies import HEIGHT, WIDTH, annotation, deleted, drawn, project, region, saved
@@ -274,3 +276,85 @@ def test_a_writer_killed_fifty_times(tmp_path: Path) -> None:
     assert expected <= {one.annotation for one in store.objects(1)} <= expected | {last, last + 1}
     store.sweep(older_than=0)
     assert len(list((tmp_path / "masks" / "1").iterdir())) == len(store.objects(1))
+
+
+# --- events and files that are meant to stop it
+
+
+def test_an_event_that_ends_the_process_is_set_aside_and_stops_no_other(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody counts what it did to the memory; how often it was begun stands in the database."""
+    store.receive(1, json.dumps(saved(annotation(1, 5, [region("deadly", SHOWN)]))).encode())
+    store.receive(1, json.dumps(saved(annotation(2, 6, [region("b", SHOWN)]))).encode())
+    whole = AnnotationStore._apply
+
+    def killed(self: AnnotationStore, project: int, event: Event, *rest: Any, **more: Any) -> None:
+        if any(one.region == "deadly" for saved in event.saved for one in saved.objects):
+            raise KeyboardInterrupt  # as a kill: no handler runs behind it
+        whole(self, project, event, *rest, **more)
+
+    monkeypatch.setattr(AnnotationStore, "_apply", killed)
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            store.settle()
+    assert store.settle() == 2
+    assert regions(store) == ["b"]
+    counts = store.counts(1)
+    assert (counts.waiting, counts.skipped) == (0, {"the event could not be applied and was set aside": 1})
+
+
+def test_an_event_that_cannot_be_applied_is_set_aside_at_once(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as context:
+        context.setattr(AnnotationStore, "_prepare", fails)
+        tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    tell(store, saved(annotation(2, 6, [region("b", SHOWN)])))
+    assert regions(store) == ["b"]
+
+
+def test_a_full_disk_is_not_the_events_fault(store: AnnotationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    store.receive(1, json.dumps(saved(annotation(1, 5, [region("a", SHOWN)]))).encode())
+    with monkeypatch.context() as context:
+        context.setattr(AnnotationStore, "_prepare", fails)
+        for _ in range(9):
+            with pytest.raises(OSError, match="no space"):
+                store.settle()
+    store.settle()
+    assert regions(store) == ["a"]
+
+
+def test_the_backlog_has_bounds(store: AnnotationStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MOST_WAITING", 2)
+    monkeypatch.setattr(store_module, "MOST_WAITING_BYTES", 100)
+    store.receive(1, bytes(60))
+    with pytest.raises(store_module.BacklogError):
+        store.receive(2, bytes(41))
+    store.receive(1, bytes(1))
+    with pytest.raises(store_module.BacklogError, match="2 events"):
+        store.receive(2, bytes(1))
+    store.settle()
+    store.receive(2, bytes(1))
+
+
+@pytest.mark.parametrize("place", [0, 4096, 8192])
+def test_a_damaged_database_is_set_aside_and_begun_anew(store: AnnotationStore, tmp_path: Path, place: int) -> None:
+    for number in range(50):
+        tell(store, saved(annotation(number + 1, 5, [region("a", SHOWN)])))
+    path = tmp_path / "annotations.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(os.urandom(4096))
+    again = AnnotationStore(tmp_path)
+    tell(again, saved(annotation(1, 5, [region("b", SHOWN)])))
+    assert regions(again) == ["b"]
+    assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1

@@ -182,3 +182,20 @@ def test_whoever_is_killed_when_what_is_served_is_complete(tmp_path: Path) -> No
     assert len(seen) > 5
     assert write(versions).number == max(numbers) + 1
     assert list((tmp_path / "versions" / "12").glob(".*.tmp")) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"base": 1}', b"\xff\xfe", b"null"])
+def test_a_damaged_about_is_an_error_in_words(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "versions" / "12" / "v1"
+    folder.mkdir(parents=True)
+    (folder / "about.json").write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        Versions(tmp_path).version(12, 1)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"v99999999999999999999999\n", b"nonsense\n", b""])
+def test_a_damaged_pointer_never_raises(tmp_path: Path, content: bytes) -> None:
+    folder = tmp_path / "versions" / "12"
+    folder.mkdir(parents=True)
+    (folder / "current").write_bytes(content)
+    assert Versions(tmp_path).current(12) in (None, 99999999999999999999999)
