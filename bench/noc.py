@@ -39,7 +39,6 @@ EXAMPLES = """\
 examples:
   python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR --output runs/noc.json
   python bench/noc.py --model mine.safetensors grabcut --dataset GrabCut=DIR --plots runs/plots
-  python bench/noc.py --model bundled --dataset folder=DIR --protocol serve --clicks jitter
   python bench/noc.py --table 3 --model full_model_skipclick.pth sam:DIR --dataset SHSeg=DIR
   python bench/noc.py --model new.safetensors --dataset GrabCut=DIR --compare runs/noc.json
 """

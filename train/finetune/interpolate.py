@@ -18,11 +18,15 @@ SHARES = (1.0, 0.75, 0.5, 0.25)
 
 
 def interpolate(start: SkipClick, learnt: SkipClick, share: float) -> SkipClick:
-    """A new model whose weights lie at `share` in [0, 1] of the way from `start` to `learnt`."""
-    model = copy.deepcopy(start)
+    """A new model whose head lies at `share` in [0, 1] of the way from that of `start` to that of `learnt`.
+
+    Their backbone is one and stays so to the bit: rounding would make 0 of a weight of -0.
+    """
+    model, goals = copy.deepcopy(start), dict(learnt.named_parameters())
     with torch.no_grad():
-        for mine, goal in zip(model.parameters(), learnt.parameters(), strict=True):
-            mine.lerp_(goal, share)
+        for name, mine in model.named_parameters():
+            if not name.startswith("backbone."):
+                mine.lerp_(goals[name], share)
     return model
 
 
