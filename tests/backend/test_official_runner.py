@@ -67,8 +67,8 @@ def test_setup_tells_the_model_version(official: FlaskClient) -> None:
 
 def test_an_unusable_config_is_refused_with_the_same_sentence(official: FlaskClient, client: FlaskClient) -> None:
     body = recorded_requests("01", "/setup")[0]["body"]
-    body["schema"] = body["schema"].replace("BrushLabels", "PolygonLabels")
-    with pytest.raises(ValueError, match="no BrushLabels tag") as refusal:
+    body["schema"] = body["schema"].replace("BrushLabels", "VideoRectangle")
+    with pytest.raises(ValueError, match="tag") as refusal:
         official.post("/setup", json=body)
     assert str(refusal.value) == client.post("/setup", json=body).get_json()["error"]
 
