@@ -218,6 +218,10 @@ class BrightnessModel(nn.Module):
     def backbone(self, image: Tensor) -> tuple[Tensor, ...]:
         return (image,)
 
+    def encode_with_taps(self, image: Tensor) -> tuple[tuple[Tensor, ...], PreparedFeatures]:
+        taps = self.backbone(image)
+        return taps, self.prepare(taps)
+
     def prepare(self, taps: tuple[Tensor, ...], *, compact: bool = False) -> PreparedFeatures:
         return PreparedFeatures(taps[0], ())
 
