@@ -68,7 +68,7 @@ class Scope:
     """How much is measured; by default, each check once with the bundled model at a small size."""
 
     device: str
-    networks: tuple[tuple[str, int, str], ...] = (("skipclick-lite", 64, "float32"),)
+    networks: tuple[tuple[str, int, str], ...] = (("skipclick-lite", 128, "float32"),)
     """Model, side and dtype: whose clicks are measured."""
     served: tuple[int, ...] = (0,)
     """Which of them a server runs."""
@@ -84,7 +84,7 @@ class Scope:
     training: TrainConfig = QUICK_TRAINING
     compiled: tuple[bool, ...] = (False,)
     latency: tuple[str, ...] = (
-        *("--models", "skipclick-lite", "--resolutions", "64", "--dtypes", "float32"),
+        *("--models", "skipclick-lite", "--resolutions", "128", "--dtypes", "float32"),
         *("--rounds", "1", "--size", "160x120", "--no-baselines"),
     )
     """Options of bench/serving/latency.py."""

@@ -31,11 +31,11 @@ def test_the_dry_run_of_make_gpu_check(tmp_path: Path) -> None:
     cases = {(r["check"], r["case"]): r["figures"] for r in found if "figures" in r}
     assert cases["masks", "float32, graphs off"]["lowest IoU"] == 1
     assert (
-        cases["memory", "skipclick-lite 64 float32"] | {"photos": 3, "refused": 0, "other masks": 0}
-        == (cases["memory", "skipclick-lite 64 float32"])
+        cases["memory", "skipclick-lite 128 float32"] | {"photos": 3, "refused": 0, "other masks": 0}
+        == (cases["memory", "skipclick-lite 128 float32"])
     )
     assert all(figures["failed"] == 0 for (check, _), figures in cases.items() if check == "server")
-    clicked = cases["clicks", "skipclick-lite 64 float32"]
+    clicked = cases["clicks", "skipclick-lite 128 float32"]
     assert 0 < clicked["features, MB"] < clicked["with taps, MB"]
     assert min(figure for name, figure in clicked.items() if name.endswith("ms")) > 0
     text = output.with_suffix(".md").read_text()
