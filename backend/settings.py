@@ -168,7 +168,7 @@ class Settings(BaseSettings):
     runtime: Annotated[Literal["auto", "torch", "openvino"], Is("one of auto, torch or openvino")] = Field(
         default="auto",
         description="what runs the model; `auto` is OpenVINO on a CPU where that is faster with the same masks, else "
-        "PyTorch. OpenVINO's graphs are made at the first start and kept in `MODEL_DIR`, or by `compile` of `skipclick`",
+        "PyTorch. OpenVINO's graphs are made at the first start and kept in `MODEL_DIR`, or by `compile` of skipclick",
     )
     resolution: Resolution = Field(default=None, description="what the network sees; by default the checkpoint's own")
     feature_cache_bytes: Size = Field(default=1 << 30, description="memory for the features of images, on the device")
