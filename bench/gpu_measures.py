@@ -103,7 +103,8 @@ def tests(scope: Scope) -> Cases:
     """All tests that need a GPU, in a process of their own, which a broken kernel may end."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "requires_cuda", f"--junitxml={result}"]
+        options = ["-q", "-m", "requires_cuda", f"--junitxml={result}", f"--basetemp={folder}/tests"]
+        command = [sys.executable, "-m", "pytest", *options]
         chosen = [str(path) for path in cuda_tests() if scope.on_gpu or path.name == "test_masks.py"]
         subprocess.run([*command, *chosen], cwd=ROOT, check=False, timeout=240)
         found = {name: int(number) for name, number in re.findall(r' (\w+)="(\d+)"', result.read_text()[:400])}
