@@ -109,7 +109,7 @@ class Replica:
 
     def encodes(self) -> int:
         """Photos that it looked at since it was started."""
-        return int(self.metric("skipclick_cache_misses_total", cache="features"))
+        return int(self.metric("skipclick_encodes_total", kind="photo"))
 
 
 @dataclass
@@ -193,7 +193,8 @@ def fleet(folder: Path, count: int, photos: int) -> Iterator[Fleet]:
     port, photo = free_port(), jpeg(drawn_photo(0, SIZE))
     hosts = [f"127.0.1.{number}" for number in range(1, count + 1)]
     with ExitStack() as stack:
-        files = {f"/data/upload/1/{task}.jpg": photo for task in range(1, photos + 1)}
+        # of the same pixels, but each a file of its own
+        files = {f"/data/upload/1/{task}.jpg": photo + str(task).encode() for task in range(1, photos + 1)}
         settings = {
             "LABEL_STUDIO_URL": stack.enter_context(image_server(files)),
             "RESOLUTION": "128",
