@@ -43,6 +43,7 @@ from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
+from skipclick.simulation import correcting_clicks
 from skipclick.zoom import (
     NOTHING,
     ZoomPrediction,
@@ -155,15 +156,18 @@ class Annotator:
         """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
         pixels, by the project's head.
 
-        What the object begins with, a mask or the area of a box, is the previous mask of the first click; a box also
-        begins with a positive click at its centre. Raises `ImageError` if the image cannot be had, `SizeMismatchError`
-        if it has another size, and `OverloadedError` if the device has no memory for it or the request was given up.
+        What the object begins with, a mask or the area of a box, is the previous mask of the first click. A box also
+        begins with a positive click at its centre, a mask whose first click is negative with one inside it. Raises
+        `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and `OverloadedError` if
+        the device has no memory for it or the request was given up.
         """
         stages: dict[str, float] = {}
         place = self._images.place(image)
-        points = tuple(
-            ([_centre(start, size)] if isinstance(start, Box) else []) + [Click(c.x, c.y, c.positive) for c in clicks]
-        )
+        points = tuple(Click(c.x, c.y, c.positive) for c in clicks)
+        if isinstance(start, Box):
+            points = (_centre(start, size), *points)
+        elif start is not None:
+            points = correcting_clicks(start.mask, points)
         if not points:
             raise ValueError("a mask needs at least one click or a box")
         with _overloaded_if_cancelled(), self._wanted(place, given_up):

@@ -25,6 +25,7 @@ from skipclick.masks import MASK_THRESHOLD, BoxMask
 from skipclick.openvino_runtime import compile_model, graphs_folder
 from skipclick.predictor import DTYPES, RUNTIMES, Predictor
 from skipclick.prompts import Click
+from skipclick.simulation import correcting_clicks
 from skipclick.zoom import crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 
@@ -145,7 +146,8 @@ def _segment(options: argparse.Namespace) -> None:
     features = predictor.encode(image)
     encoded = time.perf_counter()
     session = _zoomed_mask if options.zoom else _mask
-    mask = session(predictor, image, features, options.clicks, begun)
+    clicks = options.clicks if begun is None else correcting_clicks(begun, options.clicks)
+    mask = session(predictor, image, features, clicks, begun)
     mask = clean(BoxMask.of(mask), options.clicks, options.min_part).full()
     clicked = time.perf_counter()
     _write_png(options.output, mask.astype(np.uint8) * 255)

@@ -33,6 +33,21 @@ def error_regions(
     return (target == 1) & ~prediction, (target == 0) & prediction
 
 
+def correcting_clicks(mask: NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Click, ...]:
+    """Clicks that correct a known mask, bool (H, W): where the first one is negative, a positive one goes before it.
+
+    No network has learnt from an object without a positive click; without one it takes nearly all of the mask away. It
+    lies as deep inside the mask as it can, away from the first click, and depends on nothing else.
+    """
+    if not clicks or clicks[0].positive:
+        return tuple(clicks)
+    kept = mask.copy()
+    height, width = mask.shape
+    kept[min(int(clicks[0].y), height - 1), min(int(clicks[0].x), width - 1)] = False
+    depth, (row, column) = _deepest_pixel(kept, ())
+    return (Click(float(column), float(row)), *clicks) if depth else tuple(clicks)
+
+
 def next_click(prediction: NDArray[np.bool_], target: NDArray[np.int8], clicked: Sequence[tuple[int, int]]) -> Click:
     """The evaluation protocol's next click: the pixel deepest inside the larger error.
 

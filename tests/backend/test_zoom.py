@@ -25,6 +25,7 @@ from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.cache import ByteLru, SharedCache
 from skipclick.features import ImageFeatures
+from skipclick.simulation import correcting_clicks
 from skipclick.zoom import (
     DEFAULT_RULE,
     ZoomPrediction,
@@ -293,11 +294,14 @@ def test_a_correction_begins_close_to_the_mask_that_it_corrects(
     mask[40:100, 60:140] = True
     click = SmartClick("a", 130, 90, False)
     found = asked(make_annotator(), [click], start=StartMask.of(mask))
-    pixels, points = coffee(), [Click(click.x, click.y, click.positive)]
+    pixels, points = coffee(), correcting_clicks(mask, [Click(click.x, click.y, click.positive)])
+    assert [point.positive for point in points] == [True, False]
     photo = predictor.encode(np.ascontiguousarray(pixels[::2, ::2]))
     photo = ImageFeatures(photo.taps, photo.prepared, (pixels.shape[0], pixels.shape[1]), photo.head)
-    before = start_zoomed(predictor, mask)
-    request = zoom_request(photo, points, before, crop_encoder(predictor, pixels))
-    assert request.view == next_view(before, points, photo.image_size) != (0, 0, *photo.image_size)
-    (expected,) = predict_zoomed(predictor, [request])
+    state = start_zoomed(predictor, mask)
+    for count in (1, 2):
+        request = zoom_request(photo, points[:count], state, crop_encoder(predictor, pixels))
+        assert request.view == next_view(state, points[:count], photo.image_size) != (0, 0, *photo.image_size)
+        (expected,) = predict_zoomed(predictor, [request])
+        state = expected.state
     np.testing.assert_array_equal(found.mask.full(), expected.mask.full())

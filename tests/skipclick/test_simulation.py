@@ -14,6 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from skipclick import Click
 from skipclick.simulation import (
+    correcting_clicks,
     error_regions,
     jittered_click,
     next_click,
@@ -187,3 +188,17 @@ def test_shapes_must_agree() -> None:
         next_click(np.zeros((3, 4), bool), np.zeros((4, 3), np.int8), [])
     with pytest.raises(ValueError, match="differ in shape"):
         training_click_region(np.zeros((3, 4), np.float32), np.zeros((4, 3), np.int8))
+
+
+def test_a_correction_that_begins_with_a_negative_click_has_a_positive_one_before_it() -> None:
+    mask = np.zeros((60, 80), np.bool_)
+    mask[10:50, 10:70] = True
+    negative, positive = Click(39, 29, positive=False), Click(20, 20)
+    before, after = correcting_clicks(mask, [negative])
+    assert after == negative
+    assert before.positive
+    assert mask[int(before.y), int(before.x)]
+    assert np.hypot(before.x - negative.x, before.y - negative.y) > 10
+    assert correcting_clicks(mask, [negative, positive])[0] == before, "later clicks move nothing"
+    assert correcting_clicks(mask, [positive, negative]) == (positive, negative)
+    assert correcting_clicks(np.zeros((60, 80), np.bool_), [negative]) == (negative,)

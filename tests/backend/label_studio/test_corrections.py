@@ -155,7 +155,7 @@ def test_a_negative_click_after_a_positive_one_begins_no_correction(client: Flas
 
 def test_the_same_click_on_another_mask_is_answered_by_that_mask(client: FlaskClient) -> None:
     """What is remembered of clicks must not stand in for those that began with another mask."""
-    for mask in (OBJECT, rectangle(40, 50, 60, 70), OBJECT):
+    for mask in (OBJECT, rectangle(35, 45, 75, 85), OBJECT):
         (found,) = answer(client, body_with(saved("mine", mask)))
         assert not (read_mask(found, b"", HEIGHT, WIDTH) & ~mask).any()
         assert read_mask(found, b"", HEIGHT, WIDTH)[85, 95] == mask[85, 95]
