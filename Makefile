@@ -26,8 +26,10 @@ INSTALL = $(@D)/bin/python -m pip install --no-deps --no-build-isolation
 # Scripts import this checkout's packages, also where it shares an environment with another one.
 SCRIPT := PYTHONPATH="$(CURDIR)" $(BIN)/python
 
-# One thread each, so that results do not depend on the machine; modules stay together and in their order.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder
+# One thread each, so that results do not depend on the machine; modules stay together and in their order. A worker that
+# dies is not replaced: pytest-xdist would wait for it without end.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(TEST_WORKERS) --dist=loadfile --no-loadscope-reorder \
+    --max-worker-restart=0
 
 # What annotators get from MODEL, on the small set that lies in the repository.
 CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evaluation/check_set --protocol serve --jobs 2
