@@ -147,6 +147,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.resume and not options.output:
         raise ValueError("--resume continues the journal beside --output: give the --output of the interrupted run")
+    if options.plots and options.start:
+        raise ValueError("--plots draws objects that begin with nothing: omit --start")
     if options.plots:
         try:
             import matplotlib  # noqa: F401

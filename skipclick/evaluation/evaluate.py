@@ -26,7 +26,7 @@ from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
-from skipclick.simulation import jittered_click, next_click
+from skipclick.simulation import correcting_clicks, jittered_click, next_click
 from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 F = TypeVar("F")
@@ -151,6 +151,9 @@ class _Session(Generic[F]):
     state: Any = None
     """What the model hands from click to click: its last probability, or whatever `Predictor.predict` keeps."""
     clicks: list[Click] = field(default_factory=list)
+    """The annotator's."""
+    given: list[Click] = field(default_factory=list)
+    """What the model gets: the annotator's clicks, and before the first one whatever the server puts there."""
     ious: list[float] = field(default_factory=list)
     click_ms: list[float] = field(default_factory=list)
     crops: set[Box] = field(default_factory=set)
@@ -180,6 +183,14 @@ class _Session(Generic[F]):
             self.state = model.start_state(self.mask)
         else:
             self.state = self.mask.astype(np.float32)
+
+    def takes_lead(self, rules: Rules) -> bool:
+        """Whether the server gives a click of its own before the annotator's first one, which then is in `given`: it
+        does where a mask is corrected by a negative click, see `correcting_clicks`."""
+        if rules.protocol != "serve" or self.state is None or self.first_click is not None or len(self.clicks) != 1:
+            return False
+        self.given = list(correcting_clicks(self.mask, self.clicks)[:-1])
+        return bool(self.given)
 
     def next_click(self, seed: int | None) -> Click:
         """Where the annotator clicks now."""
@@ -270,7 +281,7 @@ def replay(model: ClickModel[F], image: NDArray[np.uint8], clicks: Sequence[Clic
     encode_crop = crop_encoder(model, image) if _zooms(model, rules) else None
     session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0, encode_crop)
     for click in clicks:
-        session.clicks.append(click)
+        session.given.append(click)
         [(session.mask, session.state)], _ = _answers(model, [session], rules, nullcontext())
     return session.mask
 
@@ -294,6 +305,12 @@ def _click_until_good(
     while still_open := [session for session in sessions if session.is_open(rules)]:
         for session in still_open:
             session.clicks.append(session.next_click(seed))
+        if led := [session for session in still_open if session.takes_lead(rules)]:
+            answers, _ = _answers(model, led, rules, device)
+            for session, (_, state) in zip(led, answers, strict=True):
+                session.state = state
+        for session in still_open:
+            session.given.append(session.clicks[-1])
         answers, milliseconds = _answers(model, still_open, rules, device)
         for session, (session.mask, session.state) in zip(still_open, answers, strict=True):
             session.ious.append(mask_iou(session.mask, session.target))
@@ -318,10 +335,10 @@ def _answers(
         if _zooms(model, rules):
             answers = [(answer.mask.full(), answer.state) for answer in predict_zoomed(model, requests)]
         elif rules.protocol == "serve" and isinstance(model, Predictor):
-            served = model.predict([ClickRequest(one.features, one.clicks, one.state) for one in sessions])
+            served = model.predict([ClickRequest(one.features, one.given, one.state) for one in sessions])
             answers = [(answer.mask.full(), answer.state) for answer in served]
         else:
-            features, clicks, states = zip(*((one.features, one.clicks, one.state) for one in sessions), strict=True)
+            features, clicks, states = zip(*((one.features, one.given, one.state) for one in sessions), strict=True)
             if isinstance(model, BatchModel):
                 probabilities = model.click_batch(features, clicks, states)
             else:
@@ -333,7 +350,7 @@ def _answers(
 def _zoom_request(session: _Session[Any]) -> ZoomRequest:
     if session.encode_crop is None:
         raise ValueError("zoom-in needs the photo: use `evaluate`, or rules without zoom")
-    request = zoom_request(session.features, session.clicks, session.state, session.encode_crop)
+    request = zoom_request(session.features, session.given, session.state, session.encode_crop)
     if request.features is not session.features:
         session.crops.add(request.view)
     return request

@@ -235,6 +235,7 @@ def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
         (["--output", "runs/noc.txt"], "ends in .json"),
         (["--protocol", "serve", "--flip"], "mirrored photo"),
         (["--zoom"], "published figures are without zoom-in"),
+        (["--start", "box", "--plots", "runs/plots"], "omit --start"),
         (["--compare", "nowhere.json"], "nowhere.json"),
     ],
 )

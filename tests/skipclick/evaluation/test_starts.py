@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,9 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.evaluate import evaluate, make_rules
 from skipclick.evaluation.starts import BEST, WORST, box_of, noisy_mask, read_start
 from skipclick.metrics import mask_iou
-from skipclick.predictor import Predictor
+from skipclick.predictor import ClickRequest, Predictor
+from skipclick.simulation import correcting_clicks
+from skipclick.zoom import crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 
 def disk(radius: int = 40) -> NDArray[np.int8]:
@@ -75,3 +78,33 @@ def test_every_protocol_begins_with_what_it_is_given(protocol: str, start: str) 
         assert mask[int(first.y), int(first.x)] != first.positive == (target[int(first.y), int(first.x)] == 1)
     plain = make_rules(protocol, "center", 0, [85], False if protocol == "paper" else None)  # type: ignore[arg-type]
     assert next(iter(evaluate(predictor, [sample], plain))).ious[0] != found.ious[0]
+
+
+@pytest.mark.parametrize("zoom", [False, True])
+def test_a_negative_first_click_corrects_a_mask_as_the_server_lets_it(tmp_path: Path, zoom: bool) -> None:
+    """The server gives a positive click of its own before it, which is none of the annotator's."""
+    target = disk()
+    mask = target == 1
+    mask[40:100, 120:190] = True  # what the annotator takes away first
+    cv2.imwrite(str(tmp_path / "disk.png"), mask.astype(np.uint8) * 255)
+    photo = np.full((160, 200, 3), 90, np.uint8)
+    photo[target == 1] = 200
+    predictor = Predictor(load_checkpoint("bundled"), (96, 128))
+    rules = make_rules("serve", "center", 0, [85], None, zoom, str(tmp_path))
+    (found,) = evaluate(predictor, [Sample("disk", photo, {1: target}, None)], replace(rules, num_clicks=1))
+    assert [click.positive for click in found.clicks] == [False]
+    kept, taken = correcting_clicks(mask, found.clicks)
+    assert kept.positive
+    assert taken == found.clicks[0]
+    features = predictor.encode(photo)
+    if zoom:
+        crop = crop_encoder(predictor, photo)
+        state, served = start_zoomed(predictor, mask), None
+        for clicks in ([kept], [kept, taken]):
+            (served,) = predict_zoomed(predictor, [zoom_request(features, clicks, state, crop)])
+            state = served.state
+    else:
+        (first,) = predictor.predict([ClickRequest(features, [kept], predictor.start_state(mask))])
+        (served,) = predictor.predict([ClickRequest(features, [kept, taken], first.state)])
+    assert served is not None
+    assert found.ious == [mask_iou(served.mask.full(), target)]
