@@ -9,7 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from http import HTTPStatus
 from threading import BoundedSemaphore
@@ -38,7 +38,7 @@ from backend.label_studio.labeling_config import (
     labeling_config_doubts,
     parse_labeling_config,
 )
-from backend.label_studio.leftovers import without_leftovers
+from backend.label_studio.leftovers import Decode, without_leftovers
 from backend.label_studio.protocol import (
     Json,
     Limits,
@@ -56,17 +56,18 @@ from backend.label_studio.protocol import (
     task_image,
     task_key,
 )
-from backend.label_studio.regions import Output, mask_response, read_mask
+from backend.label_studio.regions import Output, marks_of, mask_response, read_mask, read_start
 from backend.label_studio.signs import SignMemory
 from backend.nuclio import build_nuclio
 from backend.pages import build_pages
-from backend.prompts import StartMask
+from backend.prompts import Start, StartMask
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
 from skipclick.cleaning import clean
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
+from skipclick.strokes import Stroke
 
 RESERVED_THREADS = 4
 """Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
@@ -227,13 +228,22 @@ def _predict(
     if prompts is not None:
         with _slot(slots):
             return _picture(body, prompts, project, annotator, output, given_up)
-    asked = mask_request(body, signs.recall, limits)
-    if asked is None:
-        _warm(body, annotator)
-        return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
-    signs.remember(task_key(body.tasks[0]), asked.clicks)
-    with _slot(slots):
-        return _mask(raw, body, asked, project, annotator, output, given_up)
+
+    def decode(region: Json, height: int, width: int) -> NDArray[np.bool_]:
+        if given_up():
+            raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
+        return read_mask(region, raw, height, width)
+
+    def painted(region: Json, positive: bool, height: int, width: int) -> Stroke:
+        return Stroke(decode(region, height, width), positive)
+
+    with _slot(slots) if body.context else nullcontext():
+        asked = mask_request(body, signs.recall, limits, painted)
+        if asked is not None:
+            signs.remember(task_key(body.tasks[0]), asked.clicks)
+            return _mask(body, asked, decode, project, annotator, output, given_up)
+    _warm(body, annotator)
+    return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
 
 
 def _event(body: PredictBody, annotator: Annotator) -> dict[str, Any]:
@@ -270,32 +280,29 @@ def _picture(
 
 
 def _mask(
-    raw: bytes,
     body: PredictBody,
     asked: MaskRequest,
+    decode: Decode,
     project: int | None,
     annotator: Annotator,
     output: Output,
     given_up: GivenUp,
 ) -> dict[str, Any]:
     """The answer to a request for a mask."""
-
-    def decode(region: Json, height: int, width: int) -> NDArray[np.bool_]:
-        if given_up():
-            raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
-        return read_mask(region, raw, height, width)
-
     asked = without_leftovers(asked, body.tasks[0], decode)
-    corrected = corrected_region(asked, body.tasks[0], decode, output.correct_regions)
+    size = asked.target.height, asked.target.width
+    start: Start | None = read_start(body.start, *size) if body.start else asked.box
+    corrected = None if body.start else corrected_region(asked, body.tasks[0], decode, output.correct_regions)
+    if corrected is not None:
+        start = StartMask.of(corrected.mask)
     g.facts["clicks"] = len(asked.clicks)
-    if corrected is None and not asked.has_positive:
+    is_known = start is not None and (asked.box is not None or bool(asked.clicks))
+    if not is_known and not asked.has_positive:
         _warm(body, annotator)
         return empty_response(annotator.version_of(project))
-    size = asked.target.height, asked.target.width
-    start = StartMask.of(corrected.mask) if corrected is not None else asked.box
     annotation = annotator.annotate(asked.image, asked.clicks, start, size, given_up, project)
     begin = time.perf_counter()
-    mask = clean(annotation.mask, [Click(c.x, c.y, c.positive) for c in asked.clicks], output.mask_min_part)
+    mask = clean(annotation.mask, marks_of(asked), output.mask_min_part)
     if mask.empty:
         answer = empty_response(annotation.version)
     else:

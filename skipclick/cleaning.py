@@ -1,4 +1,4 @@
-"""What annotators expect of a mask beyond what the network says: clicks hold, and there are no specks."""
+"""What annotators expect of a mask beyond what the network says: clicks and strokes hold, and there are no specks."""
 
 from __future__ import annotations
 
@@ -10,18 +10,27 @@ from numpy.typing import NDArray
 
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
+from skipclick.strokes import Stroke
 
 _HELD = 1 / 200
 """Radius, as a share of the photo's shorter side, of what is changed around a click that the network did not follow."""
 
 
-def clean(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> BoxMask:
-    """A mask in which each clicked pixel has the sign it was given (of two clicks on one pixel the later one's), and
-    no part or hole is smaller than `smallest`, a share of the mask's area, unless a click lies in it.
+def clean(mask: BoxMask, marks: Sequence[Click | Stroke], smallest: float) -> BoxMask:
+    """A mask in which each pixel that was clicked or painted has the sign it was given (of two on one pixel the later
+    one's), and no part or hole is smaller than `smallest`, a share of the mask's area, unless such a pixel lies in it.
 
-    The largest part always stays. clicks: in pixels of the photo.
+    The largest part always stays. marks: in pixels of the photo, oldest first.
     """
-    return _without_specks(_holding(mask, clicks), clicks, smallest)
+    clicks = [mark for mark in marks if isinstance(mark, Click)]
+    if len(clicks) == len(marks):
+        return _without_specks(_holding(mask, clicks), clicks, smallest)
+    signs = np.zeros(mask.size, np.int8)
+    for mark in marks:
+        signs[_pixel(mark, mask.size) if isinstance(mark, Click) else mark.mask] = 1 if mark.positive else -1
+    standing = [click for click in clicks if (signs[_pixel(click, mask.size)] > 0) == click.positive]
+    whole = _without_specks(_holding(mask, standing), standing, smallest).full()
+    return BoxMask.of((whole | (signs > 0)) & (signs >= 0))
 
 
 def _holding(mask: BoxMask, clicks: Sequence[Click]) -> BoxMask:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -23,10 +23,13 @@ from backend.label_studio.labeling_config import (
 )
 from backend.prompts import Box, ImageReference, SmartClick
 
+if TYPE_CHECKING:
+    from skipclick.strokes import Stroke
+
 Json = Mapping[str, Any]
 _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
 
-KEYPOINT, RECTANGLE = "keypointlabels", "rectanglelabels"
+KEYPOINT, RECTANGLE, BRUSH = "keypointlabels", "rectanglelabels", "brushlabels"
 _SHAPES = ("keypoint", "rectangle", "ellipse", "polygon", "vector")
 _DRAWN = {*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)}
 """Types of what is drawn on an image and is no mask."""
@@ -35,6 +38,13 @@ _SIGNS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 
 Recall = Callable[[str, str], bool | None]
 """(task, keypoint id) -> the sign that the keypoint came with earlier, or None. See `task_key`."""
+
+
+ReadStroke = Callable[[Json, bool, int, int], "Stroke"]
+"""(region, sign, height, width) -> what was painted. Raises `ValueError` for what does not fit."""
+
+_MOST_PAINTED = 400 << 20
+"""Pixels of all strokes of a request together."""
 
 
 class ProtocolError(ValueError):
@@ -66,12 +76,15 @@ class RegionTarget:
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """One object to segment: clicks in order, and the box it began with, if any."""
+    """One object to segment: clicks in order, and the box it began with, if any. A stroke is among the clicks by some
+    that stand for it, and that have its id."""
 
     image: ImageReference
     clicks: tuple[SmartClick, ...]
     box: Box | None
     target: RegionTarget
+    strokes: Mapping[str, Stroke] = field(default_factory=dict)
+    """What was painted, by the id of its clicks."""
 
     @property
     def has_positive(self) -> bool:
@@ -88,6 +101,8 @@ class PredictBody:
     project: str
     label_config: str
     context: tuple[Json, ...] | None
+    start: str = ""
+    """Of this server's page, not of Label Studio: the mask that the clicks correct, a PNG's data URL."""
     event: str = ""
     """What the next editor reports or asks, see `next_editor`; empty for clicks."""
     login: str | None = None
@@ -165,6 +180,7 @@ def read_predict(body: Any) -> PredictBody:
         project=name_of(body.get("project"), "project"),
         label_config=_text(body, "label_config", "label_config"),
         context=items,
+        start=_text(context, "start", "params.context.start"),
         event=_text(context, "event", "params.context.event"),
         login=_text(params, "login", "params.login") or None,
         password=_text(params, "password", "params.password") or None,
@@ -211,13 +227,18 @@ def task_image(body: PredictBody, task: Json) -> ImageReference:
     return _reference(body, task, config, prompted_image(config), None)
 
 
-def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -> MaskRequest | None:
+def mask_request(
+    body: PredictBody, recall: Recall, limits: Limits = Limits(), read_stroke: ReadStroke | None = None
+) -> MaskRequest | None:
     """The object that the clicks of `body.context` ask for, or None if none of them is a prompt.
 
     The object is that of the newest smart keypoint or rectangle: its label, its image, its kind of region.
     Items that share all of these are its prompts; everything else in the context is foreign. Of several
     rectangles the newest counts: the editor keeps sending the earlier ones, and each was drawn to begin an
     object.
+
+    A region of a smart BrushLabels tag is a stroke, positive unless it says otherwise; it belongs to the keypoints of
+    its label. Without `read_stroke` strokes are foreign.
 
     A keypoint without `is_positive` was either made without the smart tool, then it is an annotation of its
     own and no prompt, or it is a click that the editor restored after a reload and whose sign it lost. The
@@ -235,23 +256,28 @@ def mask_request(body: PredictBody, recall: Recall, limits: Limits = Limits()) -
         raise ProtocolError(f"a request with clicks concerns one task, this one has {len(body.tasks)}")
     task = body.tasks[0]
     config = _config(body, task)
-    prompts = [item for item in body.context if _is_prompt(item, config)]
+    prompts = [item for item in body.context if _is_prompt(item, config, with_strokes=read_stroke is not None)]
     if not prompts:
         _explain(body.context, config)
     signs = _signs(task, prompts, recall)
-    prompts = [item for item in prompts if item["type"] == RECTANGLE or _id(item) in signs]
+    prompts = [item for item in prompts if item["type"] != KEYPOINT or _id(item) in signs]
     if not prompts:
         return None
     newest = prompts[-1]
-    group = [item for item in prompts if _group(item) == _group(newest)]
+    group = [item for item in prompts if _are_of_one_object(item, newest)]
     if len(group) > limits.clicks:
         raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
     width, height = _size(newest, limits)
+    painted = [item for item in group if item["type"] == BRUSH]
+    if len(painted) * width * height > _MOST_PAINTED:
+        raise ProtocolError(f"{len(painted)} strokes are more than a photo of {width} x {height} pixels can have")
+    strokes = {_id(item): _stroke(item, read_stroke, width, height) for item in painted if read_stroke is not None}
     tag, image, item_index, _ = _group(newest)
     mask_tag, labels = choose_mask_tag(config, config.controls[tag], image, _labels(newest))
     return MaskRequest(
         image=_reference(body, task, config, image, item_index),
-        clicks=tuple(_click(item, signs, width, height) for item in group if item["type"] == KEYPOINT),
+        clicks=tuple(click for item in group for click in _clicks(item, signs, strokes, width, height)),
+        strokes=strokes,
         box=percent_box(newest, width, height) if newest["type"] == RECTANGLE else None,
         target=RegionTarget(
             kind=mask_tag.kind,
@@ -344,10 +370,13 @@ def _config(body: PredictBody, task: Json) -> LabelingConfig:
     return parse_labeling_config(body.label_config).for_task(_object(task, "data", "data"))
 
 
-def _is_prompt(item: Json, config: LabelingConfig) -> bool:
-    """Whether an item is a keypoint or rectangle of a control of the config, and complete."""
+def _is_prompt(item: Json, config: LabelingConfig, with_strokes: bool) -> bool:
+    """Whether an item is a keypoint, rectangle or stroke of a control of the config, and complete."""
     name = item.get("from_name")
     control = config.controls.get(name) if isinstance(name, str) else None
+    if with_strokes and item.get("type") == BRUSH and control is not None and control.kind == BRUSH and control.smart:
+        value = _mapping(item.get("value"))
+        return item.get("to_name") in control.to_names and "rle" in value and BRUSH in value
     return (
         item.get("type") in (KEYPOINT, RECTANGLE)
         and control is not None
@@ -410,6 +439,12 @@ def _group(item: Json) -> tuple[str, str, int | None, str]:
     if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
         raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number from 0 on')
     return item["from_name"], item["to_name"], page, next(iter(_labels(item)), "")
+
+
+def _are_of_one_object(one: Json, other: Json) -> bool:
+    """Whether two prompts are of one object: strokes and keypoints go together, whatever their tags are called."""
+    (tag, *place), (other_tag, *other_place) = _group(one), _group(other)
+    return place == other_place and (tag == other_tag or {one["type"], other["type"]} == {KEYPOINT, BRUSH})
 
 
 def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, bool]:
@@ -477,6 +512,25 @@ def _image_rotation(item: Json) -> float:
     if not isinstance(rotation, (int, float)):
         raise ProtocolError(f'"image_rotation" of a {item["type"]} item must be a number')
     return rotation
+
+
+def _stroke(item: Json, read_stroke: ReadStroke, width: int, height: int) -> Stroke:
+    try:
+        return read_stroke(item, _sign(item) is not False, height, width)
+    except ProtocolError:
+        raise
+    except ValueError as error:
+        raise ProtocolError(f"a stroke cannot be read: {error}") from None
+
+
+def _clicks(
+    item: Json, signs: Mapping[str, bool], strokes: Mapping[str, Stroke], width: int, height: int
+) -> Iterator[SmartClick]:
+    if item["type"] == KEYPOINT:
+        yield _click(item, signs, width, height)
+    elif item["type"] == BRUSH:
+        for click in strokes[_id(item)].clicks():
+            yield SmartClick(_id(item), int(click.x), int(click.y), click.positive)
 
 
 def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> SmartClick:

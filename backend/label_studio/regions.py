@@ -16,16 +16,20 @@ import math
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.label_studio.corrections import FirstClick, SavedRegion
-from backend.label_studio.protocol import Json, RegionTarget, region_rle
+from backend.label_studio.protocol import Json, MaskRequest, ProtocolError, RegionTarget, region_rle
+from backend.prompts import StartMask
 from skipclick import bitmask, brush_rle, polygons
 from skipclick.evaluation.datasets.label_studio import mask_shape, region_piece
 from skipclick.masks import BoxMask
+from skipclick.prompts import Click
+from skipclick.strokes import Stroke
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,24 @@ def read_mask(region: Json, raw: bytes, height: int, width: int) -> NDArray[np.b
     if mask_shape(region) is None:
         raise ValueError("the region has no mask")
     return replace(region_piece(region, lambda one: region_rle(one, raw)), size=(height, width)).mask()
+
+
+def marks_of(request: MaskRequest) -> list[Click | Stroke]:
+    """What the mask must hold: clicks, and behind the last click of a stroke the stroke itself."""
+    marks: list[Click | Stroke] = []
+    for mark_id, clicks in groupby(request.clicks, lambda click: click.id):
+        marks += [Click(click.x, click.y, click.positive) for click in clicks]
+        if mark_id in request.strokes:
+            marks.append(request.strokes[mark_id])
+    return marks
+
+
+def read_start(url: str, height: int, width: int) -> StartMask:
+    """The mask of a PNG's data URL that clicks on a photo of this size correct. Raises `ProtocolError`."""
+    try:
+        return StartMask.of(bitmask.decode(url, height, width))
+    except ValueError as error:
+        raise ProtocolError(f'"params.context.start" is no mask of this photo: {error}') from None
 
 
 def _brush(mask: BoxMask, output: Output) -> list[dict[str, Any]]:

@@ -1,17 +1,19 @@
 // The page /ui: the server's status, and a place to try the model. It asks /predict as Label Studio does.
 
 const LABEL_CONFIG = `<View><Image name="image" value="$image"/>
-  <BrushLabels name="mask" toName="image" smart="false"><Label value="Object"/></BrushLabels>
+  <BrushLabels name="mask" toName="image" smart="true"><Label value="Object"/></BrushLabels>
   <KeyPointLabels name="click" toName="image" smart="true"><Label value="Object"/></KeyPointLabels></View>`;
 const STATUS_EVERY = 3000; // milliseconds
+const STROKE = 10; // pixels of the screen that a stroke is wide
 const GREEN = "#18a558", RED = "#e03c3c", MASK = [30, 136, 255, 115], EDGE = [255, 255, 255, 235]; // RGBA
 
 const at = (id) => document.getElementById(id);
 const canvas = at("photo");
 const base = location.origin + location.pathname; // without a password that may stand in the address
 
-// What is on screen. Clicks are pixels of the photo; `mask` is a canvas of the photo's size, or null.
-let photo = null, dataUri = "", clicks = [], mask = null, cross = null, pending = null;
+// What is on screen. A mark is a click or a stroke, in pixels of the photo; `start` is the mask that marks correct, as a
+// PNG's data URL, or empty; `mask` is a canvas of the photo's size, or null; `path` the stroke that is being drawn.
+let photo = null, dataUri = "", marks = [], start = "", mask = null, cross = null, path = null, pending = null;
 
 // --- the server
 
@@ -28,28 +30,66 @@ function requestBody(result) {
     tasks: [{id: null, data: {image: dataUri}}],
     label_config: LABEL_CONFIG,
     project: "ui",
-    params: {context: result && {result}},
+    params: {context: result && {result, ...(start && {start})}},
   };
 }
 
-function keypoint(click, number) {
+function prompt(mark, number) {
   const width = photo.naturalWidth, height = photo.naturalHeight;
-  return {
+  const item = {
     id: `ui-${number}`,
-    type: "keypointlabels",
-    from_name: "click",
     to_name: "image",
     original_width: width,
     original_height: height,
     image_rotation: 0,
-    is_positive: click.positive,
-    value: {
-      x: 100 * (click.x + 0.5) / width,
-      y: 100 * (click.y + 0.5) / height,
-      width: 0.2,
-      keypointlabels: ["Object"],
-    },
+    is_positive: mark.positive,
   };
+  if (mark.path) {
+    const value = {format: "rle", rle: encodeRle(painted(mark)), brushlabels: ["Object"]};
+    return {...item, type: "brushlabels", from_name: "mask", value};
+  }
+  const place = {x: 100 * (mark.x + 0.5) / width, y: 100 * (mark.y + 0.5) / height, width: 0.2};
+  return {...item, type: "keypointlabels", from_name: "click", value: {...place, keypointlabels: ["Object"]}};
+}
+
+/** The alpha values of a stroke's pixels, 0 or 255. */
+function painted(stroke) {
+  const context = new OffscreenCanvas(photo.naturalWidth, photo.naturalHeight).getContext("2d");
+  trace(context, stroke);
+  return alphaOf(context).map((alpha) => alpha > 127 ? 255 : 0);
+}
+
+function alphaOf(context) {
+  const {data} = context.getImageData(0, 0, context.canvas.width, context.canvas.height);
+  return Uint8Array.from({length: data.length / 4}, (_, pixel) => data[4 * pixel + 3]);
+}
+
+/** Label Studio's brush RLE of alpha values, one a pixel: runs of at most 65536 values, four a pixel. */
+export function encodeRle(alpha) {
+  const bytes = [];
+  let current = 0, filled = 0;
+  const write = (value, count) => {
+    for (let bit = count - 1; bit >= 0; bit--) {
+      current = current * 2 + (Math.floor(value / 2 ** bit) & 1);
+      if (++filled % 8 === 0) {
+        bytes.push(current);
+        current = 0;
+      }
+    }
+  };
+  write(4 * alpha.length, 32);
+  write(7, 5);
+  [2, 3, 7, 15].forEach((size) => write(size, 4));
+  for (let first = 0; first < alpha.length;) {
+    let end = first + 1;
+    while (end < alpha.length && alpha[end] === alpha[first] && end - first < 16384) end++;
+    write(0b111, 3); // a run whose length takes 16 bits
+    write(4 * (end - first) - 1, 16);
+    write(alpha[first], 8);
+    first = end;
+  }
+  write(0, (8 - filled % 8) % 8);
+  return bytes;
 }
 
 /** The alpha values of Label Studio's brush RLE, one a pixel. The format is described in skipclick/brush_rle.py. */
@@ -101,10 +141,13 @@ function tinted(alpha, width, height) {
 
 async function segment() {
   pending?.abort();
-  at("undo").disabled = at("clear").disabled = clicks.length === 0;
-  if (clicks.length === 0) {
+  at("undo").disabled = marks.length === 0;
+  at("clear").disabled = marks.length === 0 && !start;
+  at("begin").disabled = !photo;
+  if (marks.length === 0) {
     mask = null;
-    say("");
+    say(start ? "click where the mask is wrong" : "");
+    if (start) await showStart();
     draw();
     return;
   }
@@ -113,14 +156,17 @@ async function segment() {
   const {signal} = pending = new AbortController();
   const begin = performance.now();
   try {
-    const {answer, timing} = await ask("predict", requestBody(clicks.map(keypoint)), signal);
+    const {answer, timing} = await ask("predict", requestBody(marks.map(prompt)), signal);
     const total = performance.now() - begin;
     const [region] = answer.results[0].result;
     mask = region ? tinted(decodeRle(region.value.rle, photo.naturalWidth * photo.naturalHeight),
                            photo.naturalWidth, photo.naturalHeight) : null;
     const stages = [...timing.matchAll(/(\w+);dur=([\d.]+)/g)].map(([, name, ms]) => `${name} ${Math.round(ms)} ms`);
     const found = region ? `score ${region.score.toFixed(2)}` : "no mask: click on the object first";
-    say(`${clicks.length} ${clicks.length === 1 ? "click" : "clicks"} · ${found} · answered in ${Math.round(total)} ms` +
+    const strokes = marks.filter((mark) => mark.path).length, clicks = marks.length - strokes;
+    const counts = [[clicks, "click"], [strokes, "stroke"]].filter(([count]) => count)
+      .map(([count, name]) => `${count} ${name}${count === 1 ? "" : "s"}`);
+    say(`${counts.join(", ")} · ${found} · answered in ${Math.round(total)} ms` +
         (stages.length ? ` (${stages.join(", ")})` : ""));
   } catch (error) {
     if (error.name === "AbortError") return; // a newer click is on its way
@@ -130,20 +176,58 @@ async function segment() {
   draw();
 }
 
-function addClick(x, y, positive) {
+function add(mark) {
   if (!photo) return;
-  clicks.push({x, y, positive});
+  cross = null;
+  marks.push(mark);
   segment();
 }
 
 function undo() {
-  clicks.pop();
+  marks.pop();
   segment();
 }
 
 function clear() {
-  clicks = [];
+  [marks, start] = [[], ""];
   segment();
+}
+
+/** Begin with the mask in a file: what is white, or of a picture with transparency what is opaque. */
+async function beginWith(blob) {
+  if (!blob || !photo) return;
+  try {
+    const image = await createImageBitmap(blob);
+    if (image.width !== photo.naturalWidth || image.height !== photo.naturalHeight) {
+      const sizes = `${image.width} × ${image.height} pixels, the photo ${photo.naturalWidth} × ${photo.naturalHeight}`;
+      say(`the mask has ${sizes}`, true);
+      return;
+    }
+    const layer = Object.assign(document.createElement("canvas"), {width: image.width, height: image.height});
+    const context = layer.getContext("2d");
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, layer.width, layer.height), {data} = pixels;
+    const hasAlpha = data.some((value, k) => (k & 3) === 3 && value < 255);
+    for (let k = 0; k < data.length; k += 4) {
+      const isObject = hasAlpha ? data[k + 3] > 127 : data[k] + data[k + 1] + data[k + 2] > 381;
+      data.set([0, 0, 0, isObject ? 255 : 0], k);
+    }
+    context.putImageData(pixels, 0, 0);
+    [start, marks] = [layer.toDataURL("image/png"), []];
+  } catch {
+    say("this file is no image that a browser can show", true);
+    return;
+  }
+  segment();
+}
+
+/** Put the mask that the marks will correct on the screen. */
+async function showStart() {
+  const image = Object.assign(new Image(), {src: start});
+  await image.decode();
+  const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  context.drawImage(image, 0, 0);
+  if (marks.length === 0) mask = tinted(alphaOf(context), image.width, image.height);
 }
 
 async function show(blob) {
@@ -159,7 +243,7 @@ async function show(blob) {
     const image = new Image();
     image.src = uri;
     await image.decode();
-    [photo, dataUri, clicks, mask, cross] = [image, uri, [], null, null];
+    [photo, dataUri, marks, start, mask, cross, path] = [image, uri, [], "", null, null, null];
   } catch {
     say("this file is no image that a browser can show", true);
     return;
@@ -194,7 +278,13 @@ function draw() {
   context.drawImage(photo, 0, 0);
   if (mask) context.drawImage(mask, 0, 0);
   const pixel = canvas.width / Math.max(1, canvas.clientWidth); // of the photo, for one of the screen
-  for (const click of clicks) {
+  for (const click of path ? [...marks, path] : marks) {
+    if (click.path) {
+      context.globalAlpha = 0.7;
+      trace(context, click);
+      context.globalAlpha = 1;
+      continue;
+    }
     context.beginPath();
     context.arc(click.x + 0.5, click.y + 0.5, 8 * pixel, 0, 2 * Math.PI);
     context.fillStyle = click.positive ? GREEN : RED;
@@ -212,6 +302,17 @@ function draw() {
     context.strokeStyle = "white";
     strokes(context, cross, 14 * pixel, true);
   }
+}
+
+/** Draw a stroke as it was painted. */
+function trace(context, {path: points, width, positive}) {
+  context.beginPath();
+  for (const [x, y] of points) context.lineTo(x + 0.5, y + 0.5);
+  if (points.length === 1) context.lineTo(points[0][0] + 0.5, points[0][1] + 0.5);
+  context.lineWidth = width;
+  context.lineCap = context.lineJoin = "round";
+  context.strokeStyle = positive ? GREEN : RED;
+  context.stroke();
 }
 
 /** A plus, or a minus, so that nobody has to tell green from red. */
@@ -238,14 +339,42 @@ function pixelOf(event) {
   ];
 }
 
+const isPositive = (event) => document.querySelector("input[name=sign]:checked").value === "positive" && !event.altKey;
+
+// A mouse that moves while its button is held, or a pen, paints a stroke; a finger scrolls.
+canvas.addEventListener("pointerdown", (event) => {
+  if (event.button !== 0 || event.pointerType === "touch") return;
+  canvas.setPointerCapture(event.pointerId);
+  const width = STROKE * canvas.width / Math.max(1, canvas.clientWidth);
+  path = {path: [pixelOf(event)], width, positive: isPositive(event)};
+});
+canvas.addEventListener("pointermove", (event) => {
+  if (!path) return;
+  path.path.push(pixelOf(event));
+  if (isDrawn(path)) draw();
+});
+canvas.addEventListener("pointercancel", () => {
+  path = null;
+  draw();
+});
+
+/** Whether a path is a stroke, and not the tremble of a click. */
+const isDrawn = ({path: [[left, top], ...others], width}) => others.some(([x, y]) => Math.hypot(x - left, y - top) > width);
+
 canvas.addEventListener("click", (event) => {
-  cross = null;
-  addClick(...pixelOf(event), document.querySelector("input[name=sign]:checked").value === "positive" && !event.altKey);
+  const stroke = path;
+  path = null;
+  if (stroke && isDrawn(stroke)) {
+    add(stroke);
+  } else {
+    const [x, y] = pixelOf(event);
+    add({x, y, positive: isPositive(event)});
+  }
 });
 canvas.addEventListener("contextmenu", (event) => { // also a long touch
   event.preventDefault();
-  cross = null;
-  addClick(...pixelOf(event), false);
+  const [x, y] = pixelOf(event);
+  add({x, y, positive: false});
 });
 canvas.addEventListener("keydown", (event) => {
   const [dx, dy] = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key] ?? [0, 0];
@@ -256,7 +385,7 @@ canvas.addEventListener("keydown", (event) => {
     cross = {x: within(cross.x + dx * step, canvas.width), y: within(cross.y + dy * step, canvas.height)};
     draw();
   } else if ((event.key === "Enter" || event.key === "-") && cross) {
-    addClick(cross.x, cross.y, event.key === "Enter");
+    add({...cross, positive: event.key === "Enter"});
   } else if (event.key === "Backspace") {
     undo();
   } else if (event.key === "Escape") {
@@ -270,6 +399,10 @@ canvas.addEventListener("keydown", (event) => {
 at("undo").addEventListener("click", undo);
 at("clear").addEventListener("click", clear);
 at("file").addEventListener("change", (event) => show(event.target.files[0]));
+at("begin").addEventListener("change", (event) => {
+  beginWith(event.target.files[0]);
+  event.target.value = ""; // the same file may be picked again
+});
 at("sample").addEventListener("click", async () => show(await (await fetch(new URL("ui/sample.jpg", base))).blob()));
 addEventListener("dragover", (event) => {
   event.preventDefault();

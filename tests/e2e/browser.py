@@ -85,6 +85,18 @@ class Editor:
         self.page.wait_for_timeout(500)  # until the mask is drawn
         return Answer(response.request.post_data_json, response.json())
 
+    def drag(self, start: tuple[float, float], end: tuple[float, float], width: int, height: int) -> None:
+        """Drag the mouse with the tool in hand between two pixels of a photo of this size."""
+        left, top, *shown = self.page.wait_for_function(PHOTO_BOX).json_value()
+        (x, y), (end_x, end_y) = (
+            (left + (column + 0.5) / width * shown[0], top + (row + 0.5) / height * shown[1])
+            for column, row in (start, end)
+        )
+        self.page.mouse.move(x, y)
+        self.page.mouse.down()
+        self.page.mouse.move(end_x, end_y, steps=8)
+        self.page.mouse.up()
+
     def accept(self) -> None:
         """Accept the suggested mask with the button in the bottom bar."""
         self.page.get_by_test_id("bottombar-accept-suggestions-button").click()

@@ -115,3 +115,25 @@ def test_a_mask_is_stored_as_the_tag_has_it_and_can_be_corrected(
             assert not after[y, x]
             assert (after & before).sum() > 0.3 * before.sum(), "the rest of the mask stayed"
     assert window.script_errors == []
+
+
+def test_a_smart_brush_sends_nothing(studio: LabelStudio, backend_url: str) -> None:
+    """Why strokes are the page's alone, and why configs say smart="false". The day that this fails, docs/masks.md can
+    promise strokes: the backend answers them already."""
+    project = studio.create_project("smart brush", config("BrushLabels").replace('smart="false"', 'smart="true"'))
+    studio.connect_backend(project, backend_url)
+    task = studio.upload(project, PHOTO)
+    with editor(studio.url, OUTPUT) as window:
+        asked: list[str] = []
+        window.page.on("request", lambda request: asked.append(request.url) if "interactive" in request.url else None)
+        window.open_task(project, task)
+        window.prepare_clicks()  # the first Auto-Detect tool is the brush
+        window.page.keyboard.press("1")
+        window.drag((240, 90), (340, 110), WIDTH, HEIGHT)
+        window.page.wait_for_timeout(5000)  # the editor waits 1.2 s after a stroke before it would ask
+        window.picture("smart-brush")
+        window.submit()
+        (annotation,) = studio.annotations(task)
+        (region,) = annotation["result"]
+        assert shape_of(region)[100, 290], "the stroke was drawn, and is a region like any other"
+        assert asked == []

@@ -52,6 +52,22 @@ class Window:
         self.page.locator("#answer", has_text="answered in").wait_for()
         return waiting.value
 
+    def paint(self, *path: tuple[float, float]) -> Response:
+        """Draw a stroke through pixels of the photo and wait until the answer is drawn."""
+        box = self.page.locator("#photo").bounding_box()
+        corners = [
+            (box["x"] + (x + 0.5) / WIDTH * box["width"], box["y"] + (y + 0.5) / HEIGHT * box["height"])
+            for x, y in path
+        ]
+        with self.page.expect_response(lambda response: response.url.endswith("/predict")) as waiting:
+            self.page.mouse.move(*corners[0])
+            self.page.mouse.down()
+            for corner in corners[1:]:
+                self.page.mouse.move(*corner, steps=5)
+            self.page.mouse.up()
+        self.page.locator("#answer", has_text="answered in").wait_for()
+        return waiting.value
+
     def answer(self) -> str:
         return self.page.locator("#answer").inner_text().strip()
 
@@ -162,6 +178,66 @@ def test_it_sends_what_label_studio_sends(window: Window) -> None:
         assert (item["original_width"], item["original_height"], item["is_positive"]) == (WIDTH, HEIGHT, positive)
         assert item["value"]["x"] / 100 * WIDTH == pytest.approx(x + 0.5, abs=1)
         assert item["value"]["y"] / 100 * HEIGHT == pytest.approx(y + 0.5, abs=1)
+
+
+def mask_of(response: Response) -> np.ndarray:
+    """The mask that the server answered, bool (H, W)."""
+    rle = response.json()["results"][0]["result"][0]["value"]["rle"]
+    return np.reshape(decode_rle(rle), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+
+
+def test_strokes_say_what_is_the_object_and_what_is_not(window: Window) -> None:
+    take_sample(window)
+    response = window.paint((220, 90), (290, 60), (350, 90))
+    assert "1 stroke ·" in window.answer()
+    (item,) = response.request.post_data_json["params"]["context"]["result"]
+    stroke = np.reshape(decode_rle(item["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    assert (item["type"], item["is_positive"]) == ("brushlabels", True)
+    assert stroke[60, 290]
+    assert stroke[90, 220]
+    assert 500 < stroke.sum() < 5000
+    before = mask_of(response)
+    assert before[stroke].all()
+    window.picture("9-stroke")
+    window.page.get_by_label("not the object").check()
+    response = window.paint((400, 230), (450, 270))
+    item = response.request.post_data_json["params"]["context"]["result"][1]
+    negative = np.reshape(decode_rle(item["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    after = mask_of(response)
+    assert not after[negative].any()
+    assert after[stroke].all()
+    assert "2 strokes ·" in window.answer()
+    window.picture("10-negative-stroke")
+    window.page.get_by_role("button", name="Undo").click()
+    window.page.locator("#answer", has_text="1 stroke ·").wait_for()
+
+
+def test_it_begins_with_a_mask_from_a_file(window: Window) -> None:
+    take_sample(window)
+    plain = window.pixels()
+    y, x = np.ogrid[:HEIGHT, :WIDTH]
+    cup = ((x - 290) / 120) ** 2 + ((y - 130) / 110) ** 2 <= 1
+    file = BytesIO()
+    Image.fromarray(cup).save(file, "PNG")
+    window.page.locator("#begin").set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": file.getvalue()})
+    window.page.locator("#answer", has_text="click where the mask is wrong").wait_for()
+    assert ((window.pixels() != plain).any(axis=2) == cup).mean() > 0.999
+    window.picture("11-begun-with-a-mask")
+    response = window.predict(*SAUCER)
+    after = mask_of(response)
+    assert after[SAUCER[1], SAUCER[0]]
+    assert (after & cup).sum() > 0.5 * cup.sum(), "the rest of the mask stayed"
+    window.picture("12-corrected")
+    window.page.get_by_role("button", name="Undo").click()
+    window.page.locator("#answer", has_text="click where the mask is wrong").wait_for()
+    window.page.get_by_role("button", name="Clear").click()
+    np.testing.assert_array_equal(window.pixels(), plain)
+    small = BytesIO()
+    Image.new("1", (60, 40)).save(small, "PNG")
+    window.page.locator("#begin").set_input_files(
+        {"name": "s.png", "mimeType": "image/png", "buffer": small.getvalue()}
+    )
+    window.page.locator("#answer.error", has_text="60 × 40 pixels, the photo 600 × 400").wait_for()
 
 
 def test_a_dropped_photo_that_lies_on_its_side_is_seen_upright(window: Window) -> None:
