@@ -31,6 +31,7 @@ from backend.http import has_left
 from backend.images.decode import ImageError
 from backend.label_studio import next_editor
 from backend.label_studio.auth import AuthorizationError
+from backend.label_studio.click_history import Decode, SignMemory, without_accepted_clicks
 from backend.label_studio.corrections import corrected_region
 from backend.label_studio.labeling_config import (
     ConfigError,
@@ -38,7 +39,6 @@ from backend.label_studio.labeling_config import (
     labeling_config_doubts,
     parse_labeling_config,
 )
-from backend.label_studio.leftovers import Decode, without_leftovers
 from backend.label_studio.protocol import (
     Json,
     Limits,
@@ -57,7 +57,6 @@ from backend.label_studio.protocol import (
     task_key,
 )
 from backend.label_studio.regions import Output, marks_of, mask_response, read_mask, read_start
-from backend.label_studio.signs import SignMemory
 from backend.nuclio import build_nuclio
 from backend.pages import build_pages
 from backend.prompts import Start, StartMask
@@ -289,7 +288,7 @@ def _mask(
     given_up: GivenUp,
 ) -> dict[str, Any]:
     """The answer to a request for a mask."""
-    asked = without_leftovers(asked, body.tasks[0], decode)
+    asked = without_accepted_clicks(asked, body.tasks[0], decode)
     size = asked.target.height, asked.target.width
     start: Start | None = read_start(body.start, *size) if body.start else asked.box
     corrected = None if body.start else corrected_region(asked, body.tasks[0], decode, output.correct_regions)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.label_studio.leftovers import Decode, decode_few, is_mask_of
+from backend.label_studio.click_history import Decode, decode_few, is_mask_of
 from backend.label_studio.protocol import Json, MaskRequest
 
 FirstClick = Literal["off", "negative", "any"]

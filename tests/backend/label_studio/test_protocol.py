@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.label_studio.click_history import SignMemory, without_accepted_clicks
 from backend.label_studio.labeling_config import ConfigError
-from backend.label_studio.leftovers import without_leftovers
 from backend.label_studio.protocol import (
     MaskRequest,
     ProtocolError,
@@ -25,7 +25,6 @@ from backend.label_studio.protocol import (
     region_rle,
 )
 from backend.label_studio.regions import mask_response, read_mask
-from backend.label_studio.signs import SignMemory
 from skipclick import brush_rle
 from skipclick.masks import BoxMask
 from tests.support.recorded import clicked_bodies
@@ -271,7 +270,7 @@ def left(body: dict[str, Any]) -> list[int]:
     raw = json.dumps(body).encode()
     body = read_json(raw)
     before = asked(body)
-    after = without_leftovers(before, body["tasks"][0], lambda region, *size: read_mask(region, raw, *size))
+    after = without_accepted_clicks(before, body["tasks"][0], lambda region, *size: read_mask(region, raw, *size))
     return [before.clicks.index(click) for click in after.clicks]
 
 

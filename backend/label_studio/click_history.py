@@ -1,20 +1,24 @@
-"""Clicks left over from an object that was already accepted.
+"""What the editor's context does not tell about clicks: signs that it lost, and clicks of objects already accepted.
 
-The check mark in the bottom bar deletes the clicks of the accepted object; the one drawn on the canvas
-keeps them, and the next object of that label arrives with the old clicks in front of its own. Nothing in
-the context tells them apart from the first clicks of one growing object. The draft (or the annotation)
-does, as soon as it has been saved, about five seconds after the change: it lists the old clicks, and after
-them the region that came of them. A click that is still pending has no such region after it; after an
-undone accept the clicks are not in the draft beside the region, because the bottom bar had deleted them.
+**Signs.** After a page reload the editor sends clicks without theirs. `SignMemory` keeps them by keypoint id: a memory,
+but not a session, since the sign of a keypoint never changes, so it cannot matter who asks, or in which order.
 
-Until the draft has been saved no request and no stored object knows of the accept, so the clicks count
-together.
+**Accepted clicks.** The check mark in the bottom bar deletes the clicks of the accepted object; the one drawn on the
+canvas keeps them, and the next object of that label arrives with the old clicks in front of its own. Nothing in the
+context tells them apart from the first clicks of one growing object. The draft (or the annotation) does, as soon as it
+has been saved, about five seconds after the change: it lists the old clicks, and after them the region that came of
+them. A click that is still pending has no such region after it; after an undone accept the clicks are not in the draft
+beside the region, because the bottom bar had deleted them.
+
+Until the draft has been saved no request and no stored object knows of the accept, so the clicks count together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,13 +30,35 @@ from backend.prompts import SmartClick
 Decode = Callable[[Json, int, int], NDArray[Any]]
 """(region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
 
-
 _MOST_MASKS = 200
 _MOST_PIXELS = 400 << 20
 """Of masks that are looked at for one request: a body has room for thousands, and each takes milliseconds."""
 
 
-def without_leftovers(request: MaskRequest, task: Json, decode: Decode) -> MaskRequest:
+class SignMemory:
+    """The last `capacity` signs seen. Thread-safe."""
+
+    def __init__(self, capacity: int = 100_000) -> None:
+        self._capacity = capacity
+        self._signs: OrderedDict[tuple[str, str], bool] = OrderedDict()
+        self._lock = Lock()
+
+    def remember(self, task: str, clicks: Iterable[SmartClick]) -> None:
+        """Note the clicks of a task."""
+        with self._lock:
+            for click in clicks:
+                self._signs[task, click.id] = click.positive
+                self._signs.move_to_end((task, click.id))
+            while len(self._signs) > self._capacity:
+                self._signs.popitem(last=False)
+
+    def recall(self, task: str, keypoint_id: str) -> bool | None:
+        """The sign of a keypoint, None if it was not seen or was forgotten."""
+        with self._lock:
+            return self._signs.get((task, keypoint_id))
+
+
+def without_accepted_clicks(request: MaskRequest, task: Json, decode: Decode) -> MaskRequest:
     """The request without clicks that an accepted region accounts for; the newest click always stays."""
     if len(request.clicks) < 2:
         return request
