@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import re
 import secrets
@@ -22,6 +21,7 @@ from gunicorn.http.errors import ParseException
 from numpy.typing import NDArray
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
 
+from backend.access import foreign_page, password_check, unknown_host
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.cvat.protocol import InteractionError
 from backend.factory import Service
@@ -110,7 +110,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     signs = SignMemory()
     slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
     _observe_requests(app, telemetry)
-    _ask_for_password(app, settings)
+    _refuse_strangers(app, settings)
     _answer_errors(app, settings)
     app.register_blueprint(build_pages(readiness, training))
     if settings.cvat == "on":
@@ -392,17 +392,27 @@ def _observe_requests(app: Flask, telemetry: Telemetry) -> None:
         return response
 
 
-def _ask_for_password(app: Flask, settings: Settings) -> None:
-    """HTTP Basic authorization on all routes but /health, if a user and a password are set."""
-    if settings.basic_auth_user is None or settings.basic_auth_pass is None:
-        return
-    expected = f"{settings.basic_auth_user}:{revealed(settings.basic_auth_pass)}".encode()
+def _refuse_strangers(app: Flask, settings: Settings) -> None:
+    """On all routes but /health: requests of other sites' pages, and those without the password, if one is set.
+
+    A page that gives this server a name of its own cannot know the password: where there is one, any name is in order.
+    """
+    is_right = None
+    if settings.basic_auth_user is not None and settings.basic_auth_pass is not None:
+        is_right = password_check(settings.basic_auth_user, revealed(settings.basic_auth_pass) or "")
 
     @app.before_request
     def check() -> Response | None:
+        if request.path == "/health":
+            return None
+        trouble = foreign_page(dict(request.headers), settings.allowed_hosts)
+        if trouble is None and is_right is None:
+            trouble = unknown_host(request.host, settings.allowed_hosts)
+        if trouble is not None:
+            return _error(HTTPStatus.FORBIDDEN, trouble)
         given = request.authorization
-        pair = f"{given.username}:{given.password}".encode() if given and given.type == "basic" else b""
-        if request.path == "/health" or hmac.compare_digest(pair, expected):
+        is_basic = given is not None and given.type == "basic"
+        if is_right is None or (given and is_basic and is_right(given.username or "", given.password or "")):
             return None
         refusal = _error(HTTPStatus.UNAUTHORIZED, "this server asks for BASIC_AUTH_USER and BASIC_AUTH_PASS")
         refusal.headers["WWW-Authenticate"] = 'Basic realm="skipclick"'

@@ -52,6 +52,7 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
     """How the server is, for people: what serves, and the caches and the queue now."""
     trouble = readiness.trouble()
     status: dict[str, Any] = {"version": __version__, "ready": trouble is None, "trouble": trouble}
+    status["folders"] = readiness.folder_troubles()
     service = readiness.loaded()
     if service is None:
         return status

@@ -75,7 +75,11 @@ class Readiness:
             return str(error)
         except Exception as error:  # whatever a driver raises: the device is not fit for use
             return f"the device does not answer: {type(error).__name__}"
-        return next((trouble for folder in self._folders if (trouble := folder_trouble(folder))), None)
+        return None
+
+    def folder_troubles(self) -> list[str]:
+        """What cannot be kept, and why. Clicks are answered all the same; nothing is learnt or found again later."""
+        return [trouble for folder in self._folders if (trouble := folder_trouble(folder))]
 
     def stop(self) -> None:
         """No new requests, please. Called from a signal handler, so it takes no lock."""

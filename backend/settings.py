@@ -119,7 +119,7 @@ def _listening_host(value: object) -> object:
     return bare
 
 
-def _is_private(host: str) -> bool:
+def is_private(host: str) -> bool:
     """Whether nobody outside of this machine's own networks can reach an address."""
     try:
         address = ip_address(host)
@@ -291,6 +291,15 @@ class Settings(BaseSettings):
         default=None, description="ask for this user and `BASIC_AUTH_PASS` on every route but `/health`"
     )
     basic_auth_pass: Secret = Field(default=None, validate_default=True, description="see `BASIC_AUTH_USER`")
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_hosts),
+        Is("host names with commas between them such as skipclick.example.org,*.example.com, or * for all"),
+    ] = Field(
+        default=(),
+        description="names by which others address a server without a password, besides addresses, names without a "
+        "dot and those of private networks",
+    )
     model_dir: Annotated[Path, Is("a folder")] = Field(
         default=Path("data"), description="where annotations to learn from, trainings and fine-tuned heads are kept"
     )
@@ -306,7 +315,11 @@ class Settings(BaseSettings):
         Is(
             "an address of this machine such as 0.0.0.0 (all), 127.0.0.1, :: or ::1, without http:// and port; see PORT"
         ),
-    ] = Field(default="0.0.0.0", description="address to listen on; `::` is all addresses, IPv6 and IPv4")
+    ] = Field(
+        default="127.0.0.1",
+        description="address to listen on: `127.0.0.1` for this machine alone, `0.0.0.0` for all who reach it, `::` "
+        "for them by IPv6 too",
+    )
     port: Annotated[int, Field(ge=0, le=65535), Is("a whole number from 0 to 65535")] = Field(
         default=9090, description="port to listen on"
     )
@@ -348,7 +361,7 @@ class Settings(BaseSettings):
     def _cvat_is_not_public(cls, value: bool, info: ValidationInfo) -> bool:
         is_guarded = info.data.get("basic_auth_user") is not None
         host = info.data.get("host")
-        if info.data.get("cvat") == "on" and host is not None and not (value or is_guarded or _is_private(host)):
+        if info.data.get("cvat") == "on" and host is not None and not (value or is_guarded or is_private(host)):
             raise PydanticCustomError(
                 _OWN_SENTENCE,
                 f"CVAT=on with HOST={host} lets everybody who reaches this machine use the server, since CVAT sends no "
@@ -403,7 +416,7 @@ def host_and_port(host: str, port: int) -> str:
 
 def listening_url(settings: Settings) -> str:
     """The server's own address, for somebody on the same machine."""
-    host = "localhost" if settings.host in ("0.0.0.0", "::") else settings.host
+    host = "localhost" if settings.host in ("0.0.0.0", "::", "127.0.0.1") else settings.host
     return f"http://{host_and_port(host, settings.port)}"
 
 

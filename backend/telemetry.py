@@ -84,6 +84,8 @@ class _ServiceCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         trouble = self._readiness.trouble()
         yield GaugeMetricFamily("skipclick_ready", "1 if new requests are welcome", 1 if trouble is None else 0)
+        folders = len(self._readiness.folder_troubles())
+        yield GaugeMetricFamily("skipclick_folders_in_trouble", "Folders in which nothing can be kept", folders)
         if self._training is not None:
             yield from _trainings(self._training)
         service = self._readiness.loaded()

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.label_studio.labeling_config import EXAMPLE
-from backend.settings import Settings, listening_url
+from backend.settings import Settings, is_private, listening_url
 
 
 def warnings(settings: Settings) -> list[str]:
@@ -23,6 +23,11 @@ def warnings(settings: Settings) -> list[str]:
         )
     if settings.label_studio_api_key is None:
         found.append("LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched")
+    if not is_private(settings.host) and settings.basic_auth_user is None:
+        found.append(
+            f"HOST={settings.host} without a password: everybody who reaches port {settings.port} can segment photos "
+            "and start trainings; set BASIC_AUTH_USER and BASIC_AUTH_PASS, or keep the port in a private network"
+        )
     if settings.workers > 1:
         found.append(f"WORKERS={settings.workers}: each has its own model, caches and metrics; THREADS is cheaper")
     return found

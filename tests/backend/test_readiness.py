@@ -131,9 +131,11 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made(
     monkeypatch.setattr(module, "_LEAST_FREE", 1 << 62)
     readiness = Readiness.load(lambda: Service(annotator), lambda error: None, [tmp_path])
     readiness.service(5)
-    answer = build_app(Settings(), readiness).test_client().get("/ready")
-    assert answer.status_code == 503
-    assert "MB left" in answer.json["error"]
+    client = build_app(Settings(), readiness).test_client()
+    assert client.get("/ready").status_code == 200  # clicks need no disk
+    (trouble,) = client.get("/status").json["folders"]
+    assert "MB left" in trouble
+    assert "skipclick_folders_in_trouble 1.0" in client.get("/metrics").text
 
 
 def test_health_touches_no_model(loading: Loading, make_annotator: Callable[..., Annotator]) -> None:

@@ -28,6 +28,19 @@ def test_a_missing_key_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "LABEL_STUDIO_API_KEY is not set" in warnings(Settings())[0]
 
 
+def test_a_server_for_everybody_without_a_password_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "in_container", lambda: False)
+    assert Settings().host == "127.0.0.1"
+    key = {"label_studio_api_key": "key"}
+    password = {"basic_auth_user": "me", "basic_auth_pass": "secret"}
+    for host in ("0.0.0.0", "::", "198.41.0.4", "annotate.example.org"):
+        (warning,) = warnings(Settings(host=host, **key))
+        assert f"HOST={host} without a password" in warning
+        assert warnings(Settings(host=host, **key, **password)) == []
+    for host in ("127.0.0.1", "::1", "10.0.0.5", "localhost"):
+        assert warnings(Settings(host=host, **key)) == []
+
+
 @pytest.mark.parametrize(
     ("host", "url"),
     [
