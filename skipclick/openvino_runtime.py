@@ -10,6 +10,7 @@ one resolution and take batches of any size. `OpenVinoNetwork` is what a `Predic
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import logging
 import shutil
@@ -121,7 +122,7 @@ class _Compiled:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "ENABLE_CPU_PINNING": False,  # several servers on one machine would be pinned to the same cores
         }
-        self._graph = _openvino().Core().compile_model(graph, "CPU", options)
+        self._graph = _core().compile_model(graph, "CPU", options)
         self._local = threading.local()
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -229,6 +230,24 @@ class _Decode(nn.Module):
     def forward(self, tokens: Tensor, *skips_and_prompt: Tensor) -> Tensor:
         *skips, prompt = skips_and_prompt
         return self.model.decode_coarse(PreparedFeatures(tokens, tuple(skips)), prompt)
+
+
+def _core() -> Any:
+    """OpenVINO's one core of this process, which is never let go.
+
+    A core gives the thread that first compiles with it a stack for its signals, and unmaps it when it goes. Where two
+    go in the order in which they came, the thread is left with the first one's: the next signal kills the process.
+    """
+    with _CORE_LOCK:
+        return _only_core()
+
+
+_CORE_LOCK = threading.Lock()
+
+
+@functools.cache
+def _only_core() -> Any:
+    return _openvino().Core()
 
 
 def _openvino() -> Any:

@@ -43,8 +43,7 @@ FEATHER = 1 / 16
 
 @dataclass(frozen=True, kw_only=True)
 class ZoomRule:
-    """Which part of the photo the network looks at. The defaults are the best that was measured
-    (docs/results/zoom.md)."""
+    """Which part of the photo the network looks at. docs/results/zoom.md compares the defaults with others."""
 
     margin: float = 1.4
     """Sides of a new crop in those of the box around mask and clicks."""

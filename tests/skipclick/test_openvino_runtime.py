@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,31 @@ def by_openvino(model: SkipClick, graphs: Path, dtype: str = "float32", keep_tap
     side = 4 * model.config.size_multiple
     resolution = (side, 3 * model.config.size_multiple)
     return Predictor(model, resolution, dtype=dtype, runtime="openvino", graphs=(graphs,), keep_taps=keep_taps)
+
+
+LET_GO = """
+import faulthandler, os, signal, sys
+import torch
+from pathlib import Path
+from skipclick.openvino_runtime import OpenVinoNetwork
+from tests.skipclick.test_openvino_runtime import small, SMALL_CONV
+
+faulthandler.enable()  # signals are handled on a stack of their own
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+side = 4 * SMALL_CONV.size_multiple
+for _ in range(2):
+    OpenVinoNetwork(small(SMALL_CONV), (side, side), folders=(Path(sys.argv[1]),))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.process
+def test_a_signal_is_handled_after_networks_have_gone(graphs: Path) -> None:
+    """OpenVINO changes the stack that signals are handled on; a stale one kills the process at the next signal."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LET_GO, str(graphs)], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def answers(predictor: Predictor, photo: NDArray[np.uint8]) -> list[torch.Tensor]:
