@@ -11,7 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import get_parser
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from backend.settings import Settings
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _SILENCE = 10.0
 """Seconds that a client may be silent in the middle of a request, before its connection is closed."""
+
+_SENDING = 10.0
+"""Seconds that a client has to take an answer, the whole of it, before its connection is closed."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,15 @@ class Whole(socket.socket):
         self._waiting.append(bytes(data))
 
     def leave(self) -> None:
-        """Send what was kept. What the kernel has been given arrives, whatever becomes of the process."""
-        super().sendall(b"".join(self._waiting))
+        """Send what was kept. What the kernel has been given arrives, whatever becomes of the process.
+
+        Raises `ConnectionResetError` for a client that does not read: it must not keep the thread.
+        """
+        self.settimeout(_SENDING)  # of the whole answer: a reader of single bytes gets no more time
+        try:
+            super().sendall(b"".join(self._waiting))
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time") from None
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -82,7 +92,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.patience = Settings.from_environment(os.environ).request_timeout
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request, which has to arrive within REQUEST_TIMEOUT."""
+        """Serve a request, which has to arrive within REQUEST_TIMEOUT. A connection on which nothing was said yet
+        waits with gunicorn's poller and keeps no thread."""
+        if not conn.initialized and not conn.data_ready and not conn.wait_for_data(0):
+            return _DEFER
         if not self.cfg.is_ssl:  # under TLS, which none of our settings turns on, gunicorn wraps the socket later
             if conn.parser is None:
                 conn.parser = get_parser(self.cfg, conn.sock, conn.client)

@@ -18,6 +18,7 @@ import orjson
 
 from backend.cvat.click_order import canonical_order
 from backend.cvat.masks import rows, run_lengths
+from backend.label_studio import json_bodies
 from backend.prompts import Box, SmartClick
 from skipclick import __version__
 from skipclick.masks import BoxMask
@@ -80,7 +81,7 @@ class Interaction:
 def read_interaction(raw: bytes, max_points: int) -> Interaction:
     """The body of an invocation. Raises `InteractionError`."""
     try:
-        body = orjson.loads(raw)
+        body = json_bodies.loads(raw)
     except orjson.JSONDecodeError:
         raise InteractionError("the request is not JSON; is this address called by CVAT?") from None
     if not isinstance(body, dict):

@@ -8,6 +8,7 @@ large for a double), half a surrogate pair becomes U+FFFD, as a browser shows it
 from __future__ import annotations
 
 import re
+from threading import BoundedSemaphore
 from typing import Any
 
 import orjson
@@ -21,17 +22,46 @@ _STRING_OR_NUMBER = re.compile(
 _ESCAPE = re.compile(
     r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\(u[dD][89a-fA-F])[0-9a-fA-F]{2}|\\.", re.DOTALL
 )
-_MAX_REPAIRED = 16 << 20
+_MAX_REPAIRED = 4 << 20
 """Bytes of a text that is repaired: it takes 0.2 s per MB, and a body without its masks has less than one."""
+MAX_CONTAINERS = 500_000
+"""Opening brackets of a text. The interpreter makes each list and object without letting another thread run."""
+MAX_VALUES = 4_000_000
+"""Commas of a text, for the same reason; lists of an "rle" key are taken out before."""
+_PIECE = 1 << 20  # bytes that are counted before another thread may run
+_BIG = 1 << 20
+_big_parses = BoundedSemaphore(2)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def loads(raw: bytes) -> Any:
-    """The value of a JSON text. Raises `orjson.JSONDecodeError`, a `ValueError`."""
+    """The value of a JSON text. Raises `orjson.JSONDecodeError`, a `ValueError`, also for more than `MAX_CONTAINERS`
+    or `MAX_VALUES`. Two texts above 1 MB are parsed at once, the others wait."""
+    _check_size(raw)
+    if len(raw) <= _BIG:
+        return _parsed(raw)
+    with _big_parses:
+        return _parsed(raw)
+
+
+def _check_size(raw: bytes) -> None:
+    """Brackets and commas within strings count too: a bound need not be exact, and this one never holds the
+    interpreter for long."""
+    containers = values = 0
+    for start in range(0, len(raw), _PIECE):
+        piece = raw[start : start + _PIECE]
+        containers += piece.count(b"[") + piece.count(b"{")
+        values += piece.count(b",")
+        if containers > MAX_CONTAINERS or values > MAX_VALUES:
+            sentence = f"more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values"
+            raise orjson.JSONDecodeError(sentence, "", 0)
+
+
+def _parsed(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if len(raw) > _MAX_REPAIRED:
+        if len(raw) > _MAX_REPAIRED or "depth" in error.msg:  # no repair makes a text less deep
             raise
         try:
             text = raw.decode("utf-8", "surrogatepass")

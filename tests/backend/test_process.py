@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -122,6 +122,18 @@ def test_an_answer_arrives_in_one_piece(tmp_path: Path) -> None:
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 head, _, body = client.recv(1 << 20).partition(b"\r\n\r\n")
                 assert f"\r\nContent-Length: {len(body)}" in head.decode(), path
+
+
+@pytest.mark.slow
+def test_silent_connections_keep_no_thread(tmp_path: Path) -> None:
+    """With a thread waiting five seconds for each first byte, the answer would come after 45."""
+    port = free_port()
+    with backend(tmp_path, port) as process, ExitStack() as silent:
+        await_ready(port, process)
+        for _ in range(300):
+            silent.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+        status, _ = get(http.client.HTTPConnection("127.0.0.1", port, timeout=20), "/health")
+        assert status == 200
 
 
 @pytest.mark.slow

@@ -84,3 +84,11 @@ def test_an_answer_that_fails_half_way_is_not_begun(pair: Pair) -> None:
         answering.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     server.sendall(b"HTTP/1.1 500")
     assert client.recv(100) == b"HTTP/1.1 500"
+
+
+def test_a_client_that_does_not_read_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_SENDING", 0.05)
+    with Whole(pair[1]) as answering:
+        answering.sendall(bytes(16 << 20))  # more than the kernel keeps
+        with pytest.raises(ConnectionResetError):
+            answering.leave()

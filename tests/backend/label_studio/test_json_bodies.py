@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.label_studio.json_bodies import loads
+from backend.label_studio import json_bodies
+from backend.label_studio.json_bodies import MAX_CONTAINERS, MAX_VALUES, loads
 
 ODD = st.recursive(
     st.none()
@@ -80,3 +81,31 @@ def test_nothing_takes_quadratic_time(piece: bytes) -> None:
 
     seconds(1000)
     assert seconds(100_000) < 2.0  # quadratic would take minutes
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"[]," * MAX_CONTAINERS + b"0]",
+        b"[" + b'{"a":' * MAX_CONTAINERS,
+        b"[" + b"0," * (MAX_VALUES + 1) + b"0]",
+    ],
+    ids=["lists", "objects", "numbers"],
+)
+def test_more_values_than_any_task_has_are_refused_before_they_are_made(
+    raw: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_bodies, "_parsed", lambda raw: pytest.fail("it was parsed"))
+    with pytest.raises(orjson.JSONDecodeError, match="more than 500,000 lists and objects"):
+        loads(raw)
+
+
+def test_as_many_values_as_are_allowed_are_read() -> None:
+    assert len(loads(b"[" + b"[]," * (MAX_CONTAINERS - 2) + b"0]")) == MAX_CONTAINERS - 1
+
+
+def test_a_text_that_is_too_deep_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for what to repair would hold the interpreter for longer than parsing."""
+    monkeypatch.setattr(json_bodies, "_STRING_OR_NUMBER", None)
+    with pytest.raises(orjson.JSONDecodeError, match="depth"):
+        loads(b"[" * 100_000)
