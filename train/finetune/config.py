@@ -14,9 +14,8 @@ class FinetuneConfig:
     batch_size: int = 8  # objects
     learning_rate: float = 3e-4  # at its peak; falls to nothing by a cosine
     warmup: float = 0.08  # share of the run
-    replay: float = 0.25  # share of a batch that asks for what the starting model answers beside the accepted masks
+    replay: float = 0.25  # share of the objects drawn that are the starting model's answers beside the accepted masks
     views: int = 6  # of each training image, encoded once
-    max_num_next_clicks: int = 3  # simulated corrections before the graded answer
     loss: Literal["nfl", "focal", "bce_dice"] = "bce_dice"
     clip_norm: float = 1.0
     checks: int = 4  # so often NoC is measured on held-out objects on the way; the best weights count
@@ -27,7 +26,7 @@ class FinetuneConfig:
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
-    zoom: bool = True  # measure with zoom-in, as the head will be served
+    zoom: bool = True  # learn and measure with zoom-in, as the head will be served
     seed: int = 0
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] | None = None  # None: whichever is faster here

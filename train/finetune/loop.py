@@ -1,4 +1,4 @@
-"""The head learns: simulated clicks on encoded views, graded answers, best weights by what held-out objects say.
+"""The head learns: clicks after clicks on encoded views, each answer graded, best weights by held-out objects.
 
 The network stays in evaluation mode: batch norm's statistics are those that it is served with.
 """
@@ -17,15 +17,11 @@ from torch import Tensor, nn
 
 from skipclick.model import SkipClick
 from train.config import PRECISIONS
-from train.dataset import ObjectBatch
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.gate import Measured
-from train.finetune.views import MIN_AREA, View
+from train.finetune.views import View
+from train.frozen.rollout import MAX_TRIES, Place, answers, place_in, still_clicked
 from train.losses import LOSSES
-from train.objective import autocast, graded_answer
-from train.sampler import SamplerConfig, sample_object, sample_points
-
-SAMPLER = SamplerConfig(min_object_area=MIN_AREA, merge_prob=0.0, single_centre_prob=0.5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +76,20 @@ def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> It
     weights: list[Tensor] = [*head_weights(model)]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     precision = PRECISIONS[config.precision] if config.precision else faster_precision(model, views, config)
-    step, share, begin = 0, 0.0, time.monotonic()
+    places: list[Place] = []
+    drawn, step, share, begin = 0, 0, 0.0, time.monotonic()
     while share < 1:
+        while len(places) < config.batch_size:
+            places.append(draw(views, config, drawn))
+            drawn += 1
         optimizer.param_groups[0]["lr"] = learning_rate(config, share)
         optimizer.zero_grad()
-        loss = graded_loss(model, draw(views, config, step), config, step, precision)
+        graded = answers(model, places, LOSSES[config.loss], precision)
+        loss = graded.loss.mean()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(weights, config.clip_norm)
         optimizer.step()
+        places = still_clicked(places, graded.probability)
         step += 1
         seconds = time.monotonic() - begin
         share = min(1.0, max(step / config.steps, seconds / config.max_seconds))
@@ -107,53 +109,31 @@ def learning_rate(config: FinetuneConfig, share: float) -> float:
     return config.learning_rate * 0.5 * (1 + cos(pi * (share - config.warmup) / (1 - config.warmup)))
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """B objects, each in a view of its own."""
+def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
+    """Object `number` of a run, all objects of all views alike likely: it depends on the seed and the number alone.
 
-    taps: tuple[Tensor, ...]  # (B, C_i, h_i, w_i)
-    objects: ObjectBatch
-    rngs: tuple[np.random.Generator, ...]  # of each object's next clicks
-
-
-def draw(views: Sequence[View], config: FinetuneConfig, step: int) -> Drawn:
-    """The batch of a step, all objects of all views alike likely; it depends on (seed, step) and nothing else."""
-    device = torch.device(config.device)
-    rngs = tuple(np.random.default_rng((config.seed, step, place)) for place in range(config.batch_size))
+    Raises `ValueError` where one object after the other cannot be clicked on.
+    """
+    rng = np.random.default_rng((config.seed, number))
     accepted = np.array([view.num_objects for view in views], np.float64)
-    replayed = np.array([len(view.elsewhere.objects) for view in views], np.float64)
-    chosen, objects = [], []
-    for rng in rngs:
+    replayed = np.array([view.num_replayed for view in views], np.float64)
+    for _ in range(MAX_TRIES):
         replays = rng.random() < config.replay and replayed.any()
         weights = replayed if replays else accepted
         view = views[int(rng.choice(len(views), p=weights / weights.sum()))]
-        chosen.append(view)
-        objects.append(sample_object(view.elsewhere if replays else view.scene, SAMPLER, rng))
-    points = [sample_points(one, SAMPLER, rng) for one, rng in zip(objects, rngs, strict=True)]
-    taps = tuple(torch.cat(level).to(device) for level in zip(*(view.taps for view in chosen), strict=True))
-    batch = ObjectBatch(
-        torch.from_numpy(np.stack([one.target for one in objects])),
-        torch.from_numpy(np.stack([one.positives for one in points])),
-        torch.from_numpy(np.stack([one.negatives for one in points])),
-    )
-    return Drawn(taps, batch.to(device), rngs)
-
-
-def graded_loss(model: SkipClick, drawn: Drawn, config: FinetuneConfig, step: int, precision: torch.dtype) -> Tensor:
-    """The mean loss of the answers after 0 to `max_num_next_clicks` simulated corrections, which carry no gradient."""
-    num_clicks = int(np.random.default_rng((config.seed, step)).integers(config.max_num_next_clicks + 1))
-    with autocast(drawn.objects.target.device, precision):
-        features = model.prepare(tuple(tap.float() for tap in drawn.taps))
-    return graded_answer(model, features, drawn.objects, num_clicks, drawn.rngs, LOSSES[config.loss], precision)[0]
+        place = place_in(view.asking_for("replayed" if replays else "accepted"), rng)
+        if place is not None:
+            return place
+    raise ValueError(f"{MAX_TRIES} objects in a row cannot be clicked on")
 
 
 def faster_precision(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> torch.dtype:
     """float32 or bfloat16, whichever a step takes less time in here."""
+    places = [draw(views, config, number) for number in range(config.batch_size)]
 
     def seconds(precision: torch.dtype) -> float:
-        drawn = draw(views, config, 0)
         begin = time.perf_counter()
-        graded_loss(model, drawn, config, 0, precision).item()
+        answers(model, places, LOSSES[config.loss], precision).loss.mean().item()
         return time.perf_counter() - begin
 
     candidates = (torch.float32, torch.bfloat16)

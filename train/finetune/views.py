@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from skipclick import Click
+from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
 from skipclick.prompts import click_points, prompt_maps
 from train.augment import AugmentConfig, augment
 from train.finetune.config import FinetuneConfig
 from train.finetune.examples import Example, by_image, load_images
+from train.frozen.rollout import MIN_AREA
+from train.frozen.store import KEPT_AS, EncodedView
+from train.frozen.views import DrawnView, Start, ViewKind, draw_view
 from train.scene import Scene, scene_of_masks
 
-MIN_AREA = 60  # pixels at network resolution; a view in which an object is smaller does not ask for it
-KEPT_AS = torch.bfloat16  # half the memory; the head tells no difference in learning
+SHARES: dict[ViewKind, float] = {"window": 0.3, "zoom": 0.7}  # of the views after the first two
+SHARES_WITHOUT_ZOOM: dict[ViewKind, float] = {"window": 1.0}
 NUM_ELSEWHERE = 2  # clicks beside the accepted objects, in each view
 UNSURE = (0.25, 0.75)  # the starting model's probabilities between these are not replayed
 _BESIDE = np.ones((15, 15), np.uint8)
@@ -36,13 +40,31 @@ class View:
     """Of the backbone, each (1, C_i, h_i, w_i), on the CPU."""
     scene: Scene
     """The accepted masks in the view, at network resolution."""
+    start: Start | None
+    """Of a crop that zoom-in takes: the answer to the clicks on the whole photo."""
     elsewhere: Scene
     """What the starting model answers to a click beside them: replayed, so that it is not forgotten."""
 
     @property
     def num_objects(self) -> int:
         """Accepted objects that can be asked for."""
-        return sum(area >= MIN_AREA for area in self.scene.areas)
+        return _large_enough(self.scene)
+
+    @property
+    def num_replayed(self) -> int:
+        """Answers of the starting model that can be asked for."""
+        return _large_enough(self.elsewhere)
+
+    def asking_for(self, what: Literal["accepted", "replayed"]) -> EncodedView:
+        """What a place is drawn from."""
+        if what == "accepted":
+            return EncodedView(self.taps, self.scene, self.start)
+        return EncodedView(self.taps, self.elsewhere, None)
+
+
+def _large_enough(scene: Scene) -> int:
+    height, width = scene.layers.shape[1:]
+    return sum(area >= int(MIN_AREA * height * width) for area in scene.areas)
 
 
 def encoded_views(
@@ -52,7 +74,8 @@ def encoded_views(
     problems: list[str],
     on_progress: Callable[[float], None],
 ) -> list[View]:
-    """The views in which an object is to be seen: of each image whole, mirrored, then windows in other colours.
+    """The views in which an object is to be seen: of each image whole, mirrored, then in other colours windows and the
+    crops that zoom-in takes.
 
     Where all images together would have too many, there are fewer of each; where one of each is too much, the images
     that come last are left out (and listed in `problems`, as those that cannot be read are). on_progress: called with
@@ -64,38 +87,39 @@ def encoded_views(
     for index, sample in enumerate(load_images(examples, problems)):
         rng = np.random.default_rng((config.seed, index))
         if not index:
-            size = sum(tap.nbytes for tap in _encoded(model, sample, 1, rng, device)[0].taps)
+            size = sum(tap.nbytes for tap in _encoded(model, sample, 1, config, rng)[0].taps)
             most = max(1, min(config.max_views, config.max_bytes // size))
             each = max(1, min(config.views, most // num_images))
         if len(views) + each > most:
             problems.append(f"the images after the first {index} are left out: there is room for {most} views")
             break
-        views += _encoded(model, sample, each, rng, device)
+        views += _encoded(model, sample, each, config, rng)
         on_progress((index + 1) / num_images)
     return [view for view in views if view.num_objects]
 
 
 @torch.no_grad()
 def _encoded(
-    model: SkipClick, sample: Sample, num_views: int, rng: np.random.Generator, device: torch.device
+    model: SkipClick, sample: Sample, num_views: int, config: FinetuneConfig, rng: np.random.Generator
 ) -> list[View]:
     shape = sample.image.shape[0], sample.image.shape[1]
     ignored = np.logical_or.reduce([target == -1 for target in sample.targets.values()])
     scene = scene_of_masks(
         [target == 1 for target in sample.targets.values()], shape, ignored if ignored.any() else None
     )
-    crop = model.config.resolution[0]
-    drawn = [augment(sample.image, scene, _view_config(index, crop), rng) for index in range(num_views)]
-    pixels = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image, _ in drawn]).to(device)
+    first_look = Predictor(model, device=config.device)
+    drawn = [_drawn(sample, scene, index, first_look, config.zoom, rng) for index in range(num_views)]
+    pixels = torch.stack([torch.from_numpy(view.image).permute(2, 0, 1) for view in drawn]).to(config.device)
     taps = model.backbone((pixels.float() / 255).contiguous(memory_format=torch.channels_last))
     kept = [tap.to("cpu", KEPT_AS) for tap in taps]
     return [
         View(
             tuple(tap[i : i + 1].clone() for tap in kept),
-            seen,
-            _elsewhere(model, tuple(tap[i : i + 1] for tap in taps), seen, rng),
+            view.scene,
+            view.start,
+            _elsewhere(model, tuple(tap[i : i + 1] for tap in taps), view.scene, rng),
         )
-        for i, (_, seen) in enumerate(drawn)
+        for i, view in enumerate(drawn)
     ]
 
 
@@ -112,18 +136,20 @@ def _elsewhere(model: SkipClick, taps: tuple[Tensor, ...], scene: Scene, rng: np
     nothing = torch.zeros(NUM_ELSEWHERE, 1, *size, device=taps[0].device)
     prompt = prompt_maps(nothing, positives, negatives, model.config.click_radius)
     answers = model.decode(model.prepare(taps).repeat(NUM_ELSEWHERE), prompt).sigmoid().squeeze(1).cpu().numpy()
-    kept = [
-        answer
-        for answer in answers
-        if MIN_AREA <= (answer > 0.5).sum() <= LARGEST_SHARE * answer.size and not (taken & (answer > 0.5)).any()
-    ]
+    masks = [(answer, answer > 0.5) for answer in answers]
+    least, most = MIN_AREA * size[0] * size[1], LARGEST_SHARE * size[0] * size[1]
+    kept = [answer for answer, mask in masks if least <= mask.sum() <= most and not (taken & mask).any()]
     unsure = np.logical_or.reduce([(answer > UNSURE[0]) & (answer < UNSURE[1]) for answer in kept] or [~taken & False])
     return scene_of_masks([answer > 0.5 for answer in kept], (size[0], size[1]), unsure | taken)
 
 
-def _view_config(index: int, crop: int) -> AugmentConfig:
-    """How the view of this index is drawn: 0 is what serving sees, 1 its mirror image."""
-    drawn = AugmentConfig(crop=crop, view="window", area=(0.3, 1.0), whole_prob=0.2)
+def _drawn(
+    sample: Sample, scene: Scene, index: int, first_look: Predictor, zoom: bool, rng: np.random.Generator
+) -> DrawnView:
+    """The view of this index: 0 is what the first click sees, 1 its mirror image, all others are drawn at random."""
+    crop = first_look.resolution[0]
     if index > 1:
-        return drawn
-    return replace(drawn, whole_prob=1.0, flip_prob=float(index), brightness_contrast_prob=0.0, rgb_shift_prob=0.0)
+        return draw_view(sample.image, scene, crop, first_look, rng, SHARES if zoom else SHARES_WITHOUT_ZOOM)
+    whole = AugmentConfig(crop=crop, view="window", whole_prob=1.0, flip_prob=float(index))
+    whole = replace(whole, brightness_contrast_prob=0.0, rgb_shift_prob=0.0)
+    return DrawnView("whole", *augment(sample.image, scene, whole, rng), start=None)

@@ -21,7 +21,7 @@ from skipclick.head import backbone_digest, head_state
 from skipclick.metrics import mask_iou, noc
 from skipclick.model import SkipClick
 from skipclick.simulation import TRAINING_THRESHOLD
-from train.frozen.rollout import Place, advanced, answers, new_place, place_in
+from train.frozen.rollout import Place, advanced, answers, new_place, place_in, still_clicked
 from train.frozen.store import list_views, read_about, read_view
 from train.losses import LOSSES
 from train.signals import stop_requests
@@ -197,8 +197,7 @@ def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dic
             masks = graded.probability > TRAINING_THRESHOLD
             ious = [mask_iou(mask, place.target) for mask, place in zip(masks, places, strict=True)]
             yield {"loss": loss.item(), "iou": float(np.mean(ious)), "norm": norm, "rate": rate}
-            moved = [advanced(place, answer) for place, answer in zip(places, graded.probability, strict=True)]
-            places = [place for place in moved if place is not None]
+            places = still_clicked(places, graded.probability)
 
 
 def averaged(state: HeadState) -> SkipClick:

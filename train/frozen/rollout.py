@@ -23,6 +23,7 @@ from skipclick.simulation import TRAINING_THRESHOLD
 from train.frozen.store import EncodedView, read_view
 from train.frozen.views import simulated_click
 from train.losses import Loss
+from train.objective import autocast
 from train.sampler import Points, SamplerConfig, sample_object, sample_points
 
 MIN_AREA = 1.5e-3  # of a view; a smaller object is not asked for
@@ -87,18 +88,19 @@ def _clicks(points: Points) -> tuple[Click, ...]:
 
 def answers(model: SkipClick, places: Sequence[Place], grade: Loss, dtype: torch.dtype = torch.float32) -> Answers:
     """The network's answers to all clicks of all places. grade: a loss of `train.losses`; dtype: of the products."""
+    device = next(model.parameters()).device
     taps = tuple(
-        torch.cat(level).contiguous(memory_format=torch.channels_last)
+        torch.cat(level).to(device, memory_format=torch.channels_last)
         for level in zip(*(place.taps for place in places), strict=True)
     )
-    previous = torch.from_numpy(np.stack([place.previous for place in places]))[:, None]
-    positives, negatives = click_points([place.clicks for place in places])
+    previous = torch.from_numpy(np.stack([place.previous for place in places]))[:, None].to(device)
+    positives, negatives = click_points([place.clicks for place in places], device)
     prompt = prompt_maps(previous, positives, negatives, model.config.click_radius)
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+    with autocast(device, dtype):
         logits = model.decode(model.prepare(taps), prompt).float()
-    target = torch.from_numpy(np.stack([place.target for place in places]))[:, None].float()
+    target = torch.from_numpy(np.stack([place.target for place in places]))[:, None].to(device).float()
     loss = grade(logits, target)
-    return Answers(loss, logits.detach().sigmoid()[:, 0].numpy())
+    return Answers(loss, logits.detach().sigmoid()[:, 0].cpu().numpy())
 
 
 def advanced(place: Place, probability: NDArray[np.float32]) -> Place | None:
@@ -108,3 +110,9 @@ def advanced(place: Place, probability: NDArray[np.float32]) -> Place | None:
         return None
     click = simulated_click(probability, place.target, place.clicks, place.rng)
     return replace(place, clicks=(*place.clicks, click), previous=probability, remaining=place.remaining - 1)
+
+
+def still_clicked(places: Sequence[Place], probability: NDArray[np.float32]) -> list[Place]:
+    """The places that have another click after these answers, (B, H, W)."""
+    moved = [advanced(place, answer) for place, answer in zip(places, probability, strict=True)]
+    return [place for place in moved if place is not None]

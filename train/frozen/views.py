@@ -7,7 +7,7 @@ is only roughly right, may reach beyond the crop, or be much larger than the obj
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -50,11 +50,19 @@ class DrawnView:
 
 
 def draw_view(
-    image: NDArray[np.uint8], scene: Scene, crop: int, first_look: Predictor, rng: np.random.Generator
+    image: NDArray[np.uint8],
+    scene: Scene,
+    crop: int,
+    first_look: Predictor,
+    rng: np.random.Generator,
+    shares: Mapping[ViewKind, float] = SHARES,
 ) -> DrawnView:
-    """A random view of a photo, crop x crop. first_look: answers the clicks on the whole photo before zoom-in."""
+    """A random view of a photo, crop x crop.
+
+    first_look: answers the clicks on the whole photo before zoom-in. shares: how often each kind is drawn, 1 together.
+    """
     colours = AugmentConfig(crop=crop)
-    kind: ViewKind = rng.choice(list(SHARES), p=list(SHARES.values()))
+    kind: ViewKind = rng.choice(list(shares), p=list(shares.values()))
     size = (image.shape[0], image.shape[1])
     image = np.asarray(cv2.LUT(image, random_colours(colours, rng)), np.uint8)
     start, frame = None, Frame(0, 0, *size, (crop, crop))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from skipclick import Predictor
+from skipclick import Click, Predictor
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import open_dataset
 from skipclick.evaluation.results import ObjectResult
@@ -26,7 +26,7 @@ from tests.support.small_models import bundled_at_half_resolution
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
 from train.finetune.examples import load_images
 from train.finetune.gate import Measured, measured, promotion_gate
-from train.finetune.loop import Learnt, draw, graded_loss, learn, learning_rate
+from train.finetune.loop import Learnt, draw, learn, learning_rate
 from train.finetune.picture import picture
 from train.finetune.views import View, encoded_views
 
@@ -136,13 +136,35 @@ def test_memory_bounds_the_views(base: SkipClick) -> None:
     assert "after the first 3 are left out" in problems[0]
 
 
-def test_a_step_depends_on_seed_and_number_only(base: SkipClick, views: list[View]) -> None:
-    def loss(step: int, seed: int = 0) -> float:
-        config = dataclasses.replace(QUICK, seed=seed)
-        return graded_loss(base, draw(views, config, step), config, step, torch.float32).item()
+def test_an_object_depends_on_seed_and_number_only(views: list[View]) -> None:
+    def clicks(number: int, seed: int = 0) -> tuple[Click, ...]:
+        return draw(views, dataclasses.replace(QUICK, seed=seed), number).clicks
 
-    assert loss(3) == loss(3)
-    assert len({loss(3), loss(4), loss(3, seed=1)}) == 3
+    assert clicks(3) == clicks(3)
+    assert len({clicks(3), clicks(4), clicks(3, seed=1)}) == 3
+
+
+def test_zoom_in_is_learnt_where_it_is_served(base: SkipClick) -> None:
+    """Crops begin at the answer to the clicks on the whole photo; without zoom-in there are windows instead."""
+
+    def starts(zoom: bool) -> list[bool]:
+        config = dataclasses.replace(QUICK, views=8, zoom=zoom)
+        return [view.start is not None for view in encoded_views(base, [drawn_example(0)], config, [], lambda _: None)]
+
+    with_zoom = starts(True)
+    assert not any(with_zoom[:2])  # the first click sees the whole photo
+    assert any(with_zoom[2:])
+    assert not any(starts(False))
+
+
+def test_what_is_replayed_is_what_the_base_answered(views: list[View]) -> None:
+    replays = dataclasses.replace(QUICK, replay=0.999)
+    if not any(view.num_replayed for view in views):
+        pytest.fail("no view replays anything: draw other examples")
+    targets = [draw(views, replays, number).target == 1 for number in range(6)]
+    accepted = [view.scene.covered(range(len(view.scene.objects))) for view in views]
+    for target in targets:
+        assert any(not (target & mask).any() for mask in accepted)
 
 
 def needing(clicks: int) -> Measured:

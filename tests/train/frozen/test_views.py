@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from skipclick import Click
 from skipclick.zoom import DEFAULT_RULE, around, new_view
-from train.frozen import views
 from train.frozen.views import draw_view, framed
 from train.sources.folder import scene_of_ids
 
@@ -46,14 +45,14 @@ def test_a_crop_is_servings_view_or_one_moved_within_the_photo(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_a_zoomed_start_fits_what_is_seen(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_zoomed_start_fits_what_is_seen(seed: int) -> None:
     """Target, earlier answer and clicks are moved, scaled and mirrored like the pixels."""
-    monkeypatch.setattr(views, "SHARES", {"whole": 0.0, "window": 0.0, "zoom": 1.0})
     ids = np.zeros((90, 140), np.uint8)
     cv2.ellipse(ids, (50, 40), (30, 12), 20, 0, 360, (1,), cv2.FILLED)
     cv2.circle(ids, (110, 70), 9, (2,), cv2.FILLED)
     image = np.repeat(np.where(ids > 0, 220, 20).astype(np.uint8)[..., None], 3, axis=2)
-    view = draw_view(image, scene_of_ids(ids), 96, Oracle(ids), np.random.default_rng(seed))  # type: ignore[arg-type]
+    rng = np.random.default_rng(seed)
+    view = draw_view(image, scene_of_ids(ids), 96, Oracle(ids), rng, {"zoom": 1.0})  # type: ignore[arg-type]
     assert view.kind == "zoom"
     assert view.start is not None
     target = view.start.target == 1
@@ -67,10 +66,10 @@ def test_a_zoomed_start_fits_what_is_seen(seed: int, monkeypatch: pytest.MonkeyP
     assert target.mean() > 0.05  # the crop is about the object
 
 
-def test_views_without_an_object_start_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(views, "SHARES", {"whole": 0.0, "window": 0.0, "zoom": 1.0})
+def test_views_without_an_object_start_from_nothing() -> None:
     ids = np.zeros((90, 140), np.uint8)
     image = np.zeros((90, 140, 3), np.uint8)
-    view = draw_view(image, scene_of_ids(ids), 96, Oracle(ids), np.random.default_rng(0))  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    view = draw_view(image, scene_of_ids(ids), 96, Oracle(ids), rng, {"zoom": 1.0})  # type: ignore[arg-type]
     assert view.kind == "whole"
     assert view.start is None
