@@ -111,6 +111,10 @@ class Load:
         """Milliseconds of the answered requests that are, or are not, an annotator's first on a photo."""
         return [sent.milliseconds for sent in self.sent if sent.status == 200 and sent.first == first]
 
+    def second_clicks(self) -> list[float]:
+        """Of the answered requests, milliseconds of an object's second click: where zoom-in may need its first crop."""
+        return [one.milliseconds for one in self.sent if one.status == 200 and one.num_clicks == 2 and not one.first]
+
     @property
     def failures(self) -> dict[int, int]:
         """Requests that were not answered with a mask, by HTTP status."""
@@ -122,6 +126,7 @@ class Load:
             "clicks_per_second": sum(sent.status == 200 for sent in self.sent) / self.seconds,
             "first_click_ms": percentiles(self.latencies(first=True)),
             "later_click_ms": percentiles(self.latencies(first=False)),
+            "second_click_ms": percentiles(self.second_clicks()),
             "failures": self.failures,
             "cache_hit_rate": self.cache_hit_rate,
         }
@@ -132,7 +137,12 @@ class Load:
         pace = f"thinking {self.think:g} s" if self.think else "in a closed loop"
         rate = summary["clicks_per_second"]
         yield f"{self.annotators} annotators {pace}: {rate:.1f} clicks/s in {self.seconds:.0f} s"
-        for title, name in (("first click on a photo", "first_click_ms"), ("later clicks", "later_click_ms")):
+        titles = {
+            "first click on a photo": "first_click_ms",
+            "later clicks": "later_click_ms",
+            "of these, an object's second": "second_click_ms",
+        }
+        for title, name in titles.items():
             values = ", ".join(f"{percent} {value:.0f}" for percent, value in summary[name].items())
             yield f"{title}, ms: {values or 'none'}"
         hits = self.cache_hit_rate

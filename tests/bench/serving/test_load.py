@@ -62,11 +62,12 @@ def test_failures_are_counted_and_drawn(make_annotator: MakeAnnotator, tmp_path:
 
 
 def test_the_summary_in_words() -> None:
-    sent = [Sent(place / 10, 10.0 * place, 200, place == 0, 1) for place in range(101)]
+    sent = [Sent(place / 10, 10.0 * place, 200, place == 0, 2 if place == 50 else 1) for place in range(101)]
     load = Load(8, 0.0, 10.1, sent, 0.5)
-    first, *_, later, cache, failed = load.lines()
+    first, *_, later, second, cache, failed = load.lines()
     assert first == "8 annotators in a closed loop: 10.0 clicks/s in 10 s"
     assert later == "later clicks, ms: p50 505, p90 901, p95 950, p99 990"
+    assert second == "of these, an object's second, ms: p50 500, p90 500, p95 500, p99 500"
     assert cache.endswith("50.0 %")
     assert failed.endswith("none")
 
