@@ -1,5 +1,5 @@
 """`python -m backend.finetune --project N --job FILE` (or `--adapt`): what the server starts as a process of its own,
-see `job.py` and `adaptation.py`."""
+see `run_job.py` and `adaptation.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_environment(os.environ)
         restrain(settings)
         if not options.adapt and not options.job.is_file():
-            raise ValueError(f"there is no job {options.job}: let the server start it (POST /train, Start Training)")
+            raise ValueError(f"there is no job {options.job}: let the server start it (Start Training in Label Studio)")
     except ValueError as error:
         print(error, file=sys.stderr)
         return BAD_USE

@@ -6,7 +6,7 @@
     MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
     MODEL_DIR/jobs/PROJECT/adaptation.log    what the last immediate adaptation printed
 
-The process that works on a job uses `working_on`; queue, start and cancelling are `training.py`'s.
+The process that works on a job uses `working_on`; queue, start and cancelling are `scheduler.py`'s.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m backend.finetune --project 12 --job data/jobs/12/0003.json
 
 It asks Label Studio for the annotations anew, learns, writes a version and promotes it or not. The file is one of
-`jobs.py` and says how far it is; its log goes to standard error. Whenever it is killed, what is served stays as it is.
+`job_store.py` and says how far it is; its log goes to standard error. Whenever it is killed, what is served stays as
+it is.
 """
 
 from __future__ import annotations
