@@ -3,8 +3,8 @@
     python -m backend.finetune --project 12 --adapt
 
 Unlike a training (`run_job.py`) it measures nothing: what it made is served at once. It goes on from the version in
-service and stays near the one that it began with, the base or one that a training measured; `about.json` names that one as
-"adapted" "from". A rollback leads back there, past all adaptations.
+service and stays near the one that it began with, the base or one that a training measured; `about.json` names that one
+as "adapted" "from". A rollback leads back there, past all adaptations.
 """
 
 from __future__ import annotations
