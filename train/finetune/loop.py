@@ -13,13 +13,14 @@ from math import cos, pi
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skipclick.model import SkipClick
 from train.config import PRECISIONS
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.gate import Measured
 from train.finetune.views import View
+from train.frozen.fit import head_weights
 from train.frozen.rollout import MAX_TRIES, Place, answers, place_in, still_clicked
 from train.losses import LOSSES
 
@@ -73,7 +74,8 @@ def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> It
 
     The first step is always taken; what is done between two turns counts as time of the run.
     """
-    weights: list[Tensor] = [*head_weights(model)]
+    model.backbone.requires_grad_(False)  # whatever the model's configuration says
+    weights: list[Tensor] = [*head_weights(model).values()]
     optimizer = torch.optim.AdamW(weights, weight_decay=0.0)
     precision = PRECISIONS[config.precision] if config.precision else faster_precision(model, views, config)
     places: list[Place] = []
@@ -96,12 +98,6 @@ def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> It
         yield Progress("learning", share, step, loss.item(), None, seconds * (1 / share - 1))
 
 
-def head_weights(model: SkipClick) -> list[nn.Parameter]:
-    """All weights but the backbone's, which are frozen, in place, whatever the model's configuration says."""
-    model.backbone.requires_grad_(False)
-    return [weight for name, weight in model.named_parameters() if not name.startswith("backbone.")]
-
-
 def learning_rate(config: FinetuneConfig, share: float) -> float:
     """At a share of the run: rises evenly, then falls to nothing by a cosine."""
     if share < config.warmup:
@@ -121,7 +117,7 @@ def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
         replays = rng.random() < config.replay and replayed.any()
         weights = replayed if replays else accepted
         view = views[int(rng.choice(len(views), p=weights / weights.sum()))]
-        place = place_in(view.asking_for("replayed" if replays else "accepted"), rng)
+        place = place_in(view.replayed if replays else view.accepted, rng)
         if place is not None:
             return place
     raise ValueError(f"{MAX_TRIES} objects in a row cannot be clicked on")

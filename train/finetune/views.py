@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -55,10 +53,14 @@ class View:
         """Answers of the starting model that can be asked for."""
         return _large_enough(self.elsewhere)
 
-    def asking_for(self, what: Literal["accepted", "replayed"]) -> EncodedView:
-        """What a place is drawn from."""
-        if what == "accepted":
-            return EncodedView(self.taps, self.scene, self.start)
+    @property
+    def accepted(self) -> EncodedView:
+        """To ask for accepted objects."""
+        return EncodedView(self.taps, self.scene, self.start)
+
+    @property
+    def replayed(self) -> EncodedView:
+        """To ask for what the starting model answered."""
         return EncodedView(self.taps, self.elsewhere, None)
 
 
@@ -81,35 +83,32 @@ def encoded_views(
     that come last are left out (and listed in `problems`, as those that cannot be read are). on_progress: called with
     the share that is done.
     """
-    num_images, device = len(by_image(examples)), torch.device(config.device)
-    model = copy.deepcopy(model).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    num_images, predictor = len(by_image(examples)), Predictor(model, device=config.device)
     views: list[View] = []
     for index, sample in enumerate(load_images(examples, problems)):
         rng = np.random.default_rng((config.seed, index))
         if not index:
-            size = sum(tap.nbytes for tap in _encoded(model, sample, 1, config, rng)[0].taps)
+            size = sum(tap.nbytes for tap in _encoded(predictor, sample, 1, config.zoom, rng)[0].taps)
             most = max(1, min(config.max_views, config.max_bytes // size))
             each = max(1, min(config.views, most // num_images))
         if len(views) + each > most:
             problems.append(f"the images after the first {index} are left out: there is room for {most} views")
             break
-        views += _encoded(model, sample, each, config, rng)
+        views += _encoded(predictor, sample, each, config.zoom, rng)
         on_progress((index + 1) / num_images)
     return [view for view in views if view.num_objects]
 
 
 @torch.no_grad()
-def _encoded(
-    model: SkipClick, sample: Sample, num_views: int, config: FinetuneConfig, rng: np.random.Generator
-) -> list[View]:
+def _encoded(predictor: Predictor, sample: Sample, num_views: int, zoom: bool, rng: np.random.Generator) -> list[View]:
     shape = sample.image.shape[0], sample.image.shape[1]
     ignored = np.logical_or.reduce([target == -1 for target in sample.targets.values()])
     scene = scene_of_masks(
         [target == 1 for target in sample.targets.values()], shape, ignored if ignored.any() else None
     )
-    first_look = Predictor(model, device=config.device)
-    drawn = [_drawn(sample, scene, index, first_look, config.zoom, rng) for index in range(num_views)]
-    pixels = torch.stack([torch.from_numpy(view.image).permute(2, 0, 1) for view in drawn]).to(config.device)
+    model = predictor.model
+    drawn = [_drawn(sample, scene, index, predictor, zoom, rng) for index in range(num_views)]
+    pixels = torch.stack([torch.from_numpy(view.image).permute(2, 0, 1) for view in drawn]).to(predictor.device)
     taps = model.backbone((pixels.float() / 255).contiguous(memory_format=torch.channels_last))
     kept = [tap.to("cpu", KEPT_AS) for tap in taps]
     return [
