@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Mapping
-from fnmatch import fnmatch
 from ipaddress import ip_address
 from urllib.parse import urlsplit
+
+from backend.settings import host_matches
 
 _FORM_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 """Bodies that a page may send to another site without asking that site first."""
@@ -27,8 +28,11 @@ def password_check(user: str, password: str) -> Callable[[str, str], bool]:
 
 
 def foreign_page(headers: Mapping[str, str], allowed: tuple[str, ...]) -> str | None:
-    """Why a request is one of another site's page, by its headers; None if it is not. allowed: hosts of pages besides
-    this server's own; a proxy that gives this server another name names its own in X-Forwarded-Host."""
+    """Why a request is one of another site's page, by its headers; None if it is not.
+
+    allowed: hosts of pages besides this server's own, where `*` alone stands for none; a proxy that gives this server
+    another name names its own in X-Forwarded-Host.
+    """
     origin = headers.get("Origin")
     if origin is not None and not _is_own(origin, headers, allowed):
         return f"this request comes from a page of {origin[:200]}, and only pages of this server may send any"
@@ -45,15 +49,24 @@ def unknown_host(host: str, allowed: tuple[str, ...]) -> str | None:
     private networks; `*` stands for anything. None if the name is in order.
     """
     name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
-    if "." not in name or _is_address(name) or any(fnmatch(name, pattern) for pattern in (*_LOCAL_NAMES, *allowed)):
+    if (
+        "." not in name
+        or _is_address(name)
+        or any(host_matches(name, pattern) for pattern in (*_LOCAL_NAMES, *allowed))
+    ):
         return None
     return f"this server does not know itself as {name[:200]}: set ALLOWED_HOSTS={name[:200]}, or a password"
 
 
 def _is_own(origin: str, headers: Mapping[str, str], allowed: tuple[str, ...]) -> bool:
-    page = urlsplit(origin)
+    try:
+        page = urlsplit(origin)
+    except ValueError:  # no address at all
+        return False
     own = {headers.get("Host", "").lower(), headers.get("X-Forwarded-Host", "").lower()} - {""}
-    return page.netloc.lower() in own or any(fnmatch(page.hostname or "", pattern) for pattern in allowed)
+    return page.netloc.lower() in own or any(
+        host_matches(page.hostname or "", pattern) for pattern in allowed if pattern != "*"
+    )
 
 
 def _is_address(name: str) -> bool:

@@ -101,6 +101,16 @@ def _hosts(value: object) -> object:
     return patterns
 
 
+def host_matches(host: str, pattern: str) -> bool:
+    """Whether a host name is one of those that a pattern of a setting means: `*.` stands for one name or more in front,
+    `*` elsewhere for a part of one name, `*` alone for all hosts."""
+    if pattern == "*":
+        return True
+    below = pattern.startswith("*.")
+    name = re.escape(pattern.removeprefix("*.")).replace(r"\*", "[^.]*")
+    return re.fullmatch(rf".+\.{name}" if below else name, host) is not None
+
+
 def _listening_host(value: object) -> object:
     """A host as sockets take it: brackets belong to addresses of pages."""
     if not isinstance(value, str):

@@ -8,7 +8,6 @@ a moment later gains nothing.
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
 from backend.punctual import PunctualAdapter
-from backend.settings import BUCKETS
+from backend.settings import BUCKETS, host_matches
 
 Standing = Literal["public", "private", "unusable"]
 """Of an address: the internet's, a network's own (loopback included), or one at which no images live, such as
@@ -67,7 +66,7 @@ class ImageHosts:
 
     def check_name(self, host: str) -> None:
         """Raise `RefusedHostError` for a host that is not on the list."""
-        if not any(_matches(host.lower().rstrip("."), pattern.lower()) for pattern in self.patterns):
+        if not any(host_matches(host.lower().rstrip("."), pattern.lower()) for pattern in self.patterns):
             raise RefusedHostError(
                 f"{host[:100]} is not among the hosts that this server fetches images from; to allow it, start the "
                 f"server with IMAGE_HOSTS={','.join((*self.patterns, host[:100]))}"
@@ -77,7 +76,7 @@ class ImageHosts:
         """Whether the list means this host, so that no other may stand for it. `*` does not mean this machine."""
         here = host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
         name = host.lower().rstrip(".")
-        return any(_matches(name, pattern.lower()) for pattern in self.patterns if pattern != "*" or not here)
+        return any(host_matches(name, pattern.lower()) for pattern in self.patterns if pattern != "*" or not here)
 
     def resolve(self, host: str, port: int) -> list[str]:
         """The host's addresses, if all of them may be called. Raises `RefusedHostError`, or `OSError` for an unknown
@@ -133,14 +132,6 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _matches(host: str, pattern: str) -> bool:
-    if pattern == "*":
-        return True
-    below = pattern.startswith("*.")
-    name = re.escape(pattern.removeprefix("*.")).replace(r"\*", "[^.]*")
-    return re.fullmatch(rf".+\.{name}" if below else name, host) is not None
 
 
 class _CheckedConnection(HTTPConnection):

@@ -30,9 +30,12 @@ def test_own_pages_and_programs_may_ask(headers: dict[str, str]) -> None:
     assert foreign_page(headers, ("*.example.com",)) is None
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "http://skipclick:8080", "null", "http://localhost", "x"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "http://skipclick:8080", "null", "http://localhost", "x", "http://["]
+)
 def test_pages_of_others_may_not(origin: str) -> None:
-    assert "only pages of this server" in str(foreign_page(OWN | {"Origin": origin}, ()))
+    for allowed in ((), ("*",)):  # that any name is this server's makes nobody's page its own
+        assert "only pages of this server" in str(foreign_page(OWN | {"Origin": origin}, allowed))
 
 
 @pytest.mark.parametrize(
