@@ -2,7 +2,7 @@
 
 Reads the annotations from Label Studio, task by task, and keeps what they hold in OUTPUT/tasks; from there the files of
 the format are written. Called again, it reads only what changed since, and so it goes on after an interruption. Of a
-task's annotations the one counts that `skipclick.evaluation.datasets.label_studio` names; what is left out is counted.
+task's annotations the one counts that `skipclick.evaluation.datasets.agreement` names; what is left out is counted.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from backend.label_studio.labeling_config import MASK_KINDS, LabelingConfig, par
 from backend.settings import Settings, revealed
 from skipclick import polygons
 from skipclick.atomic_io import atomic_write
+from skipclick.evaluation.datasets.agreement import choose
+from skipclick.evaluation.datasets.label_studio import AnnotatedObject
 from skipclick.masks import BoxMask
 
 BAD_USE = 2
 NO_LABEL = "object"
 """The class of masks without a label."""
-NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one changed last"
+NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one most agree with, else the oldest"
 
 _PAGE = 20  # tasks that Label Studio is asked for at once; each comes with all its masks
 _UNSAFE = re.compile(r"[^-\w. ]")  # in names of files
@@ -75,8 +77,8 @@ def export(api: LabelStudioApi, project: int, kind: str, output: Path, max_pixel
     seen, num_read = set(), 0
     for task in project_tasks(api, project, _PAUSE, _PAGE, fields="all"):
         path = kept / f"{task['id']}.json"
-        annotations = sorted(read_task(task, config), key=lambda one: one.rank, reverse=True)
-        stamp = [[one.id, one.updated_at, one.ground_truth] for one in annotations]
+        annotations = sorted(read_task(task, config), key=lambda one: one.id)
+        stamp = [[one.id, one.updated_at, one.ground_truth, one.annotator] for one in annotations]
         seen.add(path.name)
         if not path.exists() or _read(path)["stamp"] != stamp:
             content = {"task": task["id"], "stamp": stamp, **_content(annotations, max_pixels)}
@@ -98,26 +100,30 @@ def export(api: LabelStudioApi, project: int, kind: str, output: Path, max_pixel
 
 
 def _content(annotations: Sequence[Annotation], max_pixels: int) -> dict[str, Any]:
-    """What a task's annotations, the one first that ranks highest, hold."""
+    """What the annotation of a task that counts holds, and what is left out of all of them."""
     left_out: Counter[str] = Counter()
     images: dict[str, dict[str, Any]] = {}
-    is_chosen = False
-    for annotation in annotations:
-        left_out.update({str(reason): count for reason, count in annotation.skipped.items()})
-        if is_chosen:
-            left_out[NOT_CHOSEN] += bool(annotation.objects)
-            continue
+
+    def decode(annotation: Annotation) -> list[tuple[AnnotatedObject, BoxMask]]:
+        usable = []
         for one in annotation.objects:
             try:
-                mask = one.mask(max_pixels)
+                usable.append((one, BoxMask.of(one.mask(max_pixels))))
             except UnusableError as error:
                 left_out[str(error.reason)] += 1
-                continue
-            is_chosen = True
-            height, width = mask.shape
-            image = {"file_name": file_name(one.image), "width": width, "height": height, "objects": []}
-            found = {"label": one.label or NO_LABEL, "region": one.region, "counts": column_runs(mask)}
-            images.setdefault(f"{one.image} {width}x{height}", image)["objects"].append(found)
+        return usable
+
+    for annotation in annotations:
+        left_out.update({str(reason): count for reason, count in annotation.skipped.items()})
+    chosen, usable = choose(annotations, decode)
+    others = sum(bool(one.objects) for place, one in enumerate(annotations) if place != chosen)
+    if chosen is not None and others:
+        left_out[NOT_CHOSEN] = others
+    for one, mask in usable:
+        height, width = mask.size
+        image = {"file_name": file_name(one.image), "width": width, "height": height, "objects": []}
+        found = {"label": one.label or NO_LABEL, "region": one.region, "counts": column_runs(mask.full())}
+        images.setdefault(f"{one.image} {width}x{height}", image)["objects"].append(found)
     return {"left_out": dict(left_out), "images": list(images.values())}
 
 

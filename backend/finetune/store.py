@@ -33,6 +33,7 @@ from PIL import Image
 from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
 from backend.label_studio.protocol import read_json
 from skipclick.atomic_io import atomic_write, synchronize
+from skipclick.evaluation.datasets.agreement import Sketched, agreements, sketch
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +51,11 @@ CREATE TABLE IF NOT EXISTS received(
 CREATE TABLE IF NOT EXISTS annotations(
     project INTEGER NOT NULL, annotation INTEGER NOT NULL, task INTEGER NOT NULL, updated_at TEXT NOT NULL,
     ground_truth INTEGER NOT NULL, deleted INTEGER NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL,
-    PRIMARY KEY (project, annotation));
+    annotator INTEGER, agreement REAL NOT NULL DEFAULT 0, PRIMARY KEY (project, annotation));
 CREATE TABLE IF NOT EXISTS objects(
     id INTEGER PRIMARY KEY AUTOINCREMENT, project INTEGER NOT NULL, annotation INTEGER NOT NULL, region TEXT NOT NULL,
     label TEXT, image TEXT NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL, digest TEXT NOT NULL,
-    mask TEXT NOT NULL, UNIQUE (project, annotation, region));
+    mask TEXT NOT NULL, sketch BLOB, UNIQUE (project, annotation, region));
 CREATE TABLE IF NOT EXISTS skipped(
     project INTEGER NOT NULL, annotation INTEGER NOT NULL, reason TEXT NOT NULL, count INTEGER NOT NULL,
     PRIMARY KEY (project, annotation, reason));
@@ -63,18 +64,28 @@ CREATE TABLE IF NOT EXISTS set_aside(
     number INTEGER PRIMARY KEY, project INTEGER NOT NULL, at REAL NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS unreachable(
     project INTEGER NOT NULL, image TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (project, image));
-CREATE VIEW IF NOT EXISTS counting AS
-    SELECT objects.*, ranked.task, ranked.updated_at FROM objects JOIN (
+"""
+_COUNTING = """
+CREATE VIEW counting AS
+    SELECT objects.*, ranked.task, ranked.updated_at, ranked.annotator FROM objects JOIN (
         SELECT *, row_number() OVER (
-            PARTITION BY project, task ORDER BY ground_truth DESC, updated_at DESC, annotation DESC) AS place
+            PARTITION BY project, task ORDER BY ground_truth DESC, agreement DESC, annotation) AS place
         FROM annotations WHERE (project, annotation) IN (SELECT project, annotation FROM objects)
     ) AS ranked USING (project, annotation) WHERE place = 1;
 """
+_ADDED = (
+    ("annotations", "annotator", "INTEGER"),
+    ("annotations", "agreement", "REAL NOT NULL DEFAULT 0"),
+    ("objects", "sketch", "BLOB"),
+)
+"""Columns that databases made before version 1 lack. Each training asks Label Studio for all annotations and so fills
+them; until then the oldest annotation of each task counts."""
+_VERSION = 1
 _UPSERT = """ON CONFLICT DO UPDATE SET task = excluded.task, updated_at = excluded.updated_at,
     ground_truth = excluded.ground_truth, deleted = excluded.deleted, number = excluded.number,
-    at = max(at, excluded.at)"""
+    at = max(at, excluded.at), annotator = excluded.annotator"""
 """`number`: the event that an annotation's state comes from. `counting`: of the annotations of a task, made by several
-annotators, one counts: that marked as ground truth, else the one changed last."""
+annotators, one counts: see `skipclick.evaluation.datasets.agreement`, which `agreement` and `sketch` are of."""
 
 
 class BacklogError(Exception):
@@ -95,6 +106,8 @@ class StoredObject:
     image: str
     size: tuple[int, int]
     updated_at: str
+    annotator: int | None
+    """Who made the annotation; None if that is not known."""
     digest: str
     """Of the mask: equal digests mean equal masks."""
     mask_file: Path
@@ -136,6 +149,7 @@ class AnnotationStore:
         with self._database() as database:
             database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             database.executescript(_SCHEMA)
+            _migrate(database)
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             if found != "ok":
                 raise sqlite3.DatabaseError(found)
@@ -323,12 +337,16 @@ class AnnotationStore:
             for task in event.deleted_tasks:
                 of_task = database.execute("SELECT * FROM annotations WHERE project = ? AND task = ?", (project, task))
                 deleted += [(row["annotation"], row) for row in of_task]
+        tasks = {one.annotation.task for one in saved}
+        tasks |= {row["task"] for row in (*rows.values(), *(row for _, row in deleted)) if row is not None}
         with self._transaction() as database:
             for one in saved:
                 self._replace(database, project, one, number, at)
             for annotation, row in deleted:
                 if row is None or not from_label_studio or row["number"] <= number:
                     self._delete(database, project, annotation, number, at)
+            for task in tasks:
+                _compare(database, project, task)
             if not from_label_studio:
                 database.execute("DELETE FROM received WHERE number = ?", (number,))
                 database.execute("DELETE FROM tries WHERE number = ?", (number,))
@@ -337,7 +355,7 @@ class AnnotationStore:
         """Decode an annotation's masks and write those that the store does not have yet."""
         known = {row["region"]: row for row in _object_rows(database, project, annotation.id)}
         skipped: Counter[str] = Counter(annotation.skipped)
-        new, kept = [], set()
+        new, kept = [], {}
         for one in annotation.objects:
             try:
                 mask = one.mask(self._max_pixels)
@@ -347,12 +365,12 @@ class AnnotationStore:
             digest = sha256(repr(mask.shape).encode() + np.packbits(mask).tobytes()).hexdigest()
             row = known.get(one.region)
             if row is not None and (row["label"], row["image"], row["digest"]) == (one.label, one.image, digest):
-                kept.add(row["id"])
+                kept[row["id"]] = row["sketch"] or sketch(mask)
             else:
                 name = f"{annotation.id}-{secrets.token_hex(8)}.png"
                 with atomic_write(self._masks(project) / name) as temporary:
                     Image.fromarray(mask).save(temporary, format="PNG")
-                new.append((one.region, one.label, one.image, *mask.shape, digest, name))
+                new.append((one.region, one.label, one.image, *mask.shape, digest, name, sketch(mask)))
         if new:
             synchronize(self._masks(project))
         return _Prepared(annotation, new, kept, skipped)
@@ -361,24 +379,27 @@ class AnnotationStore:
         one = prepared.annotation
         self._forget(database, project, one.id, prepared.kept)
         database.execute(
-            f"INSERT INTO annotations VALUES (?, ?, ?, ?, ?, 0, ?, ?) {_UPSERT}",
-            (project, one.id, one.task, one.updated_at, one.ground_truth, number, at),
+            f"INSERT INTO annotations VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, 0) {_UPSERT}",
+            (project, one.id, one.task, one.updated_at, one.ground_truth, number, at, one.annotator),
         )
         database.executemany(
-            "INSERT INTO objects (project, annotation, region, label, image, height, width, digest, mask) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO objects (project, annotation, region, label, image, height, width, digest, mask, sketch) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(project, one.id, *row) for row in prepared.new],
         )
+        sketches = [(drawn, row) for row, drawn in prepared.kept.items()]
+        database.executemany("UPDATE objects SET sketch = ? WHERE id = ? AND sketch IS NULL", sketches)
         rows = [(project, one.id, str(reason), count) for reason, count in prepared.skipped.items()]
         database.executemany("INSERT INTO skipped VALUES (?, ?, ?, ?)", rows)
 
     def _delete(self, database: sqlite3.Connection, project: int, annotation: int, number: int, at: float) -> None:
-        self._forget(database, project, annotation, kept=set())
+        self._forget(database, project, annotation, kept=())
         database.execute(
-            f"INSERT INTO annotations VALUES (?, ?, 0, '', 0, 1, ?, ?) {_UPSERT}", (project, annotation, number, at)
+            f"INSERT INTO annotations VALUES (?, ?, 0, '', 0, 1, ?, ?, NULL, 0) {_UPSERT}",
+            (project, annotation, number, at),
         )
 
-    def _forget(self, database: sqlite3.Connection, project: int, annotation: int, kept: set[int]) -> None:
+    def _forget(self, database: sqlite3.Connection, project: int, annotation: int, kept: Collection[int]) -> None:
         """Remove an annotation's objects but for those with an id in `kept`, and what was skipped of it."""
         for row in _object_rows(database, project, annotation):
             if row["id"] not in kept:
@@ -398,6 +419,7 @@ class AnnotationStore:
             image=row["image"],
             size=(row["height"], row["width"]),
             updated_at=row["updated_at"],
+            annotator=row["annotator"],
             digest=row["digest"],
             mask_file=self._masks(row["project"]) / row["mask"],
         )
@@ -432,12 +454,49 @@ class AnnotationStore:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An annotation whose masks are on the disk: rows to insert, ids of rows to keep, what was skipped."""
+    """An annotation whose masks are on the disk: rows to insert, ids of rows to keep with the sketches of their masks,
+    what was skipped."""
 
     annotation: Annotation
-    new: list[tuple[str | int | None, ...]]
-    kept: set[int]
+    new: list[tuple[str | int | bytes | None, ...]]
+    kept: Mapping[int, bytes]
     skipped: Mapping[str, int]
+
+
+def _migrate(database: sqlite3.Connection) -> None:
+    """Bring a database of an earlier version up to date, once; a new one gets its view."""
+    if _scalar(database, "PRAGMA user_version") >= _VERSION:
+        return
+    database.execute("BEGIN IMMEDIATE")
+    if _scalar(database, "PRAGMA user_version") < _VERSION:  # else another process was faster
+        for table, column, kind in _ADDED:
+            if column not in {row["name"] for row in database.execute(f"PRAGMA table_info({table})")}:
+                database.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        database.execute("DROP VIEW IF EXISTS counting")
+        database.execute(_COUNTING)
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+    database.execute("COMMIT")
+
+
+def _compare(database: sqlite3.Connection, project: int, task: int) -> None:
+    """Write down how far the annotations of a task agree, from the sketches of their masks."""
+    rows = database.execute(
+        "SELECT annotation, annotator, ground_truth, image, sketch FROM annotations JOIN objects "
+        "USING (project, annotation) WHERE project = ? AND task = ? ORDER BY annotation, objects.id",
+        (project, task),
+    ).fetchall()
+    database.execute("UPDATE annotations SET agreement = 0 WHERE project = ? AND task = ?", (project, task))
+    if len({row["annotator"] for row in rows}) < 3 or any(row["sketch"] is None for row in rows):
+        return
+    sketches: dict[int, dict[str, list[bytes]]] = {}
+    for row in rows:
+        sketches.setdefault(row["annotation"], {}).setdefault(row["image"], []).append(row["sketch"])
+    facts = {row["annotation"]: (row["annotator"], bool(row["ground_truth"])) for row in rows}
+    annotations = [Sketched(one, *facts[one], of_one) for one, of_one in sketches.items()]
+    database.executemany(
+        "UPDATE annotations SET agreement = ? WHERE project = ? AND annotation = ?",
+        [(agreed, project, one.id) for one, agreed in zip(annotations, agreements(annotations), strict=True)],
+    )
 
 
 def _event(body: bytes, project: int) -> Event:

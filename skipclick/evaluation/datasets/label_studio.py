@@ -7,8 +7,8 @@ What counts as an object:
 * regions under another one (`parentID`) are further pieces of it if they have its label;
 * a pixel belongs to a region where its brush covers half of it, or its centre lies in the polygon.
 
-Which annotation of a task counts: of those that were not skipped and have an object, the one marked as ground truth,
-else the one changed last. Drafts do not count.
+Which annotation of a task counts, of those that were not skipped and have an object: see `agreement`. Drafts do not
+count.
 
 What does not become an object is counted with its `Reason`. No annotation is ever an error.
 """
@@ -131,11 +131,8 @@ class Annotation:
     ground_truth: bool
     objects: tuple[AnnotatedObject, ...]
     skipped: Mapping[Reason, int]
-
-    @property
-    def rank(self) -> tuple[bool, str, int]:
-        """Of a task's annotations with an object, the one that ranks highest counts."""
-        return self.ground_truth, self.updated_at, self.id
+    annotator: int | None = None
+    """Who made it, by the id of the user; None if Label Studio does not say."""
 
 
 ImageOf = Callable[[str, int | None], str | None]
@@ -173,7 +170,13 @@ def read_annotation(
         ground_truth=annotation.get("ground_truth") is True,
         objects=objects,
         skipped=skipped,
+        annotator=_annotator(annotation.get("completed_by")),
     )
+
+
+def _annotator(completed_by: Any) -> int | None:
+    """A user's id: Label Studio writes the id alone, or an object that holds it."""
+    return number(mapping(completed_by).get("id") if isinstance(completed_by, dict) else completed_by)
 
 
 def _mask_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict[str, Json]:

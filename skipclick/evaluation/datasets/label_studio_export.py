@@ -24,6 +24,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from skipclick.evaluation.datasets.agreement import choose
 from skipclick.evaluation.datasets.annotation_file import find_annotations, read_json
 from skipclick.evaluation.datasets.image_mask_folders import IMAGE_SUFFIXES
 from skipclick.evaluation.datasets.label_studio import (
@@ -40,6 +41,7 @@ from skipclick.evaluation.datasets.label_studio import (
 )
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, UnusableError, describe_left_out
 from skipclick.evaluation.datasets.sample import Content, Photo, mask_targets, read_photo
+from skipclick.masks import BoxMask
 
 UPLOAD_PREFIX = re.compile(r"[0-9a-f]{8}-")
 
@@ -51,7 +53,7 @@ _KINDS_OF_MIN = {**MASK_FIELDS, "radiusX": "ellipse"}
 
 NO_TASK = "the entry is no task with annotations"
 NO_ANNOTATION = "the task has no annotation"
-NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one changed last"
+NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one most agree with, else the oldest"
 NO_PHOTO = "no photo below the folder has the name that the task gives"
 SEVERAL_PHOTOS = "several photos below the folder have the name that the task gives"
 
@@ -134,7 +136,12 @@ def _annotation_of_min(entry: Json) -> Json:
         if isinstance(values, list)
         for index, value in enumerate(json_objects(values))
     ]
-    return {"id": entry.get("annotation_id"), "updated_at": entry.get("updated_at"), "result": result}
+    return {
+        "id": entry.get("annotation_id"),
+        "updated_at": entry.get("updated_at"),
+        "completed_by": entry.get("annotator"),
+        "result": result,
+    }
 
 
 def _photos(task: Task, photos_by_name: dict[str, list[Path]], left_out: list[LeftOut]) -> Iterator[Photo]:
@@ -143,7 +150,7 @@ def _photos(task: Task, photos_by_name: dict[str, list[Path]], left_out: list[Le
     annotations = [read_annotation(annotation, partial(_address, task)) for annotation in task.annotations]
     for annotation in annotations:
         left_out += [LeftOut(reason, where, count) for reason, count in annotation.skipped.items()]
-    candidates = sorted((one for one in annotations if one.objects), key=lambda one: one.rank, reverse=True)
+    candidates = [one for one in annotations if one.objects]
     for address in dict.fromkeys(one.image for annotation in candidates for one in annotation.objects):
         path = PurePosixPath(address)
         matching = _matching(path, photos_by_name)
@@ -214,33 +221,28 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 
 def _read(path: Path, where: str, address: str, candidates: Sequence[Annotation]) -> Content:
-    """The photo with the objects of the annotation that counts: the first of `candidates` that has a usable one."""
+    """The photo with the objects of the annotation that counts."""
     image = read_photo(path, complete=False)  # as it was annotated: of a damaged file the editor shows what is there
     size = (image.shape[0], image.shape[1])
     left_out: list[LeftOut] = []
     masks: dict[int, NDArray[np.bool_]] = {}
-    for place, annotation in enumerate(candidates):
-        usable = list(_usable(annotation, where, left_out))
-        if not usable:
+    chosen, usable = choose(candidates, lambda annotation: list(_usable(annotation, where, left_out)))
+    for one, mask in usable:
+        if one.image != address:
             continue
-        for one, mask in usable:
-            if one.image != address:
-                continue
-            if mask.shape == size:
-                masks[_number_for(one.region, masks)] = mask
-            else:
-                left_out.append(LeftOut(Reason.WRONG_SIZE, f"{where}, region {one.region}"))
-        left_out += [LeftOut(NOT_CHOSEN, where) for _ in candidates[place + 1 :]]
-        break
+        if mask.size == size:
+            masks[_number_for(one.region, masks)] = mask.full()
+        else:
+            left_out.append(LeftOut(Reason.WRONG_SIZE, f"{where}, region {one.region}"))
+    if chosen is not None:
+        left_out += [LeftOut(NOT_CHOSEN, where) for _ in candidates[1:]]
     return Content(image, mask_targets(masks), tuple(left_out))
 
 
-def _usable(
-    annotation: Annotation, where: str, left_out: list[LeftOut]
-) -> Iterator[tuple[AnnotatedObject, NDArray[np.bool_]]]:
+def _usable(annotation: Annotation, where: str, left_out: list[LeftOut]) -> Iterator[tuple[AnnotatedObject, BoxMask]]:
     for one in annotation.objects:
         try:
-            yield one, one.mask(MAX_PIXELS)
+            yield one, BoxMask.of(one.mask(MAX_PIXELS))
         except UnusableError as error:
             left_out.append(LeftOut(error.reason, f"{where}, region {one.region}"))
 

@@ -71,7 +71,18 @@ def test_a_recorded_update_and_deletion() -> None:
     created, updated, removed = recorded_events("18")
     assert [len(read_event(body).saved[0].objects) for body in (created, updated)] == [1, 2]
     assert [one.label for one in read_event(updated).saved[0].objects] == ["Ski", "Helmet"]
+    assert [read_event(body).saved[0].annotator for body in (created, updated)] == [1, 1]
     assert read_event(removed) == Event(deleted=(4,))
+
+
+@pytest.mark.parametrize(
+    ("completed_by", "annotator"),
+    [(3, 3), ({"id": 3, "email": "a@example.com"}, 3), (None, None), ({}, None), ("3", None), (True, None), (-1, None)],
+)
+def test_who_made_an_annotation(completed_by: Any, annotator: int | None) -> None:
+    """A number in webhooks and exports; in tasks as the editor gets them (recording 18) an object."""
+    body = bodies.saved(bodies.annotation(1, 1, [], completed_by=completed_by))
+    assert read_event(body).saved[0].annotator == annotator
 
 
 def test_recorded_bulk_events() -> None:

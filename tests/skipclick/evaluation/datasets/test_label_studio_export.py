@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,33 @@ def test_the_annotation_that_counts(tmp_path: Path) -> None:
         targets = targets_of(tmp_path, task([]) | {"annotations": list(annotations)})
         return [int(np.argmax(target.any(axis=1))) for target in targets]
 
-    old, new = annotation(1, updated_at="2026-02-01T09:00:00Z"), annotation(2, updated_at="2026-02-01T10:00:00Z")
-    assert chosen(old, new) == chosen(new, old) == [2]
-    assert chosen(old | {"ground_truth": True}, new) == [1]
-    assert chosen(old, new | {"was_cancelled": True}) == [1]
-    assert chosen(old, new | {"updated_at": "2026-02-01T10:00:00+05:00"}) == [1], "which is 5 o'clock"
+    old = annotation(1, id=1, completed_by=7, updated_at="2026-02-01T11:00:00Z")
+    new = annotation(2, id=2, completed_by={"id": 8}, updated_at="2026-02-01T10:00:00Z")
+    assert chosen(old, new) == chosen(new, old) == [1]
+    assert chosen(old, new | {"updated_at": "2026-02-01T12:00:00Z"}) == [1], "a later change takes nobody's place"
+    assert chosen(old, new | {"ground_truth": True}) == [2]
+    assert chosen(old | {"was_cancelled": True}, new) == [2]
     empty = region("e", blank())
-    assert chosen(old, new | {"result": [empty]}) == [1], "an annotation without a usable mask does not count"
+    assert chosen(old | {"result": [empty]}, new) == [2], "an annotation without a usable mask does not count"
     with pytest.raises(ValueError, match=f"1 × {Reason.CANCELLED}"):
         chosen(new | {"was_cancelled": True})
+
+
+def test_three_annotators_outvote_one(tmp_path: Path) -> None:
+    def annotation(number: int, who: int, row: int, **fields: Any) -> dict[str, Any]:
+        made = task([region("a", mask_of_row(row))])["annotations"][0]
+        return made | {"id": number, "completed_by": who} | fields
+
+    def chosen(*annotations: dict[str, Any]) -> tuple[int, int]:
+        """Row of the object, and how many annotations were left out for it."""
+        shutil.rmtree(tmp_path / "images", ignore_errors=True)
+        (target,) = targets_of(tmp_path, task([]) | {"annotations": list(annotations)})
+        return int(np.argmax(target.any(axis=1))), found(tmp_path)[1][NOT_CHOSEN]
+
+    wrong, second, third = annotation(1, 7, 1), annotation(2, 8, 2), annotation(3, 9, 2)
+    assert chosen(wrong, second, third) == chosen(third, second, wrong) == (2, 2)
+    assert chosen(wrong, second, third | {"completed_by": 8}) == (1, 2), "two voices of one person are one"
+    assert chosen(wrong | {"ground_truth": True}, second, third) == (1, 2)
 
 
 def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
@@ -221,7 +240,7 @@ def test_json_min_has_the_same_objects(tmp_path: Path) -> None:
             "lead_time": 3.2,
         }
 
-    write_set(tmp_path, entry(1, "2026-01-01T00:00:00Z", 1), entry(2, "2026-02-01T00:00:00Z", 2, 3))
+    write_set(tmp_path, entry(2, "2026-02-01T00:00:00Z", 1), entry(1, "2026-01-01T00:00:00Z", 2, 3))
     dataset = open_dataset("label-studio", tmp_path)
     (sample,) = dataset
     assert sample.name == "3-25f393b5-a"
