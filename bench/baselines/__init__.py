@@ -15,8 +15,10 @@ BASELINES = {
     "grabcut": "OpenCV's GrabCut, seeded by the clicks",
     "random-walker": "scikit-image's random walker, seeded by the clicks",
     "sam:WEIGHTS": "SAM by transformers; WEIGHTS is a folder or a name on the Hugging Face hub",
-    "sam2:WEIGHTS": "SAM 2, likewise",
-    "sam-hq:WEIGHTS": "SAM-HQ, likewise",
+    "sam2:WEIGHTS": "SAM 2 and 2.1, likewise",
+    "sam3:WEIGHTS": "SAM 3 by its point tracker, likewise",
+    "edgetam:WEIGHTS": "EdgeTAM, likewise",
+    "sam-hq:WEIGHTS": "HQ-SAM, likewise",
     "MODULE:FACTORY": "a method of yours: FACTORY() of a module returns an object with encode(image) and "
     "click(features, clicks, previous), as `skipclick.evaluation.evaluate.ClickModel` describes them",
 }
@@ -36,10 +38,10 @@ def load_baseline(name: str, device: str = "cpu") -> ClickModel[Any]:
             from bench.baselines.random_walker import RandomWalkerModel
 
             return RandomWalkerModel()
-        if kind in ("sam", "sam2", "sam-hq") and rest:
+        if f"{kind}:WEIGHTS" in BASELINES and rest:
             from bench.baselines.sam import SegmentAnything
 
-            return SegmentAnything(kind, rest, device)
+            return SegmentAnything.load(kind, rest, device)
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise ValueError(

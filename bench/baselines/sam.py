@@ -1,4 +1,4 @@
-"""SAM, SAM 2 and SAM-HQ as Hugging Face's transformers has them, clicked as their authors evaluate them.
+"""SAM and its descendants as Hugging Face's transformers has them, clicked as their authors evaluate them.
 
 The first click asks for three masks and takes the one of the best predicted IoU, as one click can mean a part or the
 whole; every later click asks for one mask. Each click is given all clicks so far and, as mask input, the
@@ -25,11 +25,12 @@ from skipclick import Click
 
 @dataclass(frozen=True)
 class SamFamily:
-    """What differs between the three."""
+    """What differs between them."""
 
     model: str
     """Class in transformers."""
     processor: str
+    image_processor: str
     model_types: frozenset[str]
     """What the configuration of its weights calls itself."""
     logit_limit: float = math.inf
@@ -37,11 +38,18 @@ class SamFamily:
 
 
 FAMILIES = {
-    "sam": SamFamily("SamModel", "SamProcessor", frozenset({"sam"})),
-    "sam2": SamFamily(  # its weights are published for videos; the limit is that of its authors' image predictor
-        "Sam2Model", "Sam2Processor", frozenset({"sam2", "sam2_video"}), logit_limit=32.0
+    "sam": SamFamily("SamModel", "SamProcessor", "SamImageProcessor", frozenset({"sam"})),
+    # weights of the next three are published for videos too; the limit is that of their authors' image predictor
+    "sam2": SamFamily("Sam2Model", "Sam2Processor", "Sam2ImageProcessor", frozenset({"sam2", "sam2_video"}), 32.0),
+    "sam3": SamFamily(
+        *("Sam3TrackerModel", "Sam3TrackerProcessor", "Sam3ImageProcessor"),
+        frozenset({"sam3_tracker", "sam3_tracker_video", "sam3_video"}),
+        32.0,
     ),
-    "sam-hq": SamFamily("SamHQModel", "SamHQProcessor", frozenset({"sam_hq"})),
+    "edgetam": SamFamily(
+        "EdgeTamModel", "Sam2Processor", "Sam2ImageProcessor", frozenset({"edgetam", "edgetam_video"}), 32.0
+    ),
+    "sam-hq": SamFamily("SamHQModel", "SamHQProcessor", "SamImageProcessor", frozenset({"sam_hq"})),
 }
 
 
@@ -64,7 +72,22 @@ class SamFeatures:
 class SegmentAnything:
     """One set of weights of a family. An answer depends on the photo and the clicks alone."""
 
-    def __init__(self, family: str, weights: str, device: str = "cpu") -> None:
+    def __init__(self, family: str, model: Any, processor: Any, name: str, device: str = "cpu") -> None:
+        """
+        Args:
+            family: a key of `FAMILIES`, whose classes in transformers `model` and `processor` are of.
+            name: of the weights.
+        """
+        self._family = FAMILIES[family]
+        self.device = torch.device(device)
+        self.side: int = model.config.prompt_encoder_config.image_size
+        """Of the square that the network looks at, in pixels."""
+        self._model = model.eval().to(self.device)
+        self._processor = processor
+        self._name = name
+
+    @staticmethod
+    def load(family: str, weights: str, device: str = "cpu") -> SegmentAnything:
         """
         Args:
             family: a key of `FAMILIES`.
@@ -73,26 +96,23 @@ class SegmentAnything:
         Raises:
             ValueError: the weights cannot be loaded, or are not the family's.
         """
-        self._family = FAMILIES[family]
-        self.device = torch.device(device)
+        kind = FAMILIES[family]
         config = _load(transformers.AutoConfig, weights)
-        if config.model_type not in self._family.model_types:
+        if config.model_type not in kind.model_types:
             raise ValueError(f"{weights} holds a {config.model_type} model, not one of the family {family!r}")
-        self._processor = _load(getattr(transformers, self._family.processor), weights)
-        self._model, report = _load(
-            getattr(transformers, self._family.model), weights, dtype=torch.float32, output_loading_info=True
-        )
+        processor = _load(getattr(transformers, kind.processor), weights)
+        model, report = _load(getattr(transformers, kind.model), weights, dtype=torch.float32, output_loading_info=True)
         if report["missing_keys"]:  # transformers would make them up at random
             missing = sorted(report["missing_keys"])
             raise ValueError(f"{weights} lacks {len(missing)} of the weights of {family}, such as {missing[0]!r}")
-        self._model.eval().to(self.device)
         revision = getattr(config, "_commit_hash", None)
-        self._version = f"{family}:{weights}" + (f"@{revision}" if revision else "")
+        name = f"{family}:{weights}" + (f"@{revision}" if revision else "")
+        return SegmentAnything(family, model, processor, name, device)
 
     @property
     def version(self) -> str:
         """Family and weights, with the hub's revision where they came from there, and the library."""
-        return f"{self._version}, transformers {transformers.__version__}"
+        return f"{self._name}, transformers {transformers.__version__}"
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> SamFeatures:
@@ -104,7 +124,7 @@ class SegmentAnything:
         if isinstance(embeddings, tuple):  # SAM-HQ refines with what its early blocks saw
             by_name = {"image_embeddings": embeddings[0], "intermediate_embeddings": embeddings[1]}
         sizes = {name: inputs[name].tolist() for name in ("original_sizes", "reshaped_input_sizes") if name in inputs}
-        height, width = sizes.get("reshaped_input_sizes", [pixels.shape[-2:]])[0]  # only SAM 2 fills its whole input
+        height, width = sizes.get("reshaped_input_sizes", [pixels.shape[-2:]])[0]  # later ones fill the input
         return SamFeatures(by_name, (image.shape[0], image.shape[1]), (height, width), sizes)
 
     @torch.inference_mode()
