@@ -12,6 +12,7 @@ import cv2
 import torch
 
 from bench.baselines import load_baseline
+from bench.baselines.isegm_checkout import published_side
 from bench.published import ABLATION, TABLES
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import checkpoint_file
@@ -19,6 +20,10 @@ from skipclick.config import PRESETS, ConvNetConfig, preset
 from skipclick.evaluation.evaluate import ClickModel
 from skipclick.model import SkipClick
 from skipclick.openvino_runtime import graphs_folder
+
+ISEGM = {"ritm": "RITM", "focalclick": "FocalClick", "simpleclick": "SimpleClick", "skipclick-release": "SkipClick"}
+METHODS = {"sam": "SAM", "sam-hq": "HQ-SAM"} | ISEGM
+"""Names of baselines, those of one code base apart, and their rows in the paper."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class ModelSpec:
     name: str
     """"bundled", a checkpoint file or a baseline of `bench.baselines`."""
     resolution: tuple[int, int] | None
-    """(H, W) that the network works at; None: the model's own. Baselines have theirs."""
+    """(H, W) that the network works at; None: the model's own. Of baselines, those of isegm have one."""
     device: str
     dtype: str
     flip: bool
@@ -44,12 +49,16 @@ def is_checkpoint(name: str) -> bool:
 def network_size(name: str, published: tuple[int, int] | None, asked: int | None) -> tuple[int, int] | None:
     """The (H, W) for a model on a data set: the side asked for, else the published size, else the model's own.
 
-    Published sizes are for ViTs: a ConvNet such as the bundled one was trained at one size and stays there.
+    None: baselines but those of isegm have one of their own. Published sizes are for ViTs: a ConvNet such as the
+    bundled one was trained at one size and stays there.
     """
-    if not is_checkpoint(name):
+    if not is_checkpoint(name) and name.partition(":")[0] not in ISEGM:
         return None
     if asked is not None:
         return asked, asked
+    if not is_checkpoint(name):
+        side = published_side(name.partition(":")[0], published[0] if published else 448)
+        return side, side
     config = _checkpoint(name).config
     return config.resolution if published is None or isinstance(config.backbone, ConvNetConfig) else published
 
@@ -57,7 +66,7 @@ def network_size(name: str, published: tuple[int, int] | None, asked: int | None
 def published_row(name: str, table: int) -> str | None:
     """The row of a table of the paper that a model belongs to, by its kind or, of a checkpoint, its architecture."""
     if not is_checkpoint(name):
-        method = {"sam": "SAM", "sam-hq": "HQ-SAM"}.get(name.partition(":")[0])
+        method = METHODS.get(name.partition(":")[0])
         return method if method in TABLES[table].rows else None
     config = _checkpoint(name).config
     if isinstance(config.backbone, ConvNetConfig):  # the paper's are vision transformers
@@ -76,7 +85,7 @@ def load_model(spec: ModelSpec) -> ClickModel[Any]:
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):
-        return load_baseline(spec.name, spec.device)
+        return load_baseline(spec.name, spec.device, *(spec.resolution or ())[:1])
     return Predictor(
         _checkpoint(spec.name),
         spec.resolution,

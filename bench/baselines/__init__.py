@@ -19,18 +19,28 @@ BASELINES = {
     "sam3:WEIGHTS": "SAM 3 by its point tracker, likewise",
     "edgetam:WEIGHTS": "EdgeTAM, likewise",
     "sam-hq:WEIGHTS": "HQ-SAM, likewise",
+    "ritm:CHECKPOINT": "RITM, by its authors' checkout on PYTHONPATH (docs/baselines.md)",
+    "focalclick:CHECKPOINT": "FocalClick, likewise",
+    "simpleclick:CHECKPOINT": "SimpleClick, likewise",
+    "skipclick-release:CHECKPOINT": "SkipClick by its authors' own code, likewise",
     "MODULE:FACTORY": "a method of yours: FACTORY() of a module returns an object with encode(image) and "
     "click(features, clicks, previous), as `skipclick.evaluation.evaluate.ClickModel` describes them",
 }
 """How `--model` names them, and what each is."""
 
 
-def load_baseline(name: str, device: str = "cpu") -> ClickModel[Any]:
+def load_baseline(name: str, device: str = "cpu", side: int = 448) -> ClickModel[Any]:
     """The method that a key of `BASELINES` stands for; only networks use the torch device.
+
+    side: in pixels, for the methods that look at another size on each data set.
 
     Raises ValueError, in one sentence, where the name is unknown, or packages or weights are missing.
     """
     kind, _, rest = name.partition(":")
+    if f"{kind}:CHECKPOINT" in BASELINES and rest:
+        from bench.baselines.isegm_checkout import IsegmModel
+
+        return IsegmModel(kind, rest, device, side)
     try:
         if name == "grabcut":
             return GrabCutModel()

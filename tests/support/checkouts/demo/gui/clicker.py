@@ -1,0 +1,3 @@
+"""A stand-in for InterFormer's clicks."""
+
+from isegm.inference.clicker import Click  # noqa: F401
