@@ -3,11 +3,17 @@
     OMP_NUM_THREADS=2 python bench/serving/latency.py                       all models and resolutions, about 30 minutes
     python bench/serving/latency.py --models skipclick-lite --rounds 5             a quick look
     python bench/serving/latency.py --models vit-b --resolutions 448 --no-stages   the comparison at one resolution
+    python bench/serving/latency.py --table 2 --rounds 5                           response times as in the paper
 
 Stages are measured on one request as it passes: `warm` on a photo whose features are known, `cold` on one that must be
 fetched from a server on loopback, decoded and encoded first. Baselines take turns round by round, so that whatever
-else the machine does meets all of them. ViT-B has random weights, since speed does not depend on values. Writes
-OUTPUT.json and OUTPUT.md. Exit status 2 for wrong options.
+else the machine does meets all of them. ViT-B has random weights, since speed does not depend on values. Times are by
+the clock, of a click on a GPU by its events, after one round that is not counted. Writes OUTPUT.json and OUTPUT.md.
+Exit status 2 for wrong options.
+
+--table 2 sets what the paper reports beside its Table 2: the time from a click to the mask at the photo's size, each
+system at its own resolution, the encoding of the photo excluded. Systems have random weights; --systems measures given
+ones too, by the names that noc.py takes, such as sam:DIR.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import functools
 import io
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -38,12 +44,15 @@ from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, read_json, read_predict
 from backend.label_studio.regions import mask_response
 from bench.cli import CommandParser, image_size, write_results
+from bench.models import ModelSpec, load_model, network_size, published_row
 from bench.published import RESPONSE_MS
 from bench.serving.annotators import Request, drawn_photo, photos
-from bench.serving.latency_baselines import SAM_SIDE, ClickOnce, authors_design, plain, sam_decoder, served
+from bench.serving.latency_baselines import ClickOnce, authors_design, evaluated, plain, random_sam, served
 from bench.serving.load import image_server, jpeg, predict_body
+from bench.serving.response_time import ResponseTime, response_table
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.config import DINOV2
+from skipclick.evaluation.datasets import LAYOUTS
 from skipclick.evaluation.option_types import positive
 from skipclick.evaluation.timing import MedianP95
 from skipclick.evaluation.versions import software_versions
@@ -53,6 +62,8 @@ from skipclick.predictor import ClickRequest
 
 MODELS = ("vit-b", "vit-l", "skipclick-lite")
 RESOLUTIONS = {"vit-b": (448, 672, 896), "vit-l": (448, 896), "skipclick-lite": (320, 448, 672, 896)}
+TABLE_RESOLUTIONS = {"vit-b": (448, 896), "vit-l": (896,), "skipclick-lite": (320,)}
+"""Of --table: those that the paper evaluates with, and that of the bundled model."""
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
 MODEL_STAGES = ("prompts", "mixer", "pyramid", "decoder")
@@ -90,6 +101,8 @@ class ClickTime:
     name: str
     setting: Setting
     click: MedianP95
+    processor_ms: float
+    """Median milliseconds of this process' processor time: what other programs do on the machine does not count."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,8 @@ class LatencyResults:
     """Measured, by "device dtype", in 10^9 operations per second."""
     stages: list[Stages]
     comparisons: list[ClickTime]
+    response: list[ResponseTime]
+    """Of --table."""
 
 
 class Laps:
@@ -263,24 +278,64 @@ def baselines_of(
         theirs = model.to(setting.device)
         design = authors_design(theirs, features.taps, scene.clicks, size, resolution)
         found.append(("authors' design", exact, design))
-    if baselines:
-        for family, name in (("sam", "SAM's decoder"), ("sam-hq", "HQ-SAM's decoder"), ("sam2", "SAM 2's decoder")):
-            own = Setting(name, SAM_SIDE, setting.device, "float32")
-            found.append((name, own, sam_decoder(family, scene.clicks, size, setting.device)))
-    return found
+    return found + (sam_family(setting.device, scene) if baselines else [])
+
+
+SAM_FAMILY = {"sam": "SAM", "sam-hq": "HQ-SAM", "sam2": "SAM 2"}
+"""Whose clicks are measured with random weights; the names of `bench.baselines.sam` and those of papers."""
+
+
+def sam_family(device: str, scene: ClickScene) -> list[tuple[str, Setting, ClickOnce]]:
+    """SAM's family with random weights; without transformers, nothing."""
+    if software_versions()["transformers"] is None:
+        return []
+    models = {name: random_sam(family, device) for family, name in SAM_FAMILY.items()}
+    return [
+        (name, Setting(name, model.side, device, "float32"), evaluated(model, scene.photo, scene.clicks))
+        for name, model in models.items()
+    ]
+
+
+def given_system(name: str, device: str, scene: ClickScene) -> tuple[str, Setting, ClickOnce]:
+    """A model as `noc.py` names it, at the size for WSESeg, Table 2's data set. Raises ValueError if it cannot be."""
+    size = network_size(name, LAYOUTS["WSESeg"].resolution, None)
+    model = load_model(ModelSpec(name, size, device, "float32", flip=False))
+    side = size[0] if size else getattr(model, "side", 0)
+    return name, Setting(name, side, device, "float32"), evaluated(model, scene.photo, scene.clicks)
 
 
 def take_turns(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar: tqdm[Any]) -> list[ClickTime]:
     """Each baseline once in each round; a first round is not counted."""
     times: list[list[float]] = [[] for _ in parts]
+    processor: list[list[float]] = [[] for _ in parts]
     for round_number in range(rounds + 1):
-        for (_, _, click), mine in zip(parts, times, strict=True):
-            begin = time.perf_counter()
-            click()
+        for (_, setting, once), mine, busy in zip(parts, times, processor, strict=True):
+            once.before()
+            started = time.process_time()
+            milliseconds = time_of(once.click, setting.device)
             if round_number:
-                mine.append((time.perf_counter() - begin) * 1000)
+                mine.append(milliseconds)
+                busy.append(1000 * (time.process_time() - started))
             bar.update()
-    return [ClickTime(name, setting, MedianP95.of(mine)) for (name, setting, _), mine in zip(parts, times, strict=True)]
+    return [
+        ClickTime(name, setting, MedianP95.of(mine), float(np.median(busy)))
+        for (name, setting, _), mine, busy in zip(parts, times, processor, strict=True)
+    ]
+
+
+def time_of(call: Callable[[], object], device: str) -> float:
+    """Milliseconds of a call: on a GPU between two events of its stream, else by the clock."""
+    if not device.startswith("cuda"):
+        started = time.perf_counter()
+        call()
+        return 1000 * (time.perf_counter() - started)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    torch.cuda.synchronize(device)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end))
 
 
 def report(latency: LatencyResults) -> str:
@@ -310,8 +365,8 @@ def report(latency: LatencyResults) -> str:
     if latency.comparisons:
         lines += [
             "",
-            "| model | px | device, dtype | baseline | click | times faster than authors' design | published, V100 |",
-            "|---|---:|---|---|---:|---:|---:|",
+            "| model | px | device, dtype | baseline | click | times faster than authors' design |",
+            "|---|---:|---|---|---:|---:|",
         ]
     base: dict[tuple[int, str], float] = {
         (c.setting.resolution, c.setting.device): c.click.median
@@ -321,10 +376,29 @@ def report(latency: LatencyResults) -> str:
     for c in latency.comparisons:
         theirs = base.get((c.setting.resolution, c.setting.device)) if c.setting.model == "vit-b" else None
         ratio = f"{theirs / c.click.median:.2f}x" if theirs else ""
-        is_papers = (c.name, c.setting.model) == ("served", "vit-b")
-        published = RESPONSE_MS.get("SkipClick" if is_papers else c.name.removesuffix("'s decoder"), "")
-        lines.append(f"{_cells(c.setting)} {c.name} | {c.click} | {ratio} | {published} |")
+        lines.append(f"{_cells(c.setting)} {c.name} | {c.click} | {ratio} |")
+    if latency.response:
+        lines.append(response_table(latency.response))
     return "\n".join(lines) + "\n"
+
+
+def response_times(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int, bar: tqdm[Any]) -> list[ResponseTime]:
+    """Of all systems in turns."""
+    found = []
+    for one in take_turns(parts, rounds, bar):
+        here, (system, method) = one.setting, (one.name, None)
+        if here.model in MODELS:
+            method = "SkipClick" if here.model == "vit-b" else None
+            system = f"{here.model}, {one.name}"
+        elif one.name in SAM_FAMILY.values():
+            method = one.name if one.name in RESPONSE_MS else None
+            system = f"{one.name}, random weights"
+        else:
+            system, method = f"`{one.name}`", published_row(one.name, 2)
+        found.append(
+            ResponseTime(method, system, here.resolution, here.device, here.dtype, one.click, one.processor_ms)
+        )
+    return found
 
 
 def _cells(setting: Setting) -> str:
@@ -356,9 +430,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=positive, default=20, help="repetitions (default: 20)")
     parser.add_argument("--size", type=image_size, default="1920x1080", help="of the photo (default: 1920x1080)")
     parser.add_argument("--images", type=Path, help="folder whose first photo is used (default: a drawn one)")
+    parser.add_argument("--table", type=int, choices=(2,), help="only the response times beside the paper's Table 2")
+    parser.add_argument("--systems", nargs="+", default=[], metavar="MODEL", help="with --table: given models as well")
     parser.add_argument("--no-stages", action="store_true", help="only the comparison")
     parser.add_argument("--no-comparison", action="store_true", help="only the stages")
-    parser.add_argument("--no-baselines", action="store_true", help="without SAM and SAM 2")
+    parser.add_argument("--no-baselines", action="store_true", help="without SAM's family")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/latency"), help="names of the results, without ending"
     )
@@ -370,17 +446,29 @@ def _measure(options: argparse.Namespace) -> LatencyResults:
     if "cuda" in devices and not torch.cuda.is_available():
         raise ValueError("--devices cuda: torch sees no GPU here")
     rates = {f"{device} {dtype}": matmul_rate(device, dtype) for device in devices for dtype in DTYPES}
+    if options.systems and not options.table:
+        raise ValueError("--systems are those of the response times: give --table 2")
     photo = photos(options.images, 1, options.size)[0] if options.images else drawn_photo(0, options.size)
     plan = [
         (device, name, side)
         for device in devices
         for name in options.models
-        for side in options.resolutions or RESOLUTIONS[name]
+        for side in options.resolutions or (TABLE_RESOLUTIONS if options.table else RESOLUTIONS)[name]
     ]
     stages: list[Stages] = []
     comparisons: list[ClickTime] = []
+    response: list[ResponseTime] = []
     with on_loopback(photo) as scene, tqdm(unit="click", disable=None) as bar:
-        for device, name, side in plan:
+        for device in devices if options.table else ():
+            parts = [given_system(name, device, scene) for name in options.systems]
+            for of_device, name, side in plan:
+                if of_device == device:
+                    setting = Setting(name, side, device, "float32")
+                    own = baselines_of(build(setting), setting, options.dtypes, scene, False)
+                    parts += [part for part in own if part[0] != "plain eager forward"]
+            parts += [] if options.no_baselines else sam_family(device, scene)
+            response += response_times(parts, options.rounds, bar)
+        for device, name, side in () if options.table else plan:
             setting = Setting(name, side, device, "float32")
             bar.set_description(f"{name} {side} {device}")
             model = build(setting)
@@ -392,7 +480,7 @@ def _measure(options: argparse.Namespace) -> LatencyResults:
                     stages += measure_stages(predictor, here, scene, options.rounds, rate, bar)
             if not options.no_comparison:
                 # SAM sees one resolution only, so it takes turns with the first of ours.
-                baselines = not options.no_baselines and _has_transformers() and (name, side) == plan[0][1:]
+                baselines = not options.no_baselines and (name, side) == plan[0][1:]
                 parts = baselines_of(model, setting, options.dtypes, scene, baselines)
                 comparisons += take_turns(parts, options.rounds, bar)
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -405,11 +493,8 @@ def _measure(options: argparse.Namespace) -> LatencyResults:
         rates,
         stages,
         comparisons,
+        response,
     )
-
-
-def _has_transformers() -> bool:
-    return software_versions()["transformers"] is not None
 
 
 if __name__ == "__main__":

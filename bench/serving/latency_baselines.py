@@ -7,7 +7,8 @@ in host memory. Weights may be random: speed does not depend on values.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skipclick import Click, Predictor
+from skipclick.evaluation.evaluate import ClickModel
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.mixer import Attention, Block
@@ -24,10 +26,36 @@ from skipclick.predictor import ClickRequest
 from skipclick.prompts import click_points, prompt_maps, scale_clicks
 from skipclick.pyramid import ParallelPyramid
 
-SAM_SIDE = 1024  # pixels of the square that SAM and SAM 2 see
+if TYPE_CHECKING:
+    from bench.baselines.sam import SegmentAnything
 
 Mask = NDArray[np.bool_]
-ClickOnce = Callable[[], Mask]
+
+SHALLOW: dict[str, dict[str, Any]] = {
+    "sam": {"vision_config": {"num_hidden_layers": 1, "global_attn_indexes": [0]}},
+    "sam-hq": {"vision_config": {"num_hidden_layers": 1, "global_attn_indexes": [0]}},
+}
+"""By family of SAM, a configuration whose image encoder is quick; sizes of what it hands on are those of its smallest
+published model."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False)
+class ClickOnce:
+    """One click that can be repeated, up to the mask in host memory."""
+
+    click: Callable[[], Mask]
+    """What is timed."""
+    before: Callable[[], object] = _nothing
+    """Untimed, goes before each click: puts the method into the state after the clicks before."""
+
+    def __call__(self) -> Mask:
+        """The mask of the click."""
+        self.before()
+        return self.click()
 
 
 def served(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> ClickOnce:
@@ -37,7 +65,7 @@ def served(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click
     def click() -> Mask:
         return predictor.predict([ClickRequest(features, clicks, before.state)])[0].mask.pixels
 
-    return click
+    return ClickOnce(click)
 
 
 def plain(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> ClickOnce:
@@ -47,7 +75,7 @@ def plain(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]
     def click() -> Mask:
         return predictor.click(features, clicks, before) > MASK_THRESHOLD
 
-    return click
+    return ClickOnce(click)
 
 
 @torch.inference_mode()
@@ -104,7 +132,7 @@ def authors_design(
         mask: Mask = (probability(clicks, before)[0, 0].cpu() > MASK_THRESHOLD).numpy()
         return mask
 
-    return click
+    return ClickOnce(click)
 
 
 def _joined(mixed: nn.Module, image: nn.Module) -> Tensor:
@@ -129,47 +157,29 @@ def _materialised(attention: Attention, x: Tensor) -> Tensor:
     return projected
 
 
-@torch.inference_mode()
-def sam_decoder(family: str, clicks: Sequence[Click], size: tuple[int, int], device: str) -> ClickOnce:
-    """Prompt encoder and mask decoder of SAM ("sam"), HQ-SAM ("sam-hq") or SAM 2 ("sam2") at their own resolution.
+def evaluated(model: ClickModel[Any], photo: NDArray[np.uint8], clicks: Sequence[Click]) -> ClickOnce:
+    """A model as `noc.py` evaluates it. The photo, uint8 RGB (H, W, 3), is encoded here, once."""
+    features = model.encode(photo)
+    previous = [model.click(features, clicks[:-1], None)]
 
-    Weights are random. The photo of `size` (H, W) is known as an embedding; the mask comes at its size. Raises
-    `ImportError` without transformers.
+    def before() -> None:
+        previous[0] = model.click(features, clicks[:-1], None)
+
+    return ClickOnce(lambda: model.click(features, clicks, previous[0]) > 0.5, before)
+
+
+def random_sam(family: str, device: str) -> SegmentAnything:
+    """A model of SAM's family at its own resolution, with random weights and a shallow image encoder.
+
+    Raises `ImportError` without transformers.
     """
     import transformers
 
+    from bench.baselines.sam import FAMILIES, SegmentAnything
+
+    kind = FAMILIES[family]
+    model, processor = getattr(transformers, kind.model), getattr(transformers, kind.processor)
     torch.manual_seed(0)
-    photo_inputs: dict[str, Any] = {"image_embeddings": torch.randn(1, 256, 64, 64, device=device)}
-    vision = {"num_hidden_layers": 1, "global_attn_indexes": [0]}  # not run: kept small
-    if family == "sam":
-        model: Any = transformers.SamModel(transformers.SamConfig(vision_config=vision))
-    elif family == "sam-hq":  # refines with what an early block of its ViT-B saw
-        model = transformers.SamHQModel(transformers.SamHQConfig(vision_config=vision))
-        photo_inputs["intermediate_embeddings"] = [torch.randn(1, 64, 64, 768, device=device)]
-    else:
-        model = transformers.Sam2Model(transformers.Sam2Config())
-        shapes = [(32, 256), (64, 128), (256, 64)]
-        maps = [torch.randn(1, channels, side, side, device=device) for channels, side in shapes]
-        photo_inputs["image_embeddings"] = maps
-    model = model.eval().to(device)
-    scale = SAM_SIDE / max(size)
-    points = torch.tensor([[[[click.x * scale, click.y * scale] for click in clicks]]], device=device)
-    labels = torch.tensor([[[int(click.positive) for click in clicks]]], device=device)
-    before = torch.zeros(1, 1, 256, 256, device=device)
-    used = (round(size[0] * scale), round(size[1] * scale)) if family != "sam2" else (SAM_SIDE, SAM_SIDE)
-
-    @torch.inference_mode()
-    def click() -> Mask:
-        logits = model(
-            **photo_inputs,
-            input_points=points,
-            input_labels=labels,
-            input_masks=before,
-            multimask_output=False,
-        ).pred_masks[:, 0]
-        whole = F.interpolate(logits, (SAM_SIDE, SAM_SIDE), mode="bilinear", align_corners=False)
-        photo = F.interpolate(whole[..., : used[0], : used[1]], size, mode="bilinear", align_corners=False)
-        mask: Mask = (photo[0, 0] > 0).cpu().numpy()
-        return mask
-
-    return click
+    network = model(model.config_class(**SHALLOW.get(family, {})))
+    images = getattr(transformers, kind.image_processor)()
+    return SegmentAnything(family, network, processor(images), f"{family} with random weights", device)

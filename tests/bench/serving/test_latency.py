@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from bench.serving import latency
-from bench.serving.latency import STAGES, flops, main
-from bench.serving.latency_baselines import authors_design, plain, sam_decoder, served
+from bench.serving.latency import STAGES, flops, main, time_of
+from bench.serving.latency_baselines import authors_design, evaluated, plain, random_sam, served
+from bench.serving.response_time import ResponseTime, response_table
 from skipclick import Click, Predictor
+from skipclick.evaluation.timing import MedianP95
 from skipclick.model import SkipClick
 from tests.support.small_models import SMALL
 
@@ -43,9 +48,87 @@ def test_all_baselines_compute_the_same_mask() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sam", "sam-hq", "sam2"])
-def test_sams_decoders_give_masks_of_the_photos_size(family: str) -> None:
+def test_sams_family_is_measured_at_its_own_resolution(family: str) -> None:
     pytest.importorskip("transformers")
-    assert sam_decoder(family, CLICKS, (90, 120), "cpu")().shape == (90, 120)
+    photo = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    model = random_sam(family, "cpu")
+    assert model.side == 1024
+    assert evaluated(model, photo, CLICKS)().shape == (90, 120)
+
+
+class Counting:
+    """A method that counts what it is asked."""
+
+    version = "counting"
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, image: NDArray[np.uint8]) -> tuple[int, int]:
+        self.asked.append("encode")
+        return image.shape[0], image.shape[1]
+
+    def click(self, features: tuple[int, int], clicks: Sequence[Click], previous: Any) -> NDArray[np.float32]:
+        self.asked.append(f"click {len(clicks)}")
+        assert (previous is None) == (len(clicks) == 1)
+        return np.ones(features, np.float32)
+
+
+def test_what_is_timed_is_the_last_click_alone() -> None:
+    """A photo is encoded once; each click follows the one before it, whose time does not count."""
+    model = Counting()
+    once = evaluated(model, np.zeros((9, 12, 3), np.uint8), CLICKS)
+    model.asked.clear()
+    assert once().all()
+    assert model.asked == ["click 1", "click 2"]
+    once.before()
+    model.asked.clear()
+    once.click()
+    assert model.asked == ["click 2"]
+
+
+def test_the_response_times_stand_in_the_papers_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published figure before ours, the bundled model behind all rows, and what is missing by name."""
+    monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)
+    output = tmp_path / "response"
+    options = ["--table", "2", "--models", "skipclick-lite", "--resolutions", "64", "--devices", "cpu"]
+    more = ["--dtypes", "float32", "--rounds", "2", "--size", "320x240", "--no-baselines", "--systems", "grabcut"]
+    assert main([*options, *more, "--output", str(output)]) == 0
+    found = json.loads(output.with_suffix(".json").read_text())
+    assert [(one["system"], one["method"], one["side"]) for one in found["response"]] == [
+        ("`grabcut`", None, 0),
+        ("skipclick-lite, served", None, 64),
+    ]
+    assert found["stages"] == found["comparisons"] == []
+    text = output.with_suffix(".md").read_text()
+    assert "| SkipClick, published | | V100 | 6.61 | | |" in text
+    assert "Not measured: SAM, HQ-SAM, SAM + Schön et al., HQ-SAM + Schön et al., SkipClick\n" in text
+
+
+def test_systems_of_the_paper_stand_behind_their_published_figures() -> None:
+    def timed(method: str | None, system: str, median: float) -> ResponseTime:
+        return ResponseTime(method, system, 896, "cpu", "float32", MedianP95(median, 2 * median), median - 1)
+
+    lines = response_table([timed("SkipClick", "ours", 9), timed("SAM", "theirs", 7), timed(None, "other", 1)])
+    table = [line for line in lines.splitlines() if line.startswith("|")]
+    assert table[2:4] == [
+        "| SAM, published | | V100 | 15.01 | | |",
+        "| theirs | 896 | cpu, float32 | 7.00 | 14.00 | 6.00 |",
+    ]
+    assert table[-3] == "| SkipClick, published | | V100 | 6.61 | | |"
+    assert table[-2] == "| ours | 896 | cpu, float32 | 9.00 | 18.00 | 8.00 |"
+    assert table[-1].startswith("| other |")
+    assert "- Order on this cpu: theirs at 896 px in float32 < ours at 896 px in float32." in lines
+    assert "- Not measured: HQ-SAM, SAM + Schön et al., HQ-SAM + Schön et al.\n" in lines + "\n"
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_a_time_is_that_of_its_work() -> None:
+    """A launch alone takes microseconds; its events wait for the work."""
+    square = torch.randn(4096, 4096, device="cuda")
+    once = time_of(lambda: square @ square, "cuda")
+    assert time_of(lambda: [square @ square for _ in range(50)], "cuda") > 10 * once
 
 
 def test_flops_of_a_click_grow_with_the_photo_and_leave_out_the_backbone() -> None:
@@ -79,6 +162,8 @@ def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path, monkeypatch
     ("options", "sentence"),
     [
         (["--models", "skipclick-lite", "--resolutions", "100", "--rounds", "1"], "multiples of"),
+        (["--systems", "grabcut"], "give --table 2"),
+        (["--table", "2", "--systems", "graphcut"], "unknown model 'graphcut'"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(
