@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import cv2
 import torch
 
 from bench.baselines import load_baseline
+from bench.baselines.adaptation import Adapted, Labels
 from bench.baselines.isegm_checkout import published_side
 from bench.published import ABLATION, TABLES
 from skipclick import Predictor, load_checkpoint
@@ -38,6 +39,8 @@ class ModelSpec:
     dtype: str
     flip: bool
     runtime: str = "torch"
+    adapt: Labels | None = None
+    """What the decoder learns from while it is used."""
 
 
 def is_checkpoint(name: str) -> bool:
@@ -63,10 +66,12 @@ def network_size(name: str, published: tuple[int, int] | None, asked: int | None
     return config.resolution if published is None or isinstance(config.backbone, ConvNetConfig) else published
 
 
-def published_row(name: str, table: int) -> str | None:
+def published_row(name: str, table: int, *, adapted: bool = False) -> str | None:
     """The row of a table of the paper that a model belongs to, by its kind or, of a checkpoint, its architecture."""
+    if adapted and is_checkpoint(name):
+        return None
     if not is_checkpoint(name):
-        method = METHODS.get(name.partition(":")[0])
+        method = METHODS.get(name.partition(":")[0], "") + (" + Schön et al." if adapted else "")
         return method if method in TABLES[table].rows else None
     config = _checkpoint(name).config
     if isinstance(config.backbone, ConvNetConfig):  # the paper's are vision transformers
@@ -82,6 +87,8 @@ def published_row(name: str, table: int) -> str | None:
 @functools.lru_cache(maxsize=1)
 def load_model(spec: ModelSpec) -> ClickModel[Any]:
     """The model; the last one is cached. Raises ValueError, in one sentence, if it cannot be loaded."""
+    if spec.adapt:
+        return Adapted(load_model.__wrapped__(replace(spec, adapt=None)), spec.adapt)
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):

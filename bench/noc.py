@@ -96,10 +96,12 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
         device=options.device,
         dtype=options.dtype,
         runtime=options.runtime,
+        adapt=options.adapt,
         side=options.resolution,
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    with open_workers(options.device, options.jobs, options.batch) as workers:
+    jobs, batch = (1, 1) if options.adapt else (options.jobs, options.batch)
+    with open_workers(options.device, jobs, batch) as workers:
         results = collect(tasks, _run_all(tasks, workers, options), command, created)
     if options.output:
         write_results(options.output, results)
@@ -108,7 +110,7 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     if len(results.runs) > 1:
         sections.append(f"### Does it differ?\n\n{side_by_side_table(results)}")
     if options.table:
-        rows = {name: published_row(name, options.table) for name in options.model}
+        rows = {name: published_row(name, options.table, adapted=bool(options.adapt)) for name in options.model}
         sections.append(paper_table(results, options.table, rows))
     status = 0
     if old:
@@ -147,6 +149,10 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.resume and not options.output:
         raise ValueError("--resume continues the journal beside --output: give the --output of the interrupted run")
+    if options.adapt and (options.protocol != "paper" or options.resume or options.plots):
+        raise ValueError("--adapt is of --protocol paper in one go: omit --resume and --plots")
+    if options.adapt and (options.jobs or options.batch or 1) > 1:
+        raise ValueError("--adapt learns from one photo after the other: omit --jobs and --batch")
     if options.plots and options.start:
         raise ValueError("--plots draws objects that begin with nothing: omit --start")
     if options.plots:
@@ -267,6 +273,11 @@ def _parser() -> argparse.ArgumentParser:
         help="box, or masks to correct: noise, or a DIR of PHOTO.png",
     )
     how.add_argument(
+        "--adapt",
+        choices=("clicks", "masks", "both"),
+        help="from what the decoder learns during use",
+    )
+    how.add_argument(
         "--resolution",
         type=positive,
         metavar="SIDE",
@@ -276,7 +287,13 @@ def _parser() -> argparse.ArgumentParser:
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     running.add_argument("--runtime", default="torch", choices=RUNTIMES, help="of our models; default: torch")
-    running.add_argument("--dtype", default="float32", choices=sorted(DTYPES), help="default: float32")
+    running.add_argument(
+        "--dtype",
+        default="float32",
+        choices=sorted(DTYPES),
+        metavar="DTYPE",
+        help="float32 (default), bfloat16, float16, float64",
+    )
     running.add_argument("--jobs", type=positive, metavar="N", help="processes (default: 1), or threads on a GPU (4)")
     running.add_argument(
         "--batch", type=positive, metavar="N", help="photos clicked in one batch (default: 1, on a GPU 8)"

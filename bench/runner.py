@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from bench.baselines.adaptation import Labels
 from bench.models import (
     ModelSpec,
     checkpoint_sha256,
@@ -98,6 +99,7 @@ def plan(
     device: str = "cpu",
     dtype: str = "float32",
     runtime: str = "torch",
+    adapt: Labels | None = None,
     side: int | None = None,
 ) -> list[Task]:
     """All that a command measures, model by model. side: of the network's input, instead of the usual one.
@@ -109,7 +111,7 @@ def plan(
             raise ValueError(f"each {kind} can be given once only")
     return [
         Task(
-            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip, runtime),
+            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip, runtime, adapt),
             dataset,
             rules,
             seed,
@@ -148,6 +150,8 @@ def run_task(
 
     Results come in the order of the photos. Raises ValueError if the model cannot be loaded.
     """
+    if task.spec.adapt:
+        load_model.cache_clear()  # each data set begins with what was never adapted
     load_model(task.spec)  # so that its errors are reported here, not in a worker
     photos = task.dataset.photos
     groups = [photos[first : first + workers.group] for first in range(0, len(photos), workers.group)]

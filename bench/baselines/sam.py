@@ -18,7 +18,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from skipclick import Click
 
@@ -82,7 +82,7 @@ class SegmentAnything:
         self.device = torch.device(device)
         self.side: int = model.config.prompt_encoder_config.image_size
         """Of the square that the network looks at, in pixels."""
-        self._model = model.eval().to(self.device)
+        self._model = model.eval().requires_grad_(False).to(self.device)
         self._processor = processor
         self._name = name
 
@@ -140,23 +140,61 @@ class SegmentAnything:
         mask: NDArray[np.float32] = masks[0, 0].float().cpu().numpy()
         return mask
 
+    @property
+    def decoder(self) -> Sequence[nn.Module]:
+        """What learns during use (`adaptation`)."""
+        return (self._model.mask_decoder,)
+
+    def trainable_logits(
+        self, features: SamFeatures, clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> tuple[Tensor, tuple[float, float]]:
+        """Of the mask that a click is answered with, with gradients; and the part of them that the photo takes."""
+        with torch.inference_mode():
+            before = self._previous(features, tuple(clicks))
+        embeddings = {name: _with_gradients(value) for name, value in features.embeddings.items()}
+        logits = self._forward(embeddings, features, tuple(clicks), _with_gradients(before))
+        return logits, (features.input_size[0] / self.side, features.input_size[1] / self.side)
+
     def _logits(self, features: SamFeatures, clicks: tuple[Click, ...]) -> Tensor:
         """Low-resolution logits, float32 (1, 1, h, w), of the click after those before it."""
+        previous = self._previous(features, clicks)
+        logits = self._forward(features.embeddings, features, clicks, previous)
+        features.logits.pop(clicks[:-1], None)  # an object keeps one map, that of its last click
+        features.logits[clicks] = logits
+        return logits
+
+    def _previous(self, features: SamFeatures, clicks: tuple[Click, ...]) -> Tensor | None:
+        """The logits of the click before, float32 (1, 1, h, w); None before the first."""
         earlier = clicks[:-1]
-        previous = features.logits.pop(earlier, None)  # an object keeps one map, that of its last click
-        if previous is None and earlier:
-            previous = self._logits(features, earlier)
+        if earlier and earlier not in features.logits:
+            self._logits(features, earlier)
+        return features.logits.get(earlier)
+
+    def _forward(
+        self,
+        embeddings: dict[str, Any],
+        features: SamFeatures,
+        clicks: tuple[Click, ...],
+        previous: Tensor | None,
+    ) -> Tensor:
+        """Logits (1, 1, h, w) of all clicks and the logits before."""
         limit = self._family.logit_limit
         outputs = self._model(
-            **features.embeddings,
+            **embeddings,
             **click_inputs(clicks, features.image_size, features.input_size, self.device),
             input_masks=None if previous is None else previous.clamp(-limit, limit),
-            multimask_output=not earlier,
+            multimask_output=len(clicks) == 1,
         )
         best = int(outputs.iou_scores[0, 0].argmax())
         logits: Tensor = outputs.pred_masks[:, 0, best : best + 1]  # of (1, 1, 3 or 1, h, w)
-        features.logits[clicks] = logits
         return logits
+
+
+def _with_gradients(value: Any) -> Any:
+    """Tensors of inference mode, also within lists, as gradients can pass them."""
+    if isinstance(value, (list, tuple)):
+        return [_with_gradients(one) for one in value]
+    return value if value is None else value.clone()
 
 
 def click_inputs(

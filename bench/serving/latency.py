@@ -43,6 +43,7 @@ from backend.factory import enough_pixels
 from backend.images.decode import decode_image
 from backend.label_studio.protocol import mask_request, read_json, read_predict
 from backend.label_studio.regions import mask_response
+from bench.baselines.adaptation import Adapted
 from bench.cli import CommandParser, image_size, write_results
 from bench.models import ModelSpec, load_model, network_size, published_row
 from bench.published import RESPONSE_MS
@@ -285,11 +286,17 @@ SAM_FAMILY = {"sam": "SAM", "sam-hq": "HQ-SAM", "sam2": "SAM 2"}
 """Whose clicks are measured with random weights; the names of `bench.baselines.sam` and those of papers."""
 
 
-def sam_family(device: str, scene: ClickScene) -> list[tuple[str, Setting, ClickOnce]]:
-    """SAM's family with random weights; without transformers, nothing."""
+ADAPTED = " + Schön et al."
+"""Behind a method's name: adapted to clicks and masks during use."""
+
+
+def sam_family(device: str, scene: ClickScene, *, adapted: bool = False) -> list[tuple[str, Setting, ClickOnce]]:
+    """SAM's family with random weights, and also adapted during use; without transformers, nothing."""
     if software_versions()["transformers"] is None:
         return []
-    models = {name: random_sam(family, device) for family, name in SAM_FAMILY.items()}
+    models: dict[str, Any] = {name: random_sam(family, device) for family, name in SAM_FAMILY.items()}
+    if adapted:
+        models |= {name + ADAPTED: Adapted(model, "both") for name, model in models.items()}
     return [
         (name, Setting(name, model.side, device, "float32"), evaluated(model, scene.photo, scene.clicks))
         for name, model in models.items()
@@ -390,7 +397,7 @@ def response_times(parts: Sequence[tuple[str, Setting, ClickOnce]], rounds: int,
         if here.model in MODELS:
             method = "SkipClick" if here.model == "vit-b" else None
             system = f"{here.model}, {one.name}"
-        elif one.name in SAM_FAMILY.values():
+        elif one.name.removesuffix(ADAPTED) in SAM_FAMILY.values():
             method = one.name if one.name in RESPONSE_MS else None
             system = f"{one.name}, random weights"
         else:
@@ -466,7 +473,7 @@ def _measure(options: argparse.Namespace) -> LatencyResults:
                     setting = Setting(name, side, device, "float32")
                     own = baselines_of(build(setting), setting, options.dtypes, scene, False)
                     parts += [part for part in own if part[0] != "plain eager forward"]
-            parts += [] if options.no_baselines else sam_family(device, scene)
+            parts += [] if options.no_baselines else sam_family(device, scene, adapted=True)
             response += response_times(parts, options.rounds, bar)
         for device, name, side in () if options.table else plan:
             setting = Setting(name, side, device, "float32")
