@@ -22,10 +22,10 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TypeVar, cast
 
 import numpy as np
@@ -76,6 +76,10 @@ class OverloadedError(Exception):
     """Nothing is wrong with the request, but it cannot be answered now."""
 
 
+class NoPlaceError(OverloadedError):
+    """All threads that may wait for photos do."""
+
+
 @dataclass(frozen=True, eq=False)
 class Annotation:
     """A mask; its score, the mean probability inside it (0 if empty); who made it; and milliseconds by stage."""
@@ -124,9 +128,11 @@ class Annotator:
         memo_bytes: int,
         zoom: ZoomRule | None = None,
         photo_bytes: int = 0,
+        fetching: int = 1 << 16,
     ) -> None:
         """zoom: None answers all clicks on the whole photo. photo_bytes: memory for photos as pixels, of which crops
-        are made; one that is not there any more is fetched again."""
+        are made; one that is not there any more is fetched again. fetching: threads that may wait for photos at a time,
+        fewer than there are, so that hanging sources leave some for photos that are known."""
         self._heads = heads
         self._images = images
         self._executor = executor
@@ -139,6 +145,7 @@ class Annotator:
             list
         )  # requests by the features they wait for
         self._warming: set[str] = set()
+        self._fetching = BoundedSemaphore(fetching)
         self._likely: dict[Hashable, Callable[[], object]] = {}  # encodes of crops to come, by object
         self._encoded: Counter[str] = Counter()
         self._lock = Lock()
@@ -285,7 +292,18 @@ class Annotator:
         self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool = False
     ) -> _Seen:
         """What is known of the image as it is now; encoded if that is new, with what a head needs of it."""
-        return self._looks.get_or_make((place, doubt), lambda: self._see(head, place, image, stages, doubt))
+        name = self._images.recent(image)
+        if not doubt and name is not None and self._features.peek(name) is not None:
+            return self._see(head, place, image, stages, doubt)
+        try:
+            with self._fetching_place():
+                return self._looks.get_or_make((place, doubt), lambda: self._see(head, place, image, stages, doubt))
+        except NoPlaceError:
+            name = self._images.recent(image, unconfirmed=True)
+            features = self._features.find(name) if name is not None else None
+            if name is None or features is None:
+                raise
+            return _Seen(name, features, is_fetched=True)  # as far as can be known now
 
     def _see(self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool) -> _Seen:
         begin = time.perf_counter()
@@ -378,11 +396,25 @@ class Annotator:
 
         def make() -> ImageFeatures:
             with _overloaded_if_full():
-                pixels = self._photos.get_or_make(photo.name, lambda: self._images.pixels(photo.image, photo.name))
+                pixels = self._pixels(photo)
             top, left, bottom, right = view
             return self._encode(photo.head, key, pixels[top:bottom, left:right], kind, stages)
 
         return self._prepared(photo.head, key, key, self._features.get_or_make(key, make), stages)
+
+    def _pixels(self, photo: _Photo) -> NDArray[np.uint8]:
+        with nullcontext() if self._photos.peek(photo.name) is not None else self._fetching_place():
+            return self._photos.get_or_make(photo.name, lambda: self._images.pixels(photo.image, photo.name))
+
+    @contextmanager
+    def _fetching_place(self) -> Iterator[None]:
+        """One of the places for threads that wait for photos. Raises `NoPlaceError`."""
+        if not self._fetching.acquire(blocking=False):
+            raise NoPlaceError("too many photos are waited for: a source is slow; try again, or raise THREADS")
+        try:
+            yield
+        finally:
+            self._fetching.release()
 
     def _encode_ahead(self, photo: _Photo, clicks: tuple[Click, ...], state: ZoomState) -> None:
         """Begin to encode the crop that the next click is likely to need, in place of one that is waiting for an

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ from backend.access import foreign_page, password_check, unknown_host
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.cvat.protocol import InteractionError
 from backend.factory import Service
+from backend.finetune.locks import BusyError
 from backend.finetune.scheduler import Training
 from backend.finetune.store import BacklogError
 from backend.http import has_left
@@ -59,6 +61,7 @@ from backend.label_studio.protocol import (
 from backend.label_studio.regions import Output, marks_of, mask_response, read_mask, read_start
 from backend.nuclio import build_nuclio
 from backend.pages import build_pages
+from backend.places import places
 from backend.prompts import Start, StartMask
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
@@ -67,12 +70,6 @@ from skipclick.cleaning import clean
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
 from skipclick.strokes import Stroke
-
-RESERVED_THREADS = 4
-"""Threads that predictions never take, so that /health (1 s) and /setup (3 s) are answered in time."""
-
-WARMING_THREADS = 4
-"""Of all threads those that /warm may take: nobody waits for its images yet."""
 
 SETUP_MAX_BYTES = 4 << 20
 """Of a /setup body: a labeling config, and little else."""
@@ -108,7 +105,9 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     )
     telemetry = Telemetry(readiness, training)
     signs = SignMemory()
-    slots, warming = BoundedSemaphore(max(1, settings.threads - RESERVED_THREADS)), BoundedSemaphore(WARMING_THREADS)
+    shares = places(settings.threads)
+    slots, warming = BoundedSemaphore(shares.predictions), BoundedSemaphore(shares.warming)
+    learning = BoundedSemaphore(shares.learning)
     _observe_requests(app, telemetry)
     _refuse_strangers(app, settings)
     _answer_errors(app, settings)
@@ -164,10 +163,11 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         action = read_webhook(body)
         g.facts["action"] = action[:40]
         result = None
-        if action == "START_TRAINING":
-            result = _start_training(training, project_number(body.get("project")))
-        elif training is not None:
-            training.note(body, raw)
+        with _slot(learning):
+            if action == "START_TRAINING":
+                result = _start_training(training, project_number(body.get("project")))
+            elif training is not None:
+                training.note(body, raw)
         return jsonify(result=result, status="ok"), HTTPStatus.CREATED
 
     @app.get("/training")
@@ -176,7 +176,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
         project, switched_on = _asked_project(), _switched_on(training)
         service = readiness.loaded()
         version = service.annotator.version_of(project) if service is not None else None
-        return jsonify(switched_on.report(project) | {"version": version})
+        with _slot(learning):
+            return jsonify(switched_on.report(project) | {"version": version})
 
     @app.get("/training/picture")
     def training_picture() -> Response:
@@ -188,7 +189,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
     @app.delete("/training")
     def cancel_training() -> Response:
-        return jsonify(job=asdict(_switched_on(training).cancel(_asked_project())))
+        with _slot(learning):
+            return jsonify(job=asdict(_switched_on(training).cancel(_asked_project())))
 
     @app.get("/versions")
     def versions() -> Response:
@@ -433,6 +435,12 @@ def _answer_errors(app: Flask, settings: Settings) -> None:
     @app.errorhandler(BacklogError)
     def overloaded(error: Exception) -> Response:
         return _not_now(str(error), seconds=1)
+
+    @app.errorhandler(sqlite3.Error)
+    @app.errorhandler(BusyError)
+    def cannot_keep(error: Exception) -> Response:
+        logger.error("id=%s: annotations cannot be kept or read: %s", g.request_id, one_line(error))
+        return _not_now(f"annotations cannot be kept or read now: {error}")
 
     @app.errorhandler(NotReadyError)
     def not_ready(error: NotReadyError) -> Response:

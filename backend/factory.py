@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,9 @@ from backend.heads import Head, Heads
 from backend.images.loader import build_images
 from backend.known_picture import CUP, check_known_picture, known_photo
 from backend.label_studio.auth import build_auth
+from backend.label_studio.client import LabelStudioApi, may_exist
 from backend.label_studio.names import ToldNames
+from backend.places import places
 from backend.settings import Settings, size_text
 from skipclick import Click, Predictor, __version__, load_checkpoint
 from skipclick.cache import ByteLru, FileLru, MovedLru, SharedCache, Tier
@@ -31,6 +32,8 @@ from skipclick.openvino_runtime import graphs_folder
 from skipclick.predictor import RUNTIMES
 from skipclick.runtime import choose_runtime
 from skipclick.zoom import DEFAULT_RULE
+
+_ASKING = 3.0  # seconds for Label Studio to say whether it has a project, while somebody waits for Start Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,7 @@ def build_service(settings: Settings) -> Service:
         memo_bytes=settings.memo_cache_bytes,
         zoom=DEFAULT_RULE if settings.zoom == "auto" else None,
         photo_bytes=settings.photo_cache_bytes,
+        fetching=places(settings.threads).fetching,
     )
     return Service(annotator, device, dtype, runtime, predictor.resolution, names)
 
@@ -137,23 +141,19 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
 
 
 def build_training(settings: Settings) -> Training | None:
-    """What learns from annotations; None if this server does not. Raises `ValueError` if its folder is of no use."""
+    """What learns from annotations; None if this server does not."""
     if settings.finetune in ("follow", "off"):
         return None
-    try:
-        store = AnnotationStore(settings.model_dir, settings.image_max_pixels)
-    except (OSError, sqlite3.Error) as error:
-        raise ValueError(
-            f"MODEL_DIR={settings.model_dir} cannot hold annotations: {error}; mount a volume there, or set "
-            "FINETUNE=off"
-        ) from None
+    auth = build_auth(settings)
     return Training(
-        store,
+        AnnotationStore(settings.model_dir, settings.image_max_pixels),
         Jobs(settings.model_dir),
         by_itself=settings.finetune == "auto",
         after_objects=settings.finetune_after_objects,
         quiet_seconds=settings.finetune_quiet_seconds,
+        job_seconds=settings.finetune_job_seconds,
         immediate=settings.finetune_immediate,
+        is_known=lambda project: may_exist(LabelStudioApi(auth, _ASKING), project),
     )
 
 

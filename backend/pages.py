@@ -53,6 +53,7 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
     trouble = readiness.trouble()
     status: dict[str, Any] = {"version": __version__, "ready": trouble is None, "trouble": trouble}
     status["folders"] = readiness.folder_troubles()
+    status["learning"] = training.state() if training is not None else None
     service = readiness.loaded()
     if service is None:
         return status

@@ -276,6 +276,9 @@ class Settings(BaseSettings):
     finetune_seconds: Seconds = Field(
         default=360.0, description="so long a training learns at most; reading and measuring come on top"
     )
+    finetune_job_seconds: Seconds = Field(
+        default=7200.0, description="a training that takes longer, all in all, is ended: others wait for it"
+    )
     finetune_threads: Annotated[int | None, Field(ge=1, le=1024), Is("a whole number from 1 to 1024")] = Field(
         default=None,
         description="processor threads of a training; by default `OMP_NUM_THREADS`, or one per core",
@@ -317,7 +320,9 @@ class Settings(BaseSettings):
         default=1, description="processes; each has its own model, caches and metrics"
     )
     threads: Annotated[int, Field(ge=2, le=1024), Is("a whole number from 2 to 1024")] = Field(
-        default=32, description="requests in progress per process"
+        default=48,
+        description="requests in progress per process. Some are kept for `/health`, for annotations and for photos "
+        "that are known, whatever the others wait for",
     )
     host: Annotated[
         str,

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import time
-from dataclasses import dataclass
+from concurrent.futures import Future
+from io import BytesIO
+from threading import BoundedSemaphore
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import get_parser
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
+from backend.places import places
 from backend.settings import Settings
 
 if TYPE_CHECKING:
     from backend.finetune.scheduler import Training
     from backend.readiness import Readiness
+
+_PROMPT = 0.1
+"""Seconds that a request or an answer may wait for its client, all in all, on any thread."""
 
 _SILENCE = 10.0
 """Seconds that a client may be silent in the middle of a request, before its connection is closed."""
@@ -25,41 +32,68 @@ _SILENCE = 10.0
 _SENDING = 10.0
 """Seconds that a client has to take an answer, the whole of it, before its connection is closed."""
 
+_LEAVING = 2.0
+"""Seconds that a client has to close its side of a connection."""
 
-@dataclass(frozen=True)
-class Arriving:
+_HELD = 256 << 10
+"""Bytes of a request that wait without a thread until all of it is there, or more than this."""
+
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n|$)", re.IGNORECASE)
+_UNMEASURED = re.compile(rb"\r\n(transfer-encoding|expect):", re.IGNORECASE)
+
+
+class DeadlineSocket:
     """A connection as a request is read from it: the whole of it must be there at the monotonic time `deadline`.
 
-    Otherwise a byte now and then would keep the thread that reads it for as long as the client likes.
+    Otherwise a byte now and then would keep the thread that reads it for as long as the client likes. Whoever pauses
+    for longer than a moment needs one of the `places` for slow clients, until `release`.
     """
 
-    connection: socket.socket
-    deadline: float
+    def __init__(self, connection: socket.socket, deadline: float, places: BoundedSemaphore) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._places = places
+        self._has_place = False
+        self._prompt = _PROMPT  # seconds that it may still wait without a place
 
     def recv(self, size: int) -> bytes:
         """As of the socket. Raises `ConnectionResetError` for a client that was waited for long enough."""
-        left = self.deadline - time.monotonic()
         try:
-            if left <= 0:
-                raise TimeoutError
-            self.connection.settimeout(min(left, _SILENCE))
-            return self.connection.recv(size)
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the request did not arrive in time") from None
+            while True:
+                begin = time.monotonic()
+                left = self._deadline - begin
+                if left <= 0:
+                    raise ConnectionResetError(errno.ECONNRESET, "the request did not arrive in time")
+                self._connection.settimeout(max(min(left, _SILENCE if self._has_place else self._prompt), 0.001))
+                try:
+                    return self._connection.recv(size)
+                except TimeoutError:
+                    if self._has_place or not self._places.acquire(blocking=False):
+                        raise ConnectionResetError(errno.ECONNRESET, "the request did not arrive in time") from None
+                    self._has_place = True
+                finally:
+                    self._prompt = max(0.0, self._prompt - (time.monotonic() - begin))
         finally:
-            self.connection.settimeout(None)
+            self._connection.settimeout(None)
+
+    def release(self) -> None:
+        """The request is answered."""
+        if self._has_place:
+            self._has_place = False
+            self._places.release()
 
 
-class Whole(socket.socket):
+class BufferedSocket(socket.socket):
     """A connection on which an answer waits until it is complete, and then leaves in one piece.
 
     gunicorn sends header lines and body apart. Where the process is killed between the two, the client has been told
     200, and a balancer that has passed this on cannot ask another server any more.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, places: BoundedSemaphore) -> None:
         super().__init__(fileno=os.dup(connection.fileno()))
         self._waiting: list[bytes] = []
+        self._places = places
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         """Keep it for `leave`."""
@@ -68,13 +102,30 @@ class Whole(socket.socket):
     def leave(self) -> None:
         """Send what was kept. What the kernel has been given arrives, whatever becomes of the process.
 
-        Raises `ConnectionResetError` for a client that does not read: it must not keep the thread.
+        Raises `ConnectionResetError` for a client that does not read: it must not keep the thread. A slow one needs one
+        of the places for slow clients.
         """
-        self.settimeout(_SENDING)  # of the whole answer: a reader of single bytes gets no more time
-        try:
-            super().sendall(b"".join(self._waiting))
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time") from None
+        unsent = self._send(memoryview(b"".join(self._waiting)), _PROMPT)
+        if not unsent:
+            return
+        if self._places.acquire(blocking=False):
+            try:
+                unsent = self._send(unsent, _SENDING)
+            finally:
+                self._places.release()
+        if unsent:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time")
+
+    def _send(self, data: memoryview, seconds: float) -> memoryview:
+        """Send for so long; what is left of the data. A reader of single bytes gets no more time."""
+        deadline = time.monotonic() + seconds
+        while data and (left := deadline - time.monotonic()) > 0:
+            self.settimeout(left)
+            try:
+                data = data[super().send(data) :]
+            except TimeoutError:
+                break
+        return data
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -89,18 +140,53 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         from backend.wsgi import readiness, training
 
         self.readiness, self.training = readiness, training
-        self.patience = Settings.from_environment(os.environ).request_timeout
+        settings = Settings.from_environment(os.environ)
+        self.patience = settings.request_timeout
+        self.slow_clients = BoundedSemaphore(places(settings.threads).clients)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request, which has to arrive within REQUEST_TIMEOUT. A connection on which nothing was said yet
-        waits with gunicorn's poller and keeps no thread."""
-        if not conn.initialized and not conn.data_ready and not conn.wait_for_data(0):
-            return _DEFER
-        if not self.cfg.is_ssl:  # under TLS, which none of our settings turns on, gunicorn wraps the socket later
-            if conn.parser is None:
-                conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-            conn.parser.unreader.sock = Arriving(conn.sock, time.monotonic() + self.patience)
-        return super().handle(conn)
+        """Serve a request, which has to arrive within REQUEST_TIMEOUT. Until it is there, or very long, it waits with
+        gunicorn's poller and keeps no thread."""
+        if self.cfg.is_ssl:  # which none of our settings turns on; gunicorn wraps the socket later
+            return super().handle(conn)
+        if conn.parser is None:
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+        deadline = _deadline(conn, self.patience)
+        if not _receive(conn.sock, conn.parser.unreader.buf) and self.alive:
+            return _DEFER if time.monotonic() < deadline else False
+        conn.deadline = None
+        conn.data_ready = True
+        conn.parser.unreader.sock = incoming = DeadlineSocket(conn.sock, deadline, self.slow_clients)
+        try:
+            keepalive = super().handle(conn)
+            if not keepalive:
+                self._take_leave(conn.sock)
+            return keepalive
+        finally:
+            incoming.release()
+
+    def finish_request(self, conn: Any, fs: Future[Any]) -> None:
+        """Close a connection that is not kept. gunicorn would wait for the client's own end of it first, in the thread
+        that accepts connections: each client that stays would stop all others for two seconds."""
+        if fs.cancelled() or fs.exception() is not None or fs.result():
+            super().finish_request(conn, fs)
+            return
+        self.nr_conns -= 1
+        conn.close()
+
+    def _take_leave(self, connection: socket.socket) -> None:
+        """Let a client see that this was all, and read what it still sends for a while: otherwise the kernel tells it
+        of a broken connection, and the end of the answer is lost."""
+        rest = DeadlineSocket(connection, time.monotonic() + _LEAVING, self.slow_clients)
+        num_bytes = 0
+        try:
+            connection.shutdown(socket.SHUT_WR)
+            while num_bytes < _HELD and (data := rest.recv(_HELD)):
+                num_bytes += len(data)
+        except OSError:
+            return
+        finally:
+            rest.release()
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Answer a request, in one piece."""
@@ -108,7 +194,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return super().handle_request(req, conn)
         connection = conn.sock
         try:
-            with Whole(connection) as conn.sock:
+            with BufferedSocket(connection, self.slow_clients) as conn.sock:
                 keepalive = super().handle_request(req, conn)
                 conn.sock.leave()
         finally:
@@ -130,3 +216,37 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.training.close()
         if self.readiness is not None:
             self.readiness.close()
+
+
+def _deadline(conn: Any, patience: float) -> float:
+    """When the request must be there whose first bytes may be here: `patience` seconds after they were looked for."""
+    if getattr(conn, "deadline", None) is None or not conn.parser.unreader.buf.getbuffer().nbytes:
+        conn.deadline = time.monotonic() + patience
+    deadline: float = conn.deadline
+    return deadline
+
+
+def _receive(connection: socket.socket, received: BytesIO) -> bool:
+    """Add to a request what has arrived of it, without waiting; whether a thread should go on with it."""
+    connection.setblocking(False)
+    received.seek(0, os.SEEK_END)
+    while received.tell() < _HELD:
+        try:
+            data = connection.recv(_HELD)
+        except BlockingIOError:
+            break
+        except OSError:  # whoever reads on will see it
+            return True
+        if not data:
+            return True
+        received.write(data)
+    return _is_whole(received.getvalue())
+
+
+def _is_whole(received: bytes) -> bool:
+    """Whether a request is there to its end, as far as its beginning tells, or too much of it to wait for more."""
+    head, end, body = received.partition(b"\r\n\r\n")
+    if not end or len(received) >= _HELD:
+        return len(received) >= _HELD
+    length = _LENGTH.search(head)
+    return length is None or _UNMEASURED.search(head) is not None or len(body) >= int(length[1])

@@ -26,6 +26,8 @@ def _load() -> Service:
     logger.info("%s", service.describe(_settings))
     for warning in warnings(_settings):
         logger.warning("%s", warning)
+    for trouble in readiness.folder_troubles():
+        logger.error("nothing can be kept, and so not be learnt: %s", trouble)
     print(welcome(_settings), flush=True)
     return service
 
@@ -43,8 +45,5 @@ _settings = Settings.from_environment(os.environ)  # `python -m backend` has che
 configure_logging(_settings.log_level, _settings.log_format)
 _folders = [folder for folder in (_settings.model_dir, _settings.feature_cache_dir) if folder is not None]
 readiness = Readiness.load(_load, _give_up, _folders)
-try:
-    training = build_training(_settings)
-except ValueError as error:
-    _give_up(error)
+training = build_training(_settings)
 app = build_app(_settings, readiness, training)

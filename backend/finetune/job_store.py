@@ -1,6 +1,7 @@
 """Trainings on disk: what each is about, where it stands, how it ended. Written by one process, read by any.
 
-    MODEL_DIR/jobs/running.lock        held by the process of the running job, whose id it names; free when it died
+    MODEL_DIR/jobs/running.lock        held by the process of the running job, which it names; free when it died
+    MODEL_DIR/jobs/catching_up.log     what the last process printed that caught up with annotations
     MODEL_DIR/jobs/PROJECT/0001.json   a `Job`, replaced atomically
     MODEL_DIR/jobs/PROJECT/0001.log    what its process printed
     MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
@@ -23,6 +24,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from backend.finetune.locks import locked
 from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -42,6 +44,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 logger = logging.getLogger(__name__)
 
 ACTIVE = ("queued", "running")
+
+_PATIENCE = 5.0  # seconds that a request waits for others that add or end jobs
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class Jobs:
         """What the last adaptation of a project printed."""
         return self._folder / str(project) / "adaptation.log"
 
+    def catching_up_log(self) -> Path:
+        """What the last process printed that caught up with annotations."""
+        return self._folder / "catching_up.log"
+
     def pictured(self, project: int) -> list[int]:
         """Numbers of the jobs that left a picture, the latest first."""
         return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").exists()]
@@ -114,6 +122,10 @@ class Jobs:
     def newest(self, project: int) -> Job | None:
         """The last job that was asked for. It alone can be active."""
         return next(self._readable(project), None)
+
+    def last_object_learnt(self, project: int) -> int:
+        """The highest id of an object that the last job which ended knew of; 0 if there was none."""
+        return next((job.last_object for job in self.of(project) if not job.active), 0)
 
     def newest_of_each(self) -> list[Job]:
         """The newest job of each project, in the order they were asked for."""
@@ -134,10 +146,9 @@ class Jobs:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """While this holds, no other process adds, starts or ends a job; its own process may still report."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "changing.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """While this holds, no other process adds, starts or ends a job; its own process may still report. Raises
+        `BusyError`."""
+        with locked(self._folder / "changing.lock", _PATIENCE):
             yield
 
     @contextmanager
@@ -156,10 +167,9 @@ class Jobs:
         finally:
             os.close(lock)
 
-    def holder(self) -> int | None:
-        """The process that was given `device` last; None if that is not known."""
-        number = (self._folder / "running.lock").read_text()
-        return int(number) if number else None
+    def holder(self) -> str:
+        """The `process_name` of the process that was given `device` last; empty if that is not known."""
+        return (self._folder / "running.lock").read_text(errors="replace")
 
     def _readable(self, project: int) -> Iterator[Job]:
         """A project's jobs, newest first. A damaged file is passed over: it must not hide the others."""

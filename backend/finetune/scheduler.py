@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
 from backend.finetune.job_store import Job, Jobs, now, read_job, write_job
+from backend.finetune.processes import kill, kill_group, process_name, seconds_running
 from backend.finetune.store import AnnotationStore
 from backend.finetune.sync import receive
 
 _EVERY = 1.0  # seconds between two looks at the jobs
-_DEATH = 10.0  # seconds in which a killed process is gone, at the latest
+_DEATH = 4.0  # seconds in which a killed process is gone, at the latest
+_REPEATED = 600.0  # seconds after which the log tells again of a trouble that lasts
+_CATCHING_UP_EVERY = 60.0  # seconds between two processes that catch up with annotations
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
 _SHOWN = 10  # jobs that a project's report lists
 _SETTLED = 2.0  # seconds after which Label Studio's REST interface surely shows what its webhook told of
@@ -49,22 +51,30 @@ class Training:
         by_itself: bool,
         after_objects: int,
         quiet_seconds: float,
+        job_seconds: float = 7200.0,
         immediate: bool = False,
+        is_known: Callable[[int], bool] = lambda project: True,
         command: Sequence[str] = COMMAND,
     ) -> None:
         """`by_itself`: also start without being asked, `after_objects` new objects and `quiet_seconds` after the last
-        change. `immediate`: adapt the head after each accepted mask, see `adaptation.py`."""
+        change. `job_seconds`: a process that works for longer is ended. `immediate`: adapt the head after each accepted
+        mask, see `adaptation.py`. `is_known`: whether Label Studio has a project, as far as it says."""
         self._store = store
         self.jobs = jobs
         self._by_itself = by_itself
         self._after_objects = after_objects
         self._quiet_seconds = quiet_seconds
+        self._job_seconds = job_seconds
         self._immediate = immediate
+        self._is_known = is_known
         self._command = tuple(command)
         self._children: list[subprocess.Popen[bytes]] = []
         self._due: dict[int, float] = {}  # when to look whether a project has enough that is new, Unix time
         self._to_adapt: dict[int, float] = {}  # when to look whether there is anything to adapt to, Unix time
         self._adapted_to: dict[int, int] = {}  # by project: the highest id of an object that it was adapted to
+        self._catching_up_at = 0.0  # when a process may catch up with annotations, monotonic time
+        self._trouble: str | None = None
+        self._told_at = 0.0  # when the log told of the trouble, monotonic time
         self._lock = Lock()
         self._wake, self._closing = Event(), Event()
         self._thread: Thread | None = None
@@ -99,12 +109,16 @@ class Training:
         return project
 
     def ask(self, project: int, asked_by: str = "Start Training") -> Job:
-        """A job for a project: a new one, or the one that waits or runs already."""
+        """A job for a project: a new one, or the one that waits or runs already. Raises `ValueError` for a project that
+        Label Studio does not know, and where too many wait."""
         newest = self.jobs.newest(project)
-        if newest is None or not newest.active:
-            num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
-            if num_waiting >= MOST_QUEUED:
-                raise ValueError(f"{num_waiting} trainings wait already; ask again when some of them are done")
+        if newest is not None and newest.active:
+            return newest
+        num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
+        if num_waiting >= MOST_QUEUED:
+            raise ValueError(f"{num_waiting} trainings wait already; ask again when some of them are done")
+        if not self._is_known(project):
+            raise ValueError(f"Label Studio has no project {project}, or does not show it to this server's key")
         job = self.jobs.enqueue(project, asked_by, self._last_object(project))
         self._wake.set()
         return job
@@ -117,10 +131,7 @@ class Training:
             if job is None or not job.active:
                 raise ValueError(f"project {project} has no training to cancel")
             if job.state == "running":
-                with self.jobs.device() as free:
-                    if free is None:  # then the lock's holder is this job: no other could have started
-                        _kill(self.jobs.holder() or job.pid)
-                self._await_end()
+                self._end_running()
                 job = read_job(self.jobs.path(job))
             if job.active:
                 job = replace(job, state="cancelled", reason="cancelled on request", ended_at=now(), seconds_left=None)
@@ -139,9 +150,18 @@ class Training:
             "images": counts.images,
             "skipped": dict(counts.skipped),
             "new_objects": new,
+            "is_read_again": project in self._store.to_collect(),
             "starts_by_itself_after": self._after_objects if self._by_itself else None,
             "jobs": [asdict(job) for job in jobs[:_SHOWN]],
         }
+
+    def state(self) -> dict[str, Any]:
+        """How learning fares, as JSON: events not applied yet or set aside, projects that are read from Label Studio
+        again after the database was damaged, and what holds it up, None for nothing."""
+        try:
+            return {"events": self._store.backlog(), "read_again": self._store.to_collect(), "trouble": self._trouble}
+        except (OSError, sqlite3.Error) as error:
+            return {"events": None, "read_again": [], "trouble": f"annotations cannot be read: {error}"}
 
     def step(self) -> None:
         """One round of the work in the background."""
@@ -149,9 +169,12 @@ class Training:
         if self._by_itself:
             self._ask_where_due()
         self._clear_away_children()
-        with self.jobs.changing(), self.jobs.device() as device:
-            if device is not None:
-                self._look_after_jobs(device)
+        with self.jobs.changing():
+            with self.jobs.device() as device:
+                if device is not None:
+                    self._look_after_jobs(device)
+                    return
+            self._end_overdue()
 
     def _clear_away_children(self) -> None:
         """Ended processes remain until they are asked how they ended."""
@@ -165,9 +188,18 @@ class Training:
             self._wake.clear()
             try:
                 self.step()
-            except Exception:  # a full disk, say; the next round may do better, and annotators must not notice
-                logger.exception("the training's supervision failed")
+            except Exception as error:  # a full disk, say; the next round may do better, and annotators must not notice
+                self._tell(error)
+            else:
+                self._trouble = None
             self._wake.wait(_EVERY)
+
+    def _tell(self, error: Exception) -> None:
+        """Log a trouble when it begins, and now and then while it lasts."""
+        trouble = f"{type(error).__name__}: {error}"
+        if trouble != self._trouble or time.monotonic() - self._told_at >= _REPEATED:
+            self._trouble, self._told_at = trouble, time.monotonic()
+            logger.error("learning is held up; clicks are answered all the same", exc_info=error)
 
     def _ask_where_due(self) -> None:
         with self._lock:
@@ -196,11 +228,26 @@ class Training:
             if job.state == "running":
                 self._fail(job, f"its process ended before its work did (killed?): {self._last_words(job)}")
         waiting = [job for job in active if job.state == "queued"]
-        waiting.sort(key=lambda job: not self._store.new_since(job.project, 0))  # asked for, but nothing is known: last
+        waiting.sort(key=self._has_nothing_new)  # the others keep their order
         if waiting:
             self._spawn(waiting[0], device)
+        elif self._store.is_behind() and time.monotonic() >= self._catching_up_at:
+            self._catch_up(device)
         else:
             self._adapt_where_due(device)
+
+    def _has_nothing_new(self, job: Job) -> bool:
+        return not self._store.new_since(job.project, self.jobs.last_object_learnt(job.project))
+
+    def _catch_up(self, device: int) -> None:
+        """Begin to apply events and read annotations that would burden this process."""
+        self._catching_up_at = time.monotonic() + _CATCHING_UP_EVERY
+        try:
+            child = self._start(["--catch-up"], self.jobs.catching_up_log(), device)
+        except OSError as error:
+            logger.error("the process that catches up with annotations could not be started: %s", error)
+            return
+        logger.info("catching up with annotations began, process %d", child.pid)
 
     def _adapt_where_due(self, device: int) -> None:
         """Adapt the head of one project with new masks; the others wait for the device."""
@@ -218,6 +265,31 @@ class Training:
             logger.error("the adaptation of project %d could not be started: %s", project, error)
             return
         logger.info("adaptation of project %d began, process %d", project, child.pid)
+
+    def _end_overdue(self) -> None:
+        """End the process that works if it has done so for too long: others wait."""
+        age = seconds_running(self.jobs.holder())
+        if age is None or age <= self._job_seconds:
+            return
+        self._end_running()
+        for job in self.jobs.newest_of_each():
+            if job.state == "running":
+                self._fail(job, f"it took longer than FINETUNE_JOB_SECONDS={self._job_seconds:g}")
+
+    def _end_running(self) -> None:
+        """End the process that works, whichever server has started it. Raises `ValueError` where that is elsewhere."""
+        own = next((child for child in self._children if child.poll() is None), None)
+        with self.jobs.device() as free:
+            if free is not None:
+                return
+            holder = self.jobs.holder()
+            if own is not None:  # nobody has its number before it is asked how it ended
+                kill_group(own.pid)
+            elif holder:
+                kill(holder)
+            else:
+                raise ValueError("the training is just being started; try again in a few seconds")
+        self._await_end()
 
     def _await_end(self) -> None:
         """Until the killed process is gone: what it was about to say is said by then."""
@@ -251,7 +323,7 @@ class Training:
                 pass_fds=[device],
                 start_new_session=True,  # signals to this server's group are not for it
             )
-        os.pwrite(device, str(child.pid).encode(), 0)
+        os.pwrite(device, (process_name(child.pid) or "").encode(), 0)
         self._children.append(child)
         return child
 
@@ -267,13 +339,3 @@ class Training:
 
     def _last_object(self, project: int) -> int:
         return max((one.id for one in self._store.objects(project)), default=0)
-
-
-def _kill(pid: int | None) -> None:
-    """End a job's process and its children at once: it leaves nothing half done, whenever it dies."""
-    if pid is None:
-        raise ValueError("the training is just being started; try again in a few seconds")
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

@@ -7,14 +7,18 @@
 An event is first written down as it came (`receive`, one small transaction: what it returns from is never lost) and
 later worked off in order (`settle`): masks are decoded and written, then one transaction makes the event take effect
 and forgets it. Whoever is killed in between leaves files that nothing names; `sweep` removes them. Any number of
-processes may use the same folder on one machine; a job reads while the server writes.
+processes may use the same folder on one machine; a job reads while the server writes. Events that would burden the
+server are left for a process of its own (`settle_heavy`, see `catching_up.py`).
+
+A database that turns out to be damaged is set aside, and a new one begun, whenever that happens: all of it can be asked
+of Label Studio again (`to_collect`).
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
+import re
 import secrets
 import sqlite3
 import time
@@ -30,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.finetune.locks import locked
 from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
 from backend.label_studio.protocol import read_json
 from skipclick.atomic_io import atomic_write, synchronize
@@ -38,6 +43,10 @@ from skipclick.evaluation.datasets.agreement import Sketched, agreements, sketch
 logger = logging.getLogger(__name__)
 
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
+_SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
+_WRITERS_PATIENCE = 60.0  # seconds to wait for another process that works off events
+_LIGHT_BYTES = 1 << 20  # of an event's body; reading it takes up to 45 times as much memory
+_LIGHT_PIXELS = 200_000_000  # of all masks of an event together; decoding them takes a second
 _MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
 MOST_WAITING = 10_000
 """Events that wait to be worked off, of all projects together."""
@@ -62,6 +71,8 @@ CREATE TABLE IF NOT EXISTS skipped(
 CREATE TABLE IF NOT EXISTS tries(number INTEGER PRIMARY KEY, count INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS set_aside(
     number INTEGER PRIMARY KEY, project INTEGER NOT NULL, at REAL NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS heavy(number INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS to_collect(project INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS unreachable(
     project INTEGER NOT NULL, image TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (project, image));
 """
@@ -81,11 +92,19 @@ _ADDED = (
 """Columns that databases made before version 1 lack. Each training asks Label Studio for all annotations and so fills
 them; until then the oldest annotation of each task counts."""
 _VERSION = 1
+_TABLES = (*re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _SCHEMA), "counting")
 _UPSERT = """ON CONFLICT DO UPDATE SET task = excluded.task, updated_at = excluded.updated_at,
     ground_truth = excluded.ground_truth, deleted = excluded.deleted, number = excluded.number,
     at = max(at, excluded.at), annotator = excluded.annotator"""
 """`number`: the event that an annotation's state comes from. `counting`: of the annotations of a task, made by several
 annotators, one counts: see `skipclick.evaluation.datasets.agreement`, which `agreement` and `sketch` are of."""
+
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class DamagedError(sqlite3.DatabaseError):
+    """The database was damaged; there is a new one now."""
 
 
 class BacklogError(Exception):
@@ -136,57 +155,63 @@ class AnnotationStore:
     def __init__(self, folder: Path, max_pixels: int = 80_000_000) -> None:
         self._folder = folder
         self._max_pixels = max_pixels
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._prepare_database()
-        except sqlite3.OperationalError:  # locked, no rights, no room
-            raise
-        except sqlite3.DatabaseError as error:
-            self._begin_anew(error)
-            self._prepare_database()
-
-    def _prepare_database(self) -> None:
-        with self._database() as database:
-            database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
-            database.executescript(_SCHEMA)
-            _migrate(database)
-            found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-
-    def _begin_anew(self, error: sqlite3.DatabaseError) -> None:
-        """Set a damaged database aside: clicks must not wait for its repair, and every training asks Label Studio for
-        all annotations in any case."""
-        aside = f".damaged-{time.time_ns()}"
-        for name in ("annotations.sqlite", "annotations.sqlite-wal", "annotations.sqlite-shm"):
-            with suppress(FileNotFoundError):
-                (self._folder / name).rename(self._folder / f"{name}{aside}")
-        logger.error(
-            "%s is damaged (%s) and was renamed to end with %s; Start Training reads all annotations from Label Studio "
-            "again",
-            self._folder / "annotations.sqlite",
-            error,
-            aside,
-        )
+        self._is_prepared = False
 
     def receive(self, project: int, body: bytes) -> None:
         """Write down a /webhook body. When this returns the event survives a kill and a power cut.
 
         Raises `BacklogError` where too much waits already.
         """
-        with self._database() as database:
+        try:
+            self._receive(project, body)
+        except DamagedError:
+            self._receive(project, body)
+
+    def _receive(self, project: int, body: bytes) -> None:
+        with self._database(_SHORT_PATIENCE) as database:
             count, size = database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM received").fetchone()
             if count >= MOST_WAITING or size + len(body) > MOST_WAITING_BYTES:
                 raise BacklogError(f"{count} events with {size >> 20} MB wait to be worked off; no more are taken")
             database.execute("INSERT INTO received (project, at, body) VALUES (?, ?, ?)", (project, time.time(), body))
 
-    def settle(self) -> int:
-        """Work off all that was received, in order; how many events that were. Waits for another writer to finish."""
-        num_events = 0
+    def settle(self, project: int | None = None) -> int:
+        """Work off what was received, in order, but for heavy events; how many events that were. Waits for another
+        writer to finish. Where an event cannot be applied now, its project waits; the error is raised at the end, of
+        one `project` only if one is given."""
         with self._sole_writer():
-            while self._settle_one():
-                num_events += 1
-        return num_events
+            with self._database() as database:
+                database.execute(
+                    "INSERT OR IGNORE INTO heavy SELECT number FROM received WHERE length(body) > ?", (_LIGHT_BYTES,)
+                )
+            return self._settle_all(_LIGHT_PIXELS, project)
+
+    def settle_heavy(self) -> int:
+        """Work off the events that `settle` left, of whatever size. For a process that may end in the middle."""
+        with self._sole_writer():
+            return self._settle_all(None)
+
+    def is_behind(self) -> bool:
+        """Whether there are heavy events, or projects to ask Label Studio for."""
+        with self._database() as database:
+            return bool(_scalar(database, "SELECT EXISTS (SELECT 1 FROM heavy) OR EXISTS (SELECT 1 FROM to_collect)"))
+
+    def to_collect(self) -> list[int]:
+        """The projects of a database that was damaged: Label Studio has to be asked for their annotations."""
+        with self._database() as database:
+            return [row["project"] for row in database.execute("SELECT project FROM to_collect ORDER BY 1")]
+
+    def collected(self, project: int) -> None:
+        """All annotations of a project were asked for."""
+        with self._database() as database:
+            database.execute("DELETE FROM to_collect WHERE project = ?", (project,))
+
+    def backlog(self) -> dict[str, int]:
+        """Of all projects: events "waiting", their "bytes", those "heavy" among them, and those "set aside"."""
+        with self._database() as database:
+            waiting = database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM received").fetchone()
+            heavy = _scalar(database, "SELECT count(*) FROM heavy")
+            aside = _scalar(database, "SELECT count(*) FROM set_aside")
+        return {"waiting": waiting[0], "bytes": waiting[1], "heavy": heavy, "set_aside": aside}
 
     def marker(self) -> int:
         """The number of the last event received, for `align`."""
@@ -196,7 +221,7 @@ class AnnotationStore:
     def align(self, project: int, event: Event, since: int) -> None:
         """Make a project agree with what Label Studio itself said after the marker `since` was taken. What events
         received later have changed is newer and stays."""
-        self.settle()
+        self.settle(project)
         with self._sole_writer():
             self._apply(project, event, since, from_label_studio=True)
 
@@ -272,24 +297,54 @@ class AnnotationStore:
                 path.unlink()
         return len(forgotten)
 
-    def _settle_one(self) -> bool:
-        """Work off the oldest event; whether there was one."""
+    def _settle_all(self, max_pixels: int | None, project: int | None = None) -> int:
+        """Work off the events that are not heavy, or those that are if `max_pixels` is None."""
+        num_events, troubles = 0, dict[int, OSError | sqlite3.Error]()
+        while (row := self._next_event(max_pixels is None, troubles)) is not None:
+            try:
+                self._settle_one(row, max_pixels)
+                num_events += 1
+            except (OSError, sqlite3.Error) as error:  # `_is_of_the_system`
+                troubles[row["project"]] = error
+        trouble = next(iter(troubles.values()), None) if project is None else troubles.get(project)
+        if trouble is not None:
+            raise trouble
+        return num_events
+
+    def _next_event(self, heavy: bool, but: Collection[int]) -> sqlite3.Row | None:
+        """The oldest event of those that are heavy, or of the others, `but` those of some projects."""
+        query = (
+            f"SELECT * FROM received WHERE number {'IN' if heavy else 'NOT IN'} (SELECT number FROM heavy) "
+            f"AND project NOT IN ({', '.join(map(str, but))}) ORDER BY number LIMIT 1"
+        )
         with self._database() as database:
-            row = database.execute("SELECT * FROM received ORDER BY number LIMIT 1").fetchone()
-        if row is None:
-            return False
-        if self._count_try(row["number"]) > _MOST_TRIES:
+            row: sqlite3.Row | None = database.execute(query).fetchone()
+        return row
+
+    def _settle_one(self, row: sqlite3.Row, max_pixels: int | None) -> None:
+        """Work off an event, or mark it as heavy if its masks have more than `max_pixels` together. Raises `OSError` or
+        `sqlite3.Error` where it cannot be applied now for no fault of its own."""
+        number = row["number"]
+        if self._count_try(number) > _MOST_TRIES:
             self._set_aside(row)
-            return True
+            return
         try:
-            self._apply(row["project"], _event(row["body"], row["project"]), row["number"], at=row["at"])
-        except (OSError, sqlite3.Error):  # a full disk, say: not the event's fault
-            self._forget_tries(row["number"])
-            raise
-        except Exception:
+            event = _event(row["body"], row["project"])
+            if max_pixels is not None and _num_pixels(event, self._max_pixels) > max_pixels:
+                self._leave_for_later(number)
+                return
+            self._apply(row["project"], event, number, at=row["at"])
+        except Exception as error:
+            if _is_of_the_system(error):
+                self._forget_tries(number)
+                raise
             logger.exception("an event of project %d cannot be applied", row["project"])
             self._set_aside(row)
-        return True
+
+    def _leave_for_later(self, number: int) -> None:
+        with self._transaction() as database:
+            database.execute("INSERT OR IGNORE INTO heavy VALUES (?)", (number,))
+            database.execute("DELETE FROM tries WHERE number = ?", (number,))
 
     def _count_try(self, number: int) -> int:
         """Write down that an event is about to be applied; how often that was. One that ends the process counts too."""
@@ -311,8 +366,7 @@ class AnnotationStore:
         with self._transaction() as database:
             values = row["number"], row["project"], row["at"], len(row["body"])
             database.execute("INSERT OR REPLACE INTO set_aside VALUES (?, ?, ?, ?)", values)
-            database.execute("DELETE FROM received WHERE number = ?", (row["number"],))
-            database.execute("DELETE FROM tries WHERE number = ?", (row["number"],))
+            _forget_event(database, row["number"])
 
     def _apply(self, project: int, event: Event, number: int, at: float = 0.0, from_label_studio: bool = False) -> None:
         """Let an event take effect: decode and write masks first, then change the database at once.
@@ -348,8 +402,7 @@ class AnnotationStore:
             for task in tasks:
                 _compare(database, project, task)
             if not from_label_studio:
-                database.execute("DELETE FROM received WHERE number = ?", (number,))
-                database.execute("DELETE FROM tries WHERE number = ?", (number,))
+                _forget_event(database, number)
 
     def _prepare(self, database: sqlite3.Connection, project: int, annotation: Annotation) -> _Prepared:
         """Decode an annotation's masks and write those that the store does not have yet."""
@@ -428,13 +481,82 @@ class AnnotationStore:
         return self._folder / "masks" / str(project)
 
     @contextmanager
-    def _database(self) -> Iterator[sqlite3.Connection]:
-        """A connection; each statement is a transaction of its own."""
+    def _database(self, patience: float = _PATIENCE) -> Iterator[sqlite3.Connection]:
+        """A connection; each statement is a transaction of its own. Raises `DamagedError` once the database has had to
+        be replaced, whatever of it was found to be damaged in the block."""
+        try:
+            if not self._is_prepared:
+                self._prepare_database()
+            with self._connection(patience) as database:
+                yield database
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self._replace_damaged(error)
+            raise DamagedError(f"the database of annotations was damaged ({error}) and begun anew; try again") from None
+
+    @contextmanager
+    def _connection(self, patience: float = _PATIENCE) -> Iterator[sqlite3.Connection]:
         path = self._folder / "annotations.sqlite"
-        with closing(sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)) as database:
+        with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA synchronous = FULL")
             yield database
+
+    def _prepare_database(self) -> None:
+        """Make the folder and what the database lacks, and look the database over."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._make_tables()
+            self._check(thoroughly=False)
+        except sqlite3.DatabaseError as error:
+            if not _is_damage(error):
+                raise
+            self._replace_damaged(error)
+        self._is_prepared = True
+
+    def _make_tables(self) -> None:
+        with self._connection() as database:
+            database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
+            is_new = not _scalar(database, "SELECT count(*) FROM sqlite_master WHERE name = 'objects'")
+            database.executescript(_SCHEMA)
+            _migrate(database)
+            if is_new:  # but masks may be there, of a database that is lost
+                projects = [(int(one.name),) for one in (self._folder / "masks").glob("*") if one.name.isdecimal()]
+                database.executemany("INSERT OR IGNORE INTO to_collect VALUES (?)", projects)
+
+    def _check(self, thoroughly: bool) -> None:
+        """Raises `sqlite3.DatabaseError` with `SQLITE_CORRUPT` for a database that is damaged."""
+        with self._connection() as database:
+            for table in _TABLES:
+                database.execute(f"SELECT 1 FROM {table} LIMIT 1")
+            found = database.execute(f"PRAGMA {'integrity' if thoroughly else 'quick'}_check(1)").fetchone()[0]
+        if found != "ok":
+            error = sqlite3.DatabaseError(found)
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+
+    def _replace_damaged(self, error: sqlite3.DatabaseError) -> None:
+        """Set a damaged database aside and begin a new one, unless another thread or process has just done so. Clicks
+        must not wait for its repair, and Label Studio has all annotations in any case."""
+        with locked(self._folder / "annotations.mending.lock", _WRITERS_PATIENCE):
+            try:
+                self._check(thoroughly=True)
+                return
+            except sqlite3.DatabaseError as still:
+                if not _is_damage(still):
+                    raise
+            aside = f".damaged-{time.time_ns()}"
+            for name in ("annotations.sqlite", "annotations.sqlite-wal", "annotations.sqlite-shm"):
+                with suppress(FileNotFoundError):
+                    (self._folder / name).rename(self._folder / f"{name}{aside}")
+            self._make_tables()
+        logger.error(
+            "%s is damaged (%s) and was renamed to end with %s; its annotations are read from Label Studio again",
+            self._folder / "annotations.sqlite",
+            error,
+            aside,
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -446,9 +568,8 @@ class AnnotationStore:
 
     @contextmanager
     def _sole_writer(self) -> Iterator[None]:
-        """Keeps other threads and processes from working off events; the system frees it when a process dies."""
-        with (self._folder / "annotations.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Keeps other threads and processes from working off events. Raises `BusyError`."""
+        with locked(self._folder / "annotations.lock", _WRITERS_PATIENCE):
             yield
 
 
@@ -506,6 +627,32 @@ def _event(body: bytes, project: int) -> Event:
     except Exception:
         logger.exception("an event of project %d cannot be read and is left out", project)
         return Event()
+
+
+def _num_pixels(event: Event, max_pixels: int) -> int:
+    """Of all masks that have to be decoded to apply an event; those of more than `max_pixels` are not."""
+    sizes = (piece.size[0] * piece.size[1] for one in event.saved for each in one.objects for piece in each.pieces)
+    return sum(size for size in sizes if size <= max_pixels)
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    """Whether an event cannot be applied now for no fault of its own: a full disk, a locked database."""
+    if isinstance(error, (sqlite3.OperationalError, DamagedError)):
+        return True
+    return isinstance(error, OSError) and error.errno is not None  # Pillow's own, of files it cannot read, have none
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether an error says that the database is damaged, or lacks a table: its file was emptied, or is another one."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is not None and code & 0xFF in _DAMAGE:
+        return True
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
+
+
+def _forget_event(database: sqlite3.Connection, number: int) -> None:
+    for table in ("received", "tries", "heavy"):
+        database.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
 
 
 def _annotation_row(database: sqlite3.Connection, project: int, annotation: int) -> sqlite3.Row | None:

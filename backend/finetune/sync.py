@@ -67,7 +67,7 @@ def collect(
     Raises `ApiError` if Label Studio does not answer, `ConfigError` if the project's labeling config cannot be read;
     what was collected until then stays.
     """
-    store.settle()
+    store.settle(project)
     since = store.marker()
     missing = store.known(project, tasks)
     config = parse_labeling_config(str(get_object(api, f"/api/projects/{project}/", pause).get("label_config") or ""))
@@ -77,6 +77,8 @@ def collect(
     gone = tuple(annotation for annotation in sorted(missing) if _is_gone(api, annotation, pause))
     store.align(project, Event(deleted=gone), since)
     store.sweep()
+    if tasks is None:
+        store.collected(project)
     return store.counts(project)
 
 

@@ -98,8 +98,9 @@ class ImageSource(Protocol):
     def place(self, reference: ImageReference) -> str:
         """A name for where the image comes from; what it shows may change."""
 
-    def recent(self, reference: ImageReference) -> str | None:
-        """The name of what the image shows, if it was seen a short time ago."""
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
+        """The name of what the image shows, if it was seen a short time ago; `unconfirmed`: so long ago that its source
+        should be asked again, if it can be."""
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
         """What `find` has kept under the name of what the image shows now, else the image, oriented as the annotator
@@ -171,13 +172,16 @@ class ImageLoader:
         facts = [self._auth.url, reference.url, task, reference.login, reference.password]
         return sha256(json.dumps(facts).encode()).hexdigest()
 
-    def recent(self, reference: ImageReference) -> str | None:
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
         """See `ImageSource.recent`."""
         reference = _canonical(reference)
         if (name := _inline_name(reference)) is not None:
             return name
         known = self._sightings.peek(self.place(reference))
-        return known.name if known is not None and self._clock() < known.due else None
+        if known is None:
+            return None
+        until = known.confirmed + _UNCONFIRMED_SECONDS if unconfirmed else known.due
+        return known.name if self._clock() < until else None
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
         """See `ImageSource.look`.

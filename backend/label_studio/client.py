@@ -108,6 +108,15 @@ def get_object(api: LabelStudioApi, path: str, pause: float, **query: str | int)
     return answer
 
 
+def may_exist(api: LabelStudioApi, project: int) -> bool:
+    """Whether Label Studio has a project; also true where it does not answer, or not to this server's key."""
+    try:
+        api.get(f"/api/projects/{project}/")
+    except ApiError as error:
+        return error.status != 404
+    return True
+
+
 def patiently(ask: Callable[[], T], may_pass: Callable[[Exception], bool], pause: float) -> T:
     """`ask()`, tried again after longer and longer pauses as long as the error `may_pass`."""
     for attempt in range(_TRIES - 1):

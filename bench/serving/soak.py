@@ -133,7 +133,7 @@ class Given:
     def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def recent(self, reference: ImageReference) -> str | None:
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
         return reference.url
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:

@@ -352,7 +352,7 @@ def test_health_setup_and_opening_are_prompt_while_an_image_is_encoded(make_anno
 def test_too_many_predictions_leave_threads_for_the_rest(make_annotator: MakeAnnotator) -> None:
     slow = SlowPredictor()
     annotator = make_annotator(predictor=slow)
-    app = create_app(Settings(threads=6), annotator)
+    app = create_app(Settings(threads=4), annotator)
     body = clicked_bodies("03")[0]
     with ThreadPoolExecutor(2) as pool:
         clicks = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]

@@ -7,22 +7,27 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from backend.annotator import Annotator
-from backend.app import WARMING_THREADS, create_app
+from backend.annotator import Annotator, OverloadedError
+from backend.app import create_app
 from backend.executor import DeviceExecutor, Priority
 from backend.http import has_left
 from backend.images.decode import Photo
-from backend.prompts import ImageReference
+from backend.images.loader import Look
+from backend.places import places
+from backend.prompts import ImageReference, SmartClick
 from backend.settings import Settings
 from skipclick.predictor import ClickRequest, Prediction
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies
+
+T = TypeVar("T")
 
 MakeAnnotator = Callable[..., Annotator]
 SIZE = (120, 160)  # of the recordings' images
@@ -155,7 +160,7 @@ def test_saved_masks_are_decoded_within_the_places_for_predictions(
         assert released.wait(60)
         return np.zeros(SIZE, np.uint8)
 
-    app = create_app(Settings(threads=6), make_annotator())
+    app = create_app(Settings(threads=4), make_annotator())
     first, body = clicked_bodies("35")
     region = app.test_client().post("/predict", json=first).json["results"][0]["result"][0]
     saved = [*first["params"]["context"]["result"], region]
@@ -176,9 +181,53 @@ def test_warming_leaves_places_for_clicks(make_annotator: MakeAnnotator) -> None
     app = create_app(Settings(threads=32), make_annotator(executor=executor))
     executor.submit(lambda: Priority.CLICK, lambda: released.wait(60))
     body = clicked_bodies("03")[0]
-    with ThreadPoolExecutor(WARMING_THREADS + 1) as pool:
-        asked = [pool.submit(app.test_client().post, "/warm", json=body) for _ in range(WARMING_THREADS + 1)]
+    num_places = places(32).warming
+    with ThreadPoolExecutor(num_places + 1) as pool:
+        asked = [pool.submit(app.test_client().post, "/warm", json=body) for _ in range(num_places + 1)]
         while not any(one.done() for one in asked):
             time.sleep(0.001)
         released.set()
-        assert sorted(one.result(60).status_code for one in asked) == [200] * WARMING_THREADS + [503]
+        assert sorted(one.result(60).status_code for one in asked) == [200] * num_places + [503]
+
+
+class HangingImages(FlatImages):
+    """Photos of a host that does not answer, but for those that were seen before; those are due to be looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = threading.Event()
+        self.num_hanging = threading.Semaphore(0)
+        self.is_due = False
+
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
+        return reference.url if reference.url in self.loaded and (unconfirmed or not self.is_due) else None
+
+    def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
+        if self.is_due or "hanging" in reference.url:
+            self.num_hanging.release()
+            assert self.released.wait(60)
+        return super().look(reference, find, doubt)
+
+
+def test_photos_whose_source_hangs_leave_places_for_known_ones(make_annotator: MakeAnnotator) -> None:
+    """Also where a known one is due to be looked at again: it is taken as it was."""
+    images = HangingImages()
+    annotator = make_annotator(images=images, fetching=2)
+    known, click = ImageReference("known", 1), [SmartClick("a", 20, 20, True)]
+    expected = annotator.annotate(known, click, None, SIZE).mask
+    with ThreadPoolExecutor(2) as pool:
+        hanging = [
+            pool.submit(annotator.annotate, ImageReference(f"hanging {number}", 2), click, None, SIZE)
+            for number in range(2)
+        ]
+        for _ in hanging:
+            assert images.num_hanging.acquire(timeout=60)
+        for images.is_due in (False, True):
+            assert annotator.annotate(known, click, None, SIZE).mask == expected
+        with pytest.raises(OverloadedError, match="a source is slow"):
+            annotator.annotate(ImageReference("hanging 3", 2), click, None, SIZE)
+        images.released.set()
+        for one in hanging:
+            one.result(60)
+    images.is_due = False
+    annotator.annotate(ImageReference("hanging 3", 2), click, None, SIZE)

@@ -137,6 +137,36 @@ def test_silent_connections_keep_no_thread(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_clients_that_stop_in_the_middle_leave_threads_for_others(tmp_path: Path) -> None:
+    post = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    kinds = {
+        "half a line": b"GET /health HTT",
+        "half a body": post + b"Content-Length: 1000\r\n\r\n{",
+        "half a long body": post + b"Content-Length: 1000000\r\n\r\n" + bytes(300 << 10),
+        "half a chunk": post + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        "never reads": b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 400,
+        "never closes": b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        "no HTTP": b"no HTTP at all\r\n\r\n",
+    }
+    port = free_port()
+    with backend(tmp_path, port, THREADS="12") as process:
+        await_ready(port, process)
+        for kind, begun in kinds.items():
+            with ExitStack() as stopped:
+                for _ in range(100):
+                    client = stopped.enter_context(socket.socket())
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                    client.connect(("127.0.0.1", port))
+                    client.setblocking(False)
+                    client.send(begun)
+                deadline = time.monotonic() + 3
+                while time.monotonic() < deadline:
+                    probe = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                    assert get(probe, "/health")[0] == 200, kind
+                    probe.close()
+
+
+@pytest.mark.slow
 def test_a_stop_finishes_what_runs_and_exits_with_0(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
     port = free_port()
     with (

@@ -8,11 +8,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from io import BytesIO
+from threading import BoundedSemaphore
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend import worker
-from backend.worker import Arriving, Whole
+from backend.worker import _HELD, BufferedSocket, DeadlineSocket, _is_whole, _receive
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -28,16 +32,16 @@ def pair() -> Iterator[Pair]:
 def test_what_has_arrived_is_read_and_the_connection_stays_as_it_was(pair: Pair) -> None:
     client, server = pair
     client.sendall(b"POST")
-    assert Arriving(server, time.monotonic() + 60).recv(100) == b"POST"
+    assert DeadlineSocket(server, time.monotonic() + 60, BoundedSemaphore(1)).recv(100) == b"POST"
     assert server.gettimeout() is None
     client.close()
-    assert Arriving(server, time.monotonic() + 60).recv(100) == b""
+    assert DeadlineSocket(server, time.monotonic() + 60, BoundedSemaphore(1)).recv(100) == b""
 
 
 def test_a_silent_client_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_SILENCE", 0.05)
     with pytest.raises(ConnectionResetError):
-        Arriving(pair[1], time.monotonic() + 60).recv(100)
+        DeadlineSocket(pair[1], time.monotonic() + 60, BoundedSemaphore(1)).recv(100)
     assert pair[1].gettimeout() is None
 
 
@@ -55,7 +59,7 @@ def test_a_client_that_never_pauses_for_long_is_given_up_too(pair: Pair, pause: 
     client.settimeout(1)
     dripping = threading.Thread(target=drip)
     dripping.start()
-    arriving = Arriving(server, time.monotonic() + 0.3)
+    arriving = DeadlineSocket(server, time.monotonic() + 0.3, BoundedSemaphore(1))
     received = []
     try:
         with pytest.raises(ConnectionResetError):
@@ -69,7 +73,7 @@ def test_a_client_that_never_pauses_for_long_is_given_up_too(pair: Pair, pause: 
 def test_an_answer_is_held_back_until_it_is_complete(pair: Pair) -> None:
     client, server = pair
     client.settimeout(0)
-    with Whole(server) as answering:
+    with BufferedSocket(server, BoundedSemaphore(1)) as answering:
         answering.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         answering.sendall(bytearray(b"a mask"))
         with pytest.raises(BlockingIOError):
@@ -80,7 +84,7 @@ def test_an_answer_is_held_back_until_it_is_complete(pair: Pair) -> None:
 
 def test_an_answer_that_fails_half_way_is_not_begun(pair: Pair) -> None:
     client, server = pair
-    with Whole(server) as answering:
+    with BufferedSocket(server, BoundedSemaphore(1)) as answering:
         answering.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
     server.sendall(b"HTTP/1.1 500")
     assert client.recv(100) == b"HTTP/1.1 500"
@@ -88,7 +92,120 @@ def test_an_answer_that_fails_half_way_is_not_begun(pair: Pair) -> None:
 
 def test_a_client_that_does_not_read_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "_SENDING", 0.05)
-    with Whole(pair[1]) as answering:
+    with BufferedSocket(pair[1], BoundedSemaphore(1)) as answering:
         answering.sendall(bytes(16 << 20))  # more than the kernel keeps
         with pytest.raises(ConnectionResetError):
             answering.leave()
+
+
+def test_few_threads_wait_for_slow_clients(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PROMPT", 0.05)
+    client, server = pair
+    places = BoundedSemaphore(1)
+    slow = DeadlineSocket(server, time.monotonic() + 60, places)
+    threading.Timer(0.3, client.send, (b"a",)).start()
+    assert slow.recv(1) == b"a"
+    with pytest.raises(ConnectionResetError):  # while the first has the place
+        DeadlineSocket(server, time.monotonic() + 60, places).recv(1)
+    slow.release()
+    slow.release()  # it gives back no more than it took
+    with pytest.raises(ValueError, match="too many times"):
+        places.release()
+
+
+def test_pauses_add_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte before each moment is over keeps no thread without a place."""
+    monkeypatch.setattr(worker, "_PROMPT", 0.2)
+    client, server = pair
+    none = BoundedSemaphore(1)
+    none.acquire()
+    dripping = DeadlineSocket(server, time.monotonic() + 60, none)
+    for _ in range(50):
+        time.sleep(0.01)
+        timer = threading.Timer(0.05, client.send, (b"a",))
+        timer.start()
+        try:
+            dripping.recv(1)
+        except ConnectionResetError:
+            timer.join()
+            return
+    pytest.fail("it was waited for")
+
+
+def test_an_answer_for_a_slow_reader_needs_a_place(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PROMPT", 0.01)
+    client, server = pair
+    answer = bytes(4 << 20)
+    places = BoundedSemaphore(1)
+    with BufferedSocket(server, places) as answering:
+        answering.sendall(answer)
+        places.acquire()
+        with pytest.raises(ConnectionResetError):
+            answering.leave()
+        places.release()
+    received = []
+
+    def read() -> None:
+        time.sleep(0.1)
+        while sum(map(len, received)) < len(answer):
+            received.append(client.recv(1 << 20))
+
+    drained = client.recv(16 << 20)  # what the first try has sent
+    while len(drained) == 16 << 20:
+        drained = client.recv(16 << 20)
+    client.setblocking(False)
+    with suppress(BlockingIOError):
+        while client.recv(1 << 20):
+            pass
+    client.setblocking(True)
+    reader = threading.Thread(target=read)
+    reader.start()
+    with BufferedSocket(server, places) as answering:
+        answering.sendall(answer)
+        answering.leave()
+    reader.join(60)
+    assert b"".join(received) == answer
+    assert places.acquire(blocking=False)
+
+
+@given(
+    body=st.binary(max_size=40),
+    cut=st.integers(min_value=0),
+    name=st.sampled_from(["Content-Length", "content-length"]),
+)
+def test_a_request_is_whole_at_its_end_and_not_before(body: bytes, cut: int, name: str) -> None:
+    request = f"POST /predict HTTP/1.1\r\nHost: x\r\n{name}: {len(body)}\r\nA: b\r\n\r\n".encode() + body
+    assert _is_whole(request)
+    assert not _is_whole(request[: cut % len(request)])
+
+
+@pytest.mark.parametrize("header", ["Transfer-Encoding: chunked", "Expect: 100-continue\r\nContent-Length: 5"])
+def test_a_client_that_waits_for_an_answer_meanwhile_has_a_thread(header: str) -> None:
+    assert _is_whole(f"POST /predict HTTP/1.1\r\n{header}\r\n\r\n".encode())
+
+
+def test_a_long_request_does_not_wait_in_memory_for_its_end(pair: Pair) -> None:
+    client, server = pair
+    head = b"POST /predict HTTP/1.1\r\nContent-Length: 100000000\r\n\r\n"
+    sending = threading.Thread(target=client.sendall, args=(head + bytes(_HELD),))
+    sending.start()
+    received = BytesIO()
+    while not _receive(server, received):
+        time.sleep(0.001)
+    assert received.getbuffer().nbytes <= 2 * _HELD
+    server.setblocking(True)
+    while sending.is_alive():
+        server.recv(1 << 20)
+
+
+def test_what_has_arrived_is_kept_until_the_rest_is_there(pair: Pair) -> None:
+    client, server = pair
+    received = BytesIO()
+    for part in (b"GET /hea", b"lth HTTP/1.1\r\n", b"Host: x\r\n"):
+        client.sendall(part)
+        assert not _receive(server, received)
+    client.sendall(b"\r\n")
+    assert _receive(server, received)
+    assert received.getvalue() == b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    client.close()
+    assert _receive(server, BytesIO())

@@ -67,7 +67,7 @@ class Photos:
     def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def recent(self, reference: ImageReference) -> str | None:
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
         return reference.url
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:

@@ -53,7 +53,7 @@ class OnePhoto:
     def place(self, reference: ImageReference) -> str:
         return reference.url
 
-    def recent(self, reference: ImageReference) -> str | None:
+    def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
         return "cup"
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -323,3 +325,86 @@ def test_no_more_trainings_wait_than_can_be_worked_off(make_training: MakeTraini
     with pytest.raises(ValueError, match="20 trainings wait already"):
         training.ask(21)
     assert training.ask(7).number == 1  # of a project that waits already
+
+
+def test_cancelling_ends_no_process_that_a_file_names(make_training: MakeTraining, jobs: Jobs) -> None:
+    """The job's file, or the lock, may name a number that belongs to somebody else by now."""
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as bystander:
+        job = jobs.enqueue(1, "a test", 0)
+        write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running", pid=bystander.pid))
+        training = make_training()
+        with jobs.device() as device:  # somebody works
+            assert device is not None
+            for content in (b"", str(bystander.pid).encode(), f"{bystander.pid} 1 pid:[1] boot".encode(), b"\xff\0"):
+                os.ftruncate(device, 0)
+                os.pwrite(device, content, 0)
+                with pytest.raises(ValueError, match=r"started; try again|not one of this machine"):
+                    training.cancel(1)
+        assert training.cancel(1).state == "cancelled"  # nobody works any more
+        time.sleep(0.05)
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_a_process_that_works_for_too_long_is_ended(make_training: MakeTraining, jobs: Jobs) -> None:
+    """Whichever server has started it; then the next one has its turn."""
+    first, second = make_training(), make_training("finish", job_seconds=0.5)
+    first.ask(1)
+    until(first, lambda: newest(jobs).step == 7)
+    second.ask(2)
+    until(second, lambda: newest(jobs, 1).state == "failed")
+    assert "FINETUNE_JOB_SECONDS=0.5" in newest(jobs, 1).reason
+    until(second, lambda: newest(jobs, 2).state == "done")
+
+
+def test_projects_that_label_studio_does_not_know_are_refused(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training(is_known=lambda project: project == 1)
+    for _ in range(30):
+        for forged in (2, 3, 10**9):
+            with pytest.raises(ValueError, match=f"Label Studio has no project {forged}"):
+                training.ask(forged)
+    assert training.ask(1).state == "queued"
+    assert [job.project for job in jobs.newest_of_each()] == [1]
+
+
+def test_projects_with_new_objects_have_their_turn_first(make_training: MakeTraining, jobs: Jobs) -> None:
+    """New since the last training: one that learnt all there is does not overtake."""
+    training = make_training("finish", by_itself=False)
+    note(training, 1, project=1)
+    training.step()
+    training.ask(1)
+    until(training, lambda: newest(jobs, 1).state == "done")
+    note(training, 2, project=2)
+    training._store.settle()
+    for project in (3, 1, 2):
+        training.ask(project)
+        time.sleep(0.005)
+    training.step()
+    assert newest(jobs, 2).state in ("running", "done")
+    assert (newest(jobs, 1).state, newest(jobs, 3).state) == ("queued", "queued")
+
+
+def test_what_would_burden_the_server_is_done_by_a_process(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.finetune.store._LIGHT_PIXELS", 50)
+    training = make_training("finish")
+    note(training, 1)
+    training.step()
+    assert training.state()["events"] == {"waiting": 1, "bytes": ANY, "heavy": 1, "set_aside": 0}
+    until(training, lambda: jobs.catching_up_log().exists() and not training._children)
+    assert jobs.catching_up_log().read_text() == "catches up\n"
+    jobs.catching_up_log().unlink()
+    training.step()  # it did not help: not again at once
+    assert not jobs.catching_up_log().exists()
+    assert training.state()["trouble"] is None
+
+
+def test_a_trouble_that_lasts_is_logged_once(make_training: MakeTraining, caplog: pytest.LogCaptureFixture) -> None:
+    training = make_training()
+    for _ in range(5):
+        training._tell(OSError("the disk is full"))
+    assert len(caplog.records) == 1
+    assert training.state()["trouble"] == "OSError: the disk is full"
+    training._tell(OSError("another one"))
+    assert len(caplog.records) == 2

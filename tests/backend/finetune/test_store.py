@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -392,7 +395,7 @@ def test_an_event_that_cannot_be_applied_is_set_aside_at_once(
 
 def test_a_full_disk_is_not_the_events_fault(store: AnnotationStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     store.receive(1, json.dumps(saved(annotation(1, 5, [region("a", SHOWN)]))).encode())
     with monkeypatch.context() as context:
@@ -431,3 +434,134 @@ def test_a_damaged_database_is_set_aside_and_begun_anew(store: AnnotationStore, 
     tell(again, saved(annotation(1, 5, [region("b", SHOWN)])))
     assert regions(again) == ["b"]
     assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1
+
+
+def _overwrite(path: Path) -> None:
+    size = path.stat().st_size
+    path.write_bytes(os.urandom(size))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _overwrite,
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:4096]),
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        Path.unlink,
+    ],
+    ids=["overwritten", "emptied", "one page", "half", "deleted"],
+)
+def test_a_database_damaged_while_it_is_used_is_replaced(
+    store: AnnotationStore, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    """By whatever asks for it first. The projects that it held are to be read again; what comes meanwhile stays."""
+    for number in range(50):
+        tell(store, saved(annotation(number + 1, 5, [region("a", SHOWN)])))
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)]), 2))
+    path = tmp_path / "annotations.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(path)
+    tell(store, saved(annotation(1, 5, [region("b", SHOWN)])))
+    assert regions(store) == ["b"]
+    assert store.to_collect() == [1, 2]
+    assert store.is_behind()
+    store.collected(1)
+    store.collected(2)
+    assert not store.is_behind()
+
+
+@pytest.mark.parametrize("entrance", ["settle", "projects", "backlog", "to_collect", "is_behind", "marker", "sweep"])
+def test_whatever_meets_the_damage_says_so_and_the_next_one_works(
+    store: AnnotationStore, tmp_path: Path, entrance: str
+) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    _overwrite(tmp_path / "annotations.sqlite")
+    for name in ("annotations.sqlite-wal", "annotations.sqlite-shm"):
+        (tmp_path / name).unlink(missing_ok=True)
+    with pytest.raises(store_module.DamagedError, match="begun anew; try again"):
+        getattr(store, entrance)()
+    getattr(store, entrance)()
+    assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1
+
+
+def test_one_of_many_replaces_a_damaged_database(store: AnnotationStore, tmp_path: Path) -> None:
+    """The others must not set the new one aside."""
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    _overwrite(tmp_path / "annotations.sqlite")
+    bodies = [json.dumps(saved(annotation(number, number, [region("b", SHOWN)]))).encode() for number in range(1, 9)]
+    threads = [threading.Thread(target=store.receive, args=(1, body)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store.settle()
+    assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1
+    assert len(regions(store)) == 8
+
+
+def test_a_folder_that_cannot_be_used_yet_may_be_later(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file in its place")
+    store = AnnotationStore(tmp_path / "data")
+    with pytest.raises(OSError, match="data"):
+        store.receive(1, b"{}")
+    (tmp_path / "data").unlink()
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    assert regions(store) == ["a"]
+
+
+# --- events that would burden the server
+
+
+def test_heavy_events_are_left_for_a_process_of_their_own(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their bytes, or by the pixels of their masks together, however few bytes those take."""
+    monkeypatch.setattr(store_module, "_LIGHT_PIXELS", 2 * HEIGHT * WIDTH)
+    three = [region(name, drawn(2, 2, 9, place)) for name, place in (("a", 7), ("b", 8), ("c", 9))]
+    tell(store, saved(annotation(1, 5, three)))
+    monkeypatch.setattr(store_module, "_LIGHT_BYTES", 5000)
+    tell(store, saved(annotation(2, 6, [region("d", SHOWN)])) | {"more": "x" * 5000})
+    tell(store, saved(annotation(3, 7, [region("e", SHOWN)])))
+    assert regions(store) == ["e"]
+    assert store.backlog() == {"waiting": 2, "bytes": ANY, "heavy": 2, "set_aside": 0}
+    assert store.is_behind()
+    assert store.settle() == 0
+    assert store.settle_heavy() == 2
+    assert sorted(regions(store)) == ["a", "b", "c", "d", "e"]
+    assert store.backlog() == {"waiting": 0, "bytes": 0, "heavy": 0, "set_aside": 0}
+    assert not store.is_behind()
+
+
+def test_a_heavy_event_that_ends_its_process_is_set_aside(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store_module, "_LIGHT_BYTES", 0)
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    with monkeypatch.context() as context:
+        context.setattr(AnnotationStore, "_apply", killed)
+        for _ in range(5):
+            with pytest.raises(KeyboardInterrupt):
+                store.settle_heavy()
+        store.settle_heavy()
+    assert store.backlog()["set_aside"] == 1
+    assert not store.is_behind()
+
+
+def test_a_project_whose_events_cannot_be_applied_now_stops_no_other(store: AnnotationStore, tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "1").write_text("a file in its place")
+    for project_id in (1, 2):
+        body = saved(annotation(1, 5, [region("a", SHOWN)]), project_id)
+        store.receive(project_id, json.dumps(body).encode())
+    for _ in range(7):
+        with pytest.raises(OSError, match="masks"):
+            store.settle()
+    assert (regions(store, 1), regions(store, 2)) == ([], ["a"])
+    (tmp_path / "masks" / "1").unlink()
+    store.settle()
+    assert regions(store, 1) == ["a"]

@@ -1,0 +1,37 @@
+"""File locks between processes, which nobody waits for longer than a while."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_LOOK = 0.01  # seconds between two looks at a lock that somebody holds
+
+
+class BusyError(OSError):
+    """Somebody else holds a lock for too long."""
+
+
+@contextmanager
+def locked(path: Path, patience: float) -> Iterator[None]:
+    """Holds the lock file alone, among all threads and processes; the system frees it when a process dies. Raises
+    `BusyError` if that was not possible for `patience` seconds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        deadline = time.monotonic() + patience
+        while not _is_taken(lock.fileno()):
+            if time.monotonic() >= deadline:
+                raise BusyError(f"another process has held {path} for {patience:.0f} seconds; try again")
+            time.sleep(_LOOK)
+        yield
+
+
+def _is_taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

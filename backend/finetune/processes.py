@@ -1,0 +1,51 @@
+"""Processes by name: a number alone may be another process's by now, or one of another container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def process_name(pid: int) -> str | None:
+    """What no other process is called: its number, when it began, and where numbers mean processes like this one's.
+    None if there is no such process, or the system does not tell (only Linux does)."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{pid} {_started(pid)} {os.readlink('/proc/self/ns/pid')} {boot}"
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def seconds_running(name: str) -> float | None:
+    """How long the process of that name has been running, by a clock that nobody sets; None if it is none of here."""
+    pid = name.partition(" ")[0]
+    if not pid.isdecimal() or process_name(int(pid)) != name:
+        return None
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_boot - _started(int(pid)) / os.sysconf("SC_CLK_TCK")
+
+
+def kill(name: str) -> None:
+    """End the process of that name and its children at once. Raises `ValueError` if it is none of here."""
+    if seconds_running(name) is None:
+        raise ValueError(
+            "the training's process is not one of this machine or container, or has just ended: cancel it where it "
+            "runs, or wait a few seconds"
+        )
+    kill_group(int(name.partition(" ")[0]))
+
+
+def kill_group(leader: int) -> None:
+    """End a process that leads a group, and the group, at once."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _started(pid: int) -> int:
+    """When a process began, in clock ticks since the machine did."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[19])  # field 22 of proc_pid_stat(5); names may hold spaces and brackets
