@@ -37,7 +37,7 @@ CHECK = $(SCRIPT) bench/noc.py --model $(MODEL) --dataset folder=skipclick/evalu
 REQUIRE_PYTHON := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("Python 3.11 to 3.13 is needed, and \
     $(PYTHON) is another. Name one, for example: make PYTHON=python3.12")
 
-.PHONY: help serve test test-fast lint bench latency bench-check bench-baseline load soak crash e2e image-test scale-test lock audit \
+.PHONY: help serve test test-fast lint bench latency bench-check bench-baseline load attack soak crash e2e image-test scale-test lock audit \
     gpu-check gpu-pack clean distclean data-given chromium-installed haproxy-installed image-tools
 
 help:  ## say what there is (default)
@@ -77,6 +77,9 @@ bench-baseline: $(BENCHMARK)  ## measure the baseline of bench-check anew
 
 load: $(BENCHMARK)  ## let a simulated team click on a server of its own: throughput and latencies
 	$(SCRIPT) bench/serving/load.py --spawn
+
+attack: $(BENCHMARK)  ## let attackers loose on a server of its own while a team clicks; see docs/operations.md
+	$(SCRIPT) bench/serving/attack.py
 
 soak: $(BENCHMARK)  ## 10,000 clicks of a team, each mask held against the serial answer, memory watched
 	$(SCRIPT) bench/serving/soak.py --output runs/soak.json

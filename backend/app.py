@@ -107,11 +107,11 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     signs = SignMemory()
     shares = places(settings.threads)
     slots, warming = BoundedSemaphore(shares.predictions), BoundedSemaphore(shares.warming)
-    learning = BoundedSemaphore(shares.learning)
+    learning, pages = BoundedSemaphore(shares.learning), BoundedSemaphore(shares.pages)
     _observe_requests(app, telemetry)
     _refuse_strangers(app, settings)
     _answer_errors(app, settings)
-    app.register_blueprint(build_pages(readiness, training))
+    app.register_blueprint(build_pages(readiness, training, lambda: _slot(pages)))
     if settings.cvat == "on":
         app.register_blueprint(build_nuclio(settings, readiness, lambda: _body(settings), lambda: _slot(slots)))
 
@@ -198,7 +198,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
     @app.get("/metrics")
     def metrics() -> Response:
-        return Response(telemetry.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        with _slot(pages):
+            return Response(telemetry.exposition(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
 

@@ -4,6 +4,7 @@ One process with many threads: the model and the caches exist once, and a thread
 """
 
 import os
+import signal
 from typing import Any
 
 from backend.settings import Settings, host_and_port
@@ -30,3 +31,9 @@ logconfig_dict: dict[str, Any] = {  # gunicorn's own lines join the app's: same 
     "loggers": {"gunicorn.error": {"level": _settings.log_level, "handlers": ["stderr"], "propagate": False}},
 }
 worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # heartbeats must not wait for a disk
+
+
+def when_ready(server: Any) -> None:
+    """Ignore SIGHUP. gunicorn would load the model anew and answer 503 meanwhile, and settings are read at the start
+    alone: to change one, start again."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)

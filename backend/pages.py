@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ _POLICY = (
 )
 
 
-def build_pages(readiness: Readiness, training: Training | None) -> Blueprint:
-    """The routes."""
+def build_pages(
+    readiness: Readiness, training: Training | None, place: Callable[[], AbstractContextManager[None]]
+) -> Blueprint:
+    """The routes. `place` gives one of the places for what takes time to put together."""
     pages = Blueprint("pages", __name__)
 
     @pages.get("/ui")
@@ -37,7 +41,8 @@ def build_pages(readiness: Readiness, training: Training | None) -> Blueprint:
 
     @pages.get("/status")
     def status() -> Response:
-        return jsonify(status_of(readiness, training))
+        with place():
+            return jsonify(status_of(readiness, training))
 
     @pages.get("/openapi.json")
     def openapi() -> Response:

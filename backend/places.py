@@ -21,6 +21,8 @@ class Places:
     learning: int
     warming: int
     """Of those for predictions, the ones that /warm may take: nobody waits for its images yet."""
+    pages: int
+    """Threads that may put together what /metrics and /status say."""
     clients: int
     """Threads that may wait for a client in the middle of a request or an answer."""
 
@@ -34,5 +36,6 @@ def places(threads: int) -> Places:
         fetching=max(1, predictions - max(1, predictions // 4)),
         learning=learning,
         warming=min(4, predictions),
+        pages=2,
         clients=max(1, threads // 4),
     )

@@ -252,9 +252,29 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
         server.server_close()
 
 
+@dataclass(frozen=True)
+class Spawned:
+    """A server that was started for a measurement."""
+
+    url: str
+    process: int
+
+    @property
+    def worker(self) -> int:
+        """The process that answers, on Linux."""
+        return int(Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()[0])
+
+
 @contextmanager
 def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A backend of its own on loopback, with the settings of this process's environment and these; its address.
+    """The address of a `spawned_process`."""
+    with spawned_process(label_studio_url, settings) as spawned:
+        yield spawned.url
+
+
+@contextmanager
+def spawned_process(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[Spawned]:
+    """A backend of its own on loopback, with the settings of this process's environment and these.
 
     What it learns, it forgets, unless `settings` names a MODEL_DIR. Raises `ValueError` if it does not become ready.
     """
@@ -268,7 +288,7 @@ def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = N
         server = subprocess.Popen(command, cwd=root, env=os.environ | environment, stdout=subprocess.DEVNULL)
         try:
             _wait_until_ready(server, url)
-            yield url
+            yield Spawned(url, server.pid)
         finally:
             server.terminate()
             try:
