@@ -73,7 +73,8 @@ def test_the_status_and_the_page_are_there_while_the_model_is_loaded() -> None:
     client = build_app(Settings(), Readiness(Future())).test_client()
     assert client.get("/ui").status_code == 200
     status = client.get("/status").json
-    assert status == {"version": __version__, "ready": False, "trouble": status["trouble"], "folders": []}
+    trouble = status["trouble"]
+    assert status == {"version": __version__, "ready": False, "trouble": trouble, "folders": [], "learning": None}
     assert "being loaded" in status["trouble"]
 
 
