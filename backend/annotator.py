@@ -275,6 +275,10 @@ class Annotator:
         with self._lock:
             return {kind: self._encoded[kind] for kind in ("photo", "crop", "crop ahead")}
 
+    def check(self) -> None:
+        """Raises `RuntimeError` if nothing works off what waits for the device."""
+        self._executor.check()
+
     def queue(self) -> dict[str, int]:
         """How much waits for the device, by priority's name."""
         return self._executor.waiting()

@@ -125,6 +125,12 @@ class DeviceExecutor:
             found = Counter(_urgency(job) for job in self._jobs)
         return {priority.name.lower(): found[priority] for priority in Priority}
 
+    def check(self) -> None:
+        """Raises `RuntimeError` if a thread has ended that nobody told to: its work would wait for ever."""
+        ended = [thread.name for thread in self._threads if not thread.is_alive()]
+        if ended and not self._closed:
+            raise RuntimeError(f"the thread for {', '.join(ended)} has ended; restart the server")
+
     def close(self) -> None:
         """Finish what runs, cancel what waits, stop the threads. May be called twice."""
         with self._changed:

@@ -48,7 +48,9 @@ class Service:
     names: ToldNames = field(default_factory=ToldNames)
 
     def check_device(self) -> None:
-        """Raise whatever the driver raises if the device cannot be used any more; takes microseconds."""
+        """Raise whatever the driver raises if the device cannot be used any more, or `RuntimeError` if nobody does;
+        takes microseconds."""
+        self.annotator.check()
         self.device_memory()
 
     def device_memory(self) -> dict[str, int]:

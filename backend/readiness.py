@@ -74,7 +74,7 @@ class Readiness:
         except NotReadyError as error:
             return str(error)
         except Exception as error:  # whatever a driver raises: the device is not fit for use
-            return f"the device does not answer: {type(error).__name__}"
+            return f"the device does not answer: {type(error).__name__}: {error}"[:500]
         return None
 
     def folder_troubles(self) -> list[str]:

@@ -223,3 +223,21 @@ def test_an_error_in_an_urgency_gives_up_that_work_alone() -> None:
     with pytest.raises(CancelledError):
         lost.result(10)
     executor.close()
+
+
+def test_a_thread_that_has_ended_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By whatever: then nothing is worked off any more, and load balancers must not send clicks here."""
+
+    def broken(self: DeviceExecutor, priorities: frozenset[Priority]) -> list[object]:
+        raise SystemExit  # of a thread, which ends without a word
+
+    healthy = DeviceExecutor()
+    healthy.check()
+    healthy.close()
+    healthy.check()  # it was told to
+    monkeypatch.setattr(DeviceExecutor, "_next", broken)
+    executor = DeviceExecutor()
+    executor._threads[0].join(60)
+    with pytest.raises(RuntimeError, match="device has ended; restart the server"):
+        executor.check()
+    executor.close()
