@@ -20,10 +20,11 @@ from typing import Any
 from bench.baselines import BASELINES
 from bench.cli import CommandParser
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
+from bench.five_clicks import FIVE_CLICKS, NUM_OBJECTS, five_click_rules, larger_objects
 from bench.models import checkpoint_sha256, load_model, published_row, use_deterministic_kernels
 from bench.published import TABLES
 from bench.runner import Entry, Task, Workers, collect, open_workers, plan, run_task
-from bench.tables import paper_table, report
+from bench.tables import paper_table, published_table, report
 from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.datasets import describe_datasets, open_dataset
 from skipclick.evaluation.evaluate import make_rules
@@ -73,19 +74,22 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     _check(options)
     old = read_results(options.compare) if options.compare else None
     use_deterministic_kernels(options.device)
+    five_clicks = options.protocol == "coco5"
     if options.table:
         options.thresholds = sorted(TABLES[options.table].thresholds | set(options.thresholds))
     rules = make_rules(
-        options.protocol,
+        "paper" if five_clicks else options.protocol,
         options.clicks,
         options.seeds or 3,
         options.thresholds,
-        options.flip,
+        False if five_clicks and options.flip is None else options.flip,
         options.zoom,
         options.start,
     )
     rules = replace(rules, num_clicks=options.num_clicks or rules.num_clicks)
     datasets = [open_dataset(name, folder, options.limit) for name, folder in _wanted(options)]
+    if five_clicks:
+        rules, datasets = five_click_rules(rules), [larger_objects(dataset) for dataset in datasets]
     names = [dataset.name for dataset in datasets]
     if old:
         check_comparable(old, rules.to_dict(), options.model, names)
@@ -112,6 +116,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
     if options.table:
         rows = {name: published_row(name, options.table, adapted=bool(options.adapt)) for name in options.model}
         sections.append(paper_table(results, options.table, rows))
+    if five_clicks:
+        rows = {name: "SAM 3" if name.startswith("sam3:") else None for name in options.model}
+        sections.append(published_table(results, FIVE_CLICKS, rows, NUM_OBJECTS))
     status = 0
     if old:
         comparison = compare(old, results)
@@ -141,6 +148,12 @@ def _check(options: argparse.Namespace) -> None:
     """Raises ValueError where options contradict each other or need what is not installed: before hours of work."""
     if options.table and options.num_clicks:
         raise ValueError("--table is of published figures, which are of 20 clicks at most: omit --num-clicks")
+    if options.protocol == "coco5" and (
+        options.table or options.num_clicks or options.start or options.clicks != "center"
+    ):
+        raise ValueError(
+            "--protocol coco5 is of five centre clicks: omit --table, --num-clicks, --start and --clicks jitter"
+        )
     if options.seeds is not None and options.clicks != "jitter":
         raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
     if options.output and options.output.suffix != ".json":
@@ -149,8 +162,8 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.resume and not options.output:
         raise ValueError("--resume continues the journal beside --output: give the --output of the interrupted run")
-    if options.adapt and (options.protocol != "paper" or options.resume or options.plots):
-        raise ValueError("--adapt is of --protocol paper in one go: omit --resume and --plots")
+    if options.adapt and (options.protocol == "serve" or options.resume or options.plots):
+        raise ValueError("--adapt is not of the server, and goes in one piece: omit --resume and --plots")
     if options.adapt and (options.jobs or options.batch or 1) > 1:
         raise ValueError("--adapt learns from one photo after the other: omit --jobs and --batch")
     if options.plots and options.start:
@@ -234,9 +247,9 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("protocol")
     how.add_argument(
         "--protocol",
-        choices=("paper", "serve"),
+        choices=("paper", "serve", "coco5"),
         default="paper",
-        help="as the paper's code evaluates (default), or as the server",
+        help="as the paper's code (default), the server, or with 5 clicks",
     )
     how.add_argument(
         "--clicks",

@@ -60,7 +60,7 @@ class Table:
         return {int(metric.partition("@")[2]) for column in self.columns for metric in column.metrics}
 
 
-def _rows(text: str) -> dict[str, tuple[str, ...]]:
+def read_rows(text: str) -> dict[str, tuple[str, ...]]:
     """Of lines `METHOD: CELL | CELL | ...`."""
     split = (line.partition(": ") for line in text.strip().splitlines())
     return {method: tuple(cell.strip() for cell in cells.split("|")) for method, _, cells in split}
@@ -81,7 +81,7 @@ TABLES = {
         "Ablation on WSESeg",
         PAPER,
         _WSESEG,
-        _rows(f"""
+        read_rows(f"""
 Baseline: 4.48 / 6.15 | 6.53 / 8.29 | 7.95 / 10.61 | 9.10 / 10.82 | 15.05 / 18.26 | 13.55 / 16.42 | 9.14 / 12.38 | \
 12.17 / 15.03 | 9.40 / 13.12 | 7.26 / 9.23 | 9.463 / 12.031
 + Frozen Backbone: 4.01 / 5.64 | 6.11 / 7.98 | 7.55 / 10.54 | 9.32 / 10.77 | 15.02 / 17.96 | 14.02 / 16.62 | \
@@ -94,7 +94,7 @@ Baseline: 4.48 / 6.15 | 6.53 / 8.29 | 7.95 / 10.61 | 9.10 / 10.82 | 15.05 / 18.2
         "Other methods on WSESeg",
         PAPER,
         _WSESEG,
-        _rows(f"""
+        read_rows(f"""
 SAM: 3.38 / 5.33 | 3.59 / 6.26 | 9.05 / 12.70 | 5.97 / 8.23 | 16.05 / 18.43 | 13.86 / 17.73 | 10.94 / 14.57 | \
 12.15 / 15.41 | 6.65 / 10.46 | 6.68 / 9.49 | 8.83 / 11.86
 HQ-SAM: 8.96 / 11.83 | 10.90 / 13.44 | 18.79 / 19.58 | 8.34 / 11.04 | 19.19 / 19.88 | 18.61 / 19.68 | 17.42 / 18.24 | \
@@ -109,7 +109,7 @@ SkipClick: {_SKIPCLICK}"""),
         "SHSeg",
         PAPER,
         tuple(Column(metric, "SHSeg", (metric,)) for metric in _BOTH),
-        _rows("""
+        read_rows("""
 SAM: 3.95 | 7.46
 HQ-SAM: 10.60 | 14.29
 SAM + Schön et al.: 3.88 | 7.47
@@ -120,7 +120,7 @@ SkipClick: 1.44 | 2.52"""),
         "Ablation on consumer images, NoC@90",
         f"{PAPER}; the row DINOv3: {README}",
         tuple(Column(name, name, ("NoC@90",)) for name in ("GrabCut", "Berkeley", "DAVIS", "SBD", "HQSeg-44k")),
-        _rows("""
+        read_rows("""
 Baseline: 1.74 | 3.86 | 6.75 | 8.53 | 7.91
 + Frozen Backbone: 1.72 | 3.73 | 6.40 | 8.51 | 7.98
 + Intermediate Features: 1.40 | 2.84 | 5.05 | 6.65 | 6.40
@@ -135,7 +135,7 @@ DINOv3: 1.42 | 2.45 | 4.79 | 6.16 | 5.77"""),
             for name in ("DAVIS", "HQSeg-44k")
             for metric in ("NoC@90", "NoC@95", "≥20@95")
         ),
-        _rows("""
+        read_rows("""
 RITM: 5.34 | 11.45 | 139 | 10.01 | 14.85 | 910
 FocalClick: 4.90 | 10.40 | 123 | 7.03 | 10.74 | 649
 SimpleClick: 5.06 | 10.37 | 107 | 7.47 | 12.39 | 797
@@ -150,7 +150,7 @@ SkipClick: 4.94 | 11.92 | 158 | 6.00 | 9.89 | 608"""),
         "Depth of the mixer, mean of WSESeg",
         f"{PAPER}; for depth 4 NoC@85 is 6.494 in Table 1",
         tuple(Column(metric, "WSESeg", (metric,)) for metric in _BOTH),
-        _rows("""
+        read_rows("""
 depth 2: 6.962 | 9.587
 depth 3: 6.311 | 9.091
 depth 4: 6.944 | 9.163

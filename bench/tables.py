@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bench.published import TABLES, Table
@@ -111,11 +112,19 @@ def times_table(results: Results) -> str:
 
 
 def paper_table(results: Results, number: int, published_rows: Mapping[str, str | None]) -> str:
-    """A table of the paper: its rows, ours behind those that they belong to, and what is missing or differs.
-
-    published_rows: by the model's name, its row there; None for a model that the table does not have.
-    """
+    """A table of the paper, see `published_table`."""
     table = TABLES[number]
+    return published_table(results, replace(table, title=f"Table {number}: {table.title}"), published_rows)
+
+
+def published_table(
+    results: Results, table: Table, published_rows: Mapping[str, str | None], num_objects: int | None = None
+) -> str:
+    """A published table: its rows, ours behind those that they belong to, and what is missing or differs.
+
+    published_rows: by the model's name, its row there; None for a model that the table does not have. num_objects: of
+    its data sets, where `LAYOUTS` does not say it.
+    """
     lines = [f"| {' | '.join(['method', *(column.head for column in table.columns)])} |"]
     lines.append("|---" + "|---:" * len(table.columns) + "|")
     for method, cells in table.rows.items():
@@ -129,8 +138,8 @@ def paper_table(results: Results, number: int, published_rows: Mapping[str, str 
         notes.append(f"Data sets not given: {', '.join(absent)} (`--list` says what their folders hold).")
     if alone:
         notes.append(f"Methods without a model given: {', '.join(alone)}.")
-    notes += _caveats(results, [name for name in table.datasets if name not in absent])
-    return f"### Table {number}: {table.title}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"- {n}" for n in notes)
+    notes += _caveats(results, [name for name in table.datasets if name not in absent], num_objects)
+    return f"### {table.title}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"- {n}" for n in notes)
 
 
 def _our_row(run: ModelRun, results: Results, table: Table) -> str:
@@ -253,13 +262,13 @@ def _number(metric: str, value: float) -> str:
     return f"{value:.0f}" if is_count else f"{value:.1f}"
 
 
-def _caveats(results: Results, names: Sequence[str]) -> list[str]:
+def _caveats(results: Results, names: Sequence[str], published_objects: int | None) -> list[str]:
     """Where this run's figures cannot be set beside published ones, and why."""
     rules, found = results.rules, []
     for name in names:
-        ours, theirs = num_objects(results, name), LAYOUTS[name].num_objects
+        ours, theirs = num_objects(results, name), published_objects or LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:
-            found.append(f"{name}: {ours} objects here, {theirs} in the paper; these figures are not comparable.")
+            found.append(f"{name}: {ours} objects here, {theirs} published; these figures are not comparable.")
     if rules.get("protocol", "paper") != "paper" or rules.get("clicks", "center") != "center":
         found.append("Published figures follow --protocol paper with --clicks center, and these do not.")
     return found

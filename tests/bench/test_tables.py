@@ -139,7 +139,7 @@ def test_a_table_by_class_has_the_papers_order_and_both_figures() -> None:
 
 def test_what_a_table_lacks_is_said() -> None:
     text = paper_table(results(run("a", measurement("DAVIS", [2] * 208))), 4, {"a": "Baseline"})
-    assert "DAVIS: 208 objects here, 345 in the paper; these figures are not comparable." in text
+    assert "DAVIS: 208 objects here, 345 published; these figures are not comparable." in text
     assert "Data sets not given: GrabCut, Berkeley, SBD, HQSeg-44k" in text
     assert "Methods without a model given: + Frozen Backbone, " in text
     served = RULES | {"protocol": "serve"}

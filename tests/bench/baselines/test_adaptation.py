@@ -171,7 +171,7 @@ def test_adapted_models_have_rows_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--protocol", "serve"], "--adapt is of --protocol paper"),
+        (["--protocol", "serve"], "--adapt is not of the server"),
         (["--jobs", "2"], "omit --jobs and --batch"),
         (["--model", "grabcut"], "cannot be adapted"),
     ],
