@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -106,6 +106,8 @@ class Load:
     sent: list[Sent]
     cache_hit_rate: float | None
     """Of the features' fastest tier during the measurement; None if nothing was asked of it."""
+    peak_bytes: int | None = None
+    """The most memory that a spawned server has had, its start included; None if that is not known."""
 
     def latencies(self, first: bool) -> list[float]:
         """Milliseconds of the answered requests that are, or are not, an annotator's first on a photo."""
@@ -129,6 +131,7 @@ class Load:
             "second_click_ms": percentiles(self.second_clicks()),
             "failures": self.failures,
             "cache_hit_rate": self.cache_hit_rate,
+            "peak_bytes": self.peak_bytes,
         }
 
     def lines(self) -> Iterator[str]:
@@ -147,6 +150,8 @@ class Load:
             yield f"{title}, ms: {values or 'none'}"
         hits = self.cache_hit_rate
         yield f"features found in the cache: {'unknown' if hits is None else f'{100 * hits:.1f} %'}"
+        if self.peak_bytes is not None:
+            yield f"memory of the server, at most: {self.peak_bytes >> 20} MB"
         failures = ", ".join(f"{number} x status {status}" for status, number in self.failures.items())
         yield f"failed requests: {failures or 'none'}"
 
@@ -264,6 +269,15 @@ class Spawned:
         """The process that answers, on Linux."""
         return int(Path(f"/proc/{self.process}/task/{self.process}/children").read_text().split()[0])
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory that the process which answers has had; None if the system does not tell (Linux does)."""
+        try:
+            status = Path(f"/proc/{self.worker}/status").read_text()
+        except OSError:
+            return None
+        return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
 
 @contextmanager
 def spawned_server(label_studio_url: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
@@ -378,13 +392,15 @@ def _measure(options: argparse.Namespace, files: Sequence[bytes]) -> Load:
         if options.spawn:
             paths = [f"/data/upload/1/{place}.jpg" for place in range(len(files))]
             studio = stack.enter_context(image_server(dict(zip(paths, files, strict=True))))
-            url = stack.enter_context(spawned_server(studio))
+            spawned = stack.enter_context(spawned_process(studio))
+            url = spawned.url
         else:
             paths = [f"data:image/jpeg;base64,{base64.b64encode(file).decode()}" for file in files]
             url = options.url.rstrip("/")
         login = (user, password) if user and password else None
         target = Target(url, paths, [options.size] * len(files), login)
-        return measure(target, Workload(options.annotators, options.clicks, options.seconds, options.think))
+        load = measure(target, Workload(options.annotators, options.clicks, options.seconds, options.think))
+        return replace(load, peak_bytes=spawned.peak_bytes) if options.spawn else load
 
 
 if __name__ == "__main__":

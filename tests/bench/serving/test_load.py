@@ -126,4 +126,5 @@ def test_a_server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     written = json.loads(output.with_suffix(".json").read_text())
     assert len(written["sent"]) == 8
     assert written["summary"]["failures"] == {}
+    assert written["summary"]["peak_bytes"] is None or written["summary"]["peak_bytes"] > 100 << 20
     assert output.with_suffix(".png").exists()
