@@ -19,8 +19,8 @@ from skipclick import Click, Predictor
 from skipclick.checkpoint import save_checkpoint
 from skipclick.evaluation.results import read_results
 from skipclick.model import SkipClick, enlarge_logits
-from tests.bench.baselines.test_sam import tiny
 from tests.support.bench_models import write_davis
+from tests.support.sam_models import tiny
 from tests.support.small_models import SMALL
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (50, 90, 3), np.uint8)
