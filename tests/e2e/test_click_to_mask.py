@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image, ImageDraw
 
 from backend.label_studio.labeling_config import EXAMPLE
 
 from .browser import Answer, editor
 from .label_studio import LabelStudio
+from .masks import brush_alpha
 from .processes import OUTPUT, Pulse, backend, taking_pulse
 
 pytestmark = pytest.mark.e2e
@@ -99,7 +99,7 @@ def brush_regions(result: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def mask_of(region: dict[str, Any]) -> np.ndarray:
     """A brush region's mask, uint8 (H, W), read by Label Studio's own decoder."""
     assert (region["original_width"], region["original_height"]) == (WIDTH, HEIGHT)
-    return np.reshape(decode_rle(region["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3]
+    return brush_alpha(region["value"]["rle"], HEIGHT, WIDTH)
 
 
 def answered_mask(answer: Answer) -> np.ndarray:

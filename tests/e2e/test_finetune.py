@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter.brush import decode_rle, mask2rle
+from label_studio_sdk.converter.brush import mask2rle
 from PIL import Image
 
 from backend.label_studio.labeling_config import EXAMPLE
@@ -23,6 +23,7 @@ from bench.serving.loopback import local_session
 
 from .browser import Answer, Editor, editor
 from .label_studio import LabelStudio
+from .masks import brush_alpha
 from .processes import OUTPUT, PYTHON, ROOT, backend, backend_environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(5400)]
@@ -203,7 +204,7 @@ def awaited_report(url: str, project: int, reached: Any, patience: float) -> Jso
 
 def answered_mask(answer: Answer) -> np.ndarray:
     (region,) = answer.reply["data"]["result"]
-    return np.reshape(decode_rle(region["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    return brush_alpha(region["value"]["rle"], HEIGHT, WIDTH) > 0
 
 
 def test_annotations_arrive_as_they_are_made(story: Story) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image, ImageDraw
 
 from .browser import editor
 from .label_studio import LabelStudio
+from .masks import brush_alpha
 from .processes import OUTPUT, backend
 
 pytestmark = pytest.mark.e2e
@@ -37,7 +37,7 @@ def shape_of(region: dict[str, Any]) -> np.ndarray:
     """The pixels of a stored region, bool (H, W), by means of its kind and none of ours."""
     value = region["value"]
     if region["type"] == "brushlabels":
-        return np.reshape(decode_rle(value["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+        return brush_alpha(value["rle"], HEIGHT, WIDTH) > 0
     if region["type"] == "bitmasklabels":
         png = base64.b64decode(value["imageDataURL"].partition(",")[2])
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGBA"))[:, :, 3] > 0

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
 from backend.label_studio.labeling_config import EXAMPLE
 
 from .browser import editor
 from .label_studio import LabelStudio
+from .masks import brush_alpha
 from .processes import OUTPUT, backend
 
 pytestmark = pytest.mark.e2e
@@ -42,7 +42,7 @@ def coffee(name: str) -> Image.Image:
 
 def iou(region: dict[str, dict[str, str]]) -> float:
     """Of a brush region with the object, where it is known."""
-    mask = np.reshape(decode_rle(region["value"]["rle"]), (SIZE[1], SIZE[0], 4))[:, :, 3] > 0
+    mask = brush_alpha(region["value"]["rle"], SIZE[1], SIZE[0]) > 0
     ids = np.zeros(SIZE[::-1], np.uint8)
     with coffee("masks/coffee.png") as drawn:
         width, height = drawn.size

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 from playwright.sync_api import Browser, Page, Response, sync_playwright
 
 from bench.serving.loopback import free_port
 
 from .browser import FLAGS, find_chromium
+from .masks import brush_alpha
 from .processes import ROOT, server
 
 pytestmark = pytest.mark.e2e
@@ -152,7 +152,7 @@ def test_clicks_give_the_mask_that_the_server_answers(window: Window) -> None:
     assert " ms" in window.answer()
     window.picture("2-left-click")
     rle = response.json()["results"][0]["result"][0]["value"]["rle"]
-    mask = np.reshape(decode_rle(rle), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    mask = brush_alpha(rle, HEIGHT, WIDTH) > 0
     assert mask[CUP[1], CUP[0]]
     changed = (window.pixels() != plain).any(axis=2)
     near = np.hypot(*np.ogrid[-CUP[1] : HEIGHT - CUP[1], -CUP[0] : WIDTH - CUP[0]]) < 25  # the click's own mark
@@ -183,7 +183,7 @@ def test_it_sends_what_label_studio_sends(window: Window) -> None:
 def mask_of(response: Response) -> np.ndarray:
     """The mask that the server answered, bool (H, W)."""
     rle = response.json()["results"][0]["result"][0]["value"]["rle"]
-    return np.reshape(decode_rle(rle), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    return brush_alpha(rle, HEIGHT, WIDTH) > 0
 
 
 def test_strokes_say_what_is_the_object_and_what_is_not(window: Window) -> None:
@@ -191,7 +191,7 @@ def test_strokes_say_what_is_the_object_and_what_is_not(window: Window) -> None:
     response = window.paint((220, 90), (290, 60), (350, 90))
     assert "1 stroke ·" in window.answer()
     (item,) = response.request.post_data_json["params"]["context"]["result"]
-    stroke = np.reshape(decode_rle(item["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    stroke = brush_alpha(item["value"]["rle"], HEIGHT, WIDTH) > 0
     assert (item["type"], item["is_positive"]) == ("brushlabels", True)
     assert stroke[60, 290]
     assert stroke[90, 220]
@@ -202,7 +202,7 @@ def test_strokes_say_what_is_the_object_and_what_is_not(window: Window) -> None:
     window.page.get_by_label("not the object").check()
     response = window.paint((400, 230), (450, 270))
     item = response.request.post_data_json["params"]["context"]["result"][1]
-    negative = np.reshape(decode_rle(item["value"]["rle"]), (HEIGHT, WIDTH, 4))[:, :, 3] > 0
+    negative = brush_alpha(item["value"]["rle"], HEIGHT, WIDTH) > 0
     after = mask_of(response)
     assert not after[negative].any()
     assert after[stroke].all()
