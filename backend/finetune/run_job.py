@@ -87,7 +87,13 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
         project,
         candidate.model,
         base,
-        about={"data": fingerprint, "objects": len(objects), "better_than": serving, "job": path.stem},
+        about={
+            "data": fingerprint,
+            "objects": len(objects),
+            "annotators": {one.annotator: one.num_learnt for one in candidate.report.annotators},
+            "better_than": serving,
+            "job": path.stem,
+        },
         report=candidate.report.to_dict(),
         picture=shown,
     )
@@ -123,7 +129,8 @@ class Photos:
 
     def example(self, one: StoredObject) -> Example:
         """What to learn from an object. Its image is fetched when it is asked for."""
-        return Example(one.image, partial(self._image, one), partial(self._target, one))
+        annotator = "" if one.annotator is None else str(one.annotator)
+        return Example(one.image, partial(self._image, one), partial(self._target, one), annotator)
 
     def _image(self, one: StoredObject) -> NDArray[np.uint8]:
         try:

@@ -148,6 +148,7 @@ class Training:
             "project": project,
             "objects": counts.objects,
             "images": counts.images,
+            "annotators": dict(counts.annotators),
             "skipped": dict(counts.skipped),
             "new_objects": new,
             "is_read_again": project in self._store.to_collect(),

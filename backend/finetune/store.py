@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -147,6 +147,8 @@ class Counts:
     skipped: Mapping[str, int]
     waiting: int
     changed_at: float
+    annotators: Mapping[str, int] = field(default_factory=dict)
+    """Objects by the id of who made them, the most first; "" where that is not known."""
 
 
 class AnnotationStore:
@@ -276,12 +278,18 @@ class AnnotationStore:
             num_objects, num_images = database.execute(
                 "SELECT count(*), count(DISTINCT image) FROM counting WHERE project = ?", (project,)
             ).fetchone()
+            by_annotator = database.execute(
+                "SELECT coalesce(annotator, '') AS who, count(*) FROM counting WHERE project = ? GROUP BY who "
+                "ORDER BY count(*) DESC, who",
+                (project,),
+            )
+            annotators = {str(row["who"]): row[1] for row in by_annotator}
             waiting = _scalar(database, "SELECT count(*) FROM received WHERE project = ?", project)
             changed_at = max(
                 _scalar(database, f"SELECT max(at) FROM {table} WHERE project = ?", project)
                 for table in ("annotations", "received")
             )
-        return Counts(num_objects, num_images, reasons, waiting, float(changed_at))
+        return Counts(num_objects, num_images, reasons, waiting, float(changed_at), annotators)
 
     def sweep(self, older_than: float = _SWEEP_AFTER) -> int:
         """Remove masks that nothing has named for so many seconds; how many there were."""

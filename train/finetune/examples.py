@@ -31,6 +31,8 @@ class Example:
     """RGB (H, W, 3)."""
     target: Callable[[], NDArray[np.int8]]
     """(H, W): 1 object, 0 background, -1 ignored."""
+    annotator: str = ""
+    """Who accepted it; the same name for all of whom nothing is known."""
 
 
 def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:
@@ -42,17 +44,25 @@ def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(to learn from, held out), by image: at least a fifth of the images is held out, of one image none.
+    """(to learn from, held out), by image: at least a fifth of the images is held out, of one image none; and a fifth
+    of each annotator's, if there are two or more.
 
     An image's hash alone says on which side it is, so it stays there when others are added; only where too few
     hashes are low (or all of them) the next images change sides.
     """
     ranks = {key: zlib.crc32(key.encode()) / 2**32 for key in by_image(examples)}
-    wanted = sum(rank < HELD_OUT_SHARE for rank in ranks.values())
-    at_least, at_most = -int(-HELD_OUT_AT_LEAST * len(ranks) // 1), len(ranks) // 2
-    count = min(max(wanted, at_least), at_most)
-    held_out = set(sorted(ranks, key=lambda key: (ranks[key], key))[:count])
+    order = sorted(ranks, key=lambda key: (ranks[key], key))
+    wanted = {key for key in ranks if ranks[key] < HELD_OUT_SHARE} | set(order[: _at_least(len(order))])
+    for annotator in {example.annotator for example in examples}:
+        own = {example.key for example in examples if example.annotator == annotator}
+        if len(own) > 1:
+            wanted.update([key for key in order if key in own][: _at_least(len(own))])
+    held_out = set([key for key in order if key in wanted][: len(order) // 2])
     return [e for e in examples if e.key not in held_out], [e for e in examples if e.key in held_out]
+
+
+def _at_least(num_images: int) -> int:
+    return -int(-HELD_OUT_AT_LEAST * num_images // 1)
 
 
 def load_image(examples: Sequence[Example]) -> Sample:

@@ -106,12 +106,12 @@ def learning_rate(config: FinetuneConfig, share: float) -> float:
 
 
 def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
-    """Object `number` of a run, all objects of all views alike likely: it depends on the seed and the number alone.
+    """Object `number` of a run, by the weights of the views: it depends on the seed and the number alone.
 
     Raises `ValueError` where one object after the other cannot be clicked on.
     """
     rng = np.random.default_rng((config.seed, number))
-    accepted = np.array([view.num_objects for view in views], np.float64)
+    accepted = np.array([view.num_objects * view.weight for view in views], np.float64)
     replayed = np.array([view.num_replayed for view in views], np.float64)
     for _ in range(MAX_TRIES):
         replays = rng.random() < config.replay and replayed.any()

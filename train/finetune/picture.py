@@ -16,7 +16,7 @@ from skipclick.evaluation.evaluate import replay
 from skipclick.evaluation.results import ObjectResult
 from skipclick.metrics import noc
 from skipclick.model import SkipClick
-from train.finetune.gate import RULES
+from train.finetune.gate import RULES, ForAnnotator
 from train.finetune.run import Candidate
 
 WIDTH = 960
@@ -25,6 +25,8 @@ PANEL = (312, 234)  # (width, height) of a photo in the gallery
 BEFORE, AFTER, INK = (150, 150, 150), (0, 114, 178), (30, 30, 30)
 SHOWN_AT = 0.9  # IoU that the gallery's clicks are counted to
 MAX_SHOWN_CLICKS = 5
+MAX_ANNOTATORS = 8  # that are listed
+LINE = 20  # pixels for each
 
 
 def picture(candidate: Candidate, in_service: SkipClick, num_rows: int = 4) -> NDArray[np.uint8]:
@@ -42,7 +44,9 @@ def picture(candidate: Candidate, in_service: SkipClick, num_rows: int = 4) -> N
 def _chart(candidate: Candidate) -> NDArray[np.uint8]:
     report = candidate.report
     differences = [one for one in (*report.held_out, *report.retention) if one.percent]
-    canvas = Image.new("RGB", (WIDTH, 84 + 2 * BAR * len(differences)), "white")
+    bottom = 84 + 2 * BAR * len(differences)
+    lines = _annotator_lines(report.annotators)
+    canvas = Image.new("RGB", (WIDTH, bottom + LINE * len(lines) + (12 if lines else 0)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
     verdict = "to be promoted" if report.worth_promoting else "not promoted"
     draw.text((12, 10), f"{report.num_objects} objects in {report.num_images} images: {verdict}", INK, font)
@@ -54,7 +58,24 @@ def _chart(candidate: Candidate) -> NDArray[np.uint8]:
             y = top + (BAR - 4) * index
             draw.rectangle((250, y, 250 + round(value * scale), y + BAR - 8), colour)
             draw.text((256 + round(value * scale), y), f"{value:.2f} {('before', 'after')[index]}", INK, font)
+    for place, text in enumerate(lines):
+        draw.text((12, bottom + 4 + LINE * place), text, INK, ImageFont.load_default(13))
     return np.asarray(canvas)
+
+
+def _annotator_lines(annotators: Sequence[ForAnnotator]) -> list[str]:
+    """Whose objects taught the head, and what it does for theirs; nothing where there is one annotator."""
+    if len(annotators) < 2:
+        return []
+    lines = []
+    for one in annotators[:MAX_ANNOTATORS]:
+        old, new = (f"{np.mean(clicks):.2f}" if clicks else "-" for clicks in (one.old, one.new))
+        measured_on = f"held out {len(one.old)}: {old} to {new} clicks" if one.old else "none held out"
+        taught = f"taught {one.share:.0%} ({one.num_learnt} objects)"
+        lines.append(f"annotator {one.annotator or 'unknown'}: {taught}, {measured_on}")
+    if (rest := len(annotators) - MAX_ANNOTATORS) > 0:
+        lines.append(f"and {rest} more, who taught less")
+    return lines
 
 
 def _chosen(candidate: Candidate, count: int) -> list[int]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from itertools import islice
 from typing import Any
 
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
+from train.finetune.annotators import in_turns, owners_of_objects, shares
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, load_images, split
-from train.finetune.gate import Measured, differences, measured, promotion_gate
+from train.finetune.gate import ForAnnotator, Measured, differences, measured, promotion_gate
 from train.finetune.interpolate import largest_safe_share
 from train.finetune.loop import learn
 from train.finetune.views import encoded_views
@@ -27,6 +28,8 @@ class Report:
     config: FinetuneConfig
     num_objects: int
     num_images: int
+    annotators: tuple[ForAnnotator, ...]
+    """Whose objects taught the head and measured it; those who taught most come first."""
     problems: tuple[str, ...]
     """Images and masks that were left out: what was wrong with them."""
     step: int
@@ -73,14 +76,16 @@ def finetune(
     """
     config, begin = config or FinetuneConfig(), time.monotonic()
     in_service = in_service or base
-    to_learn, to_hold_out = split(examples)
+    to_learn, to_hold_out = map(in_turns, split(examples))
     if len(examples) < config.min_objects or not to_hold_out:
         raise TooFewError(
             f"{_count(len(examples), 'object')} in {_count(len({e.key for e in examples}), 'image')} are too few: "
             f"it takes {config.min_objects} objects in at least 2 images"
         )
     problems: list[str] = []
-    held_out = tuple(_first_objects(load_images(to_hold_out, problems), config.max_held_out))
+    owners = owners_of_objects(to_hold_out)
+    allowed = Counter(example.annotator for example in to_hold_out[: config.max_held_out])
+    held_out = tuple(allowed_objects(load_images(to_hold_out, problems), owners, allowed))
     views = encoded_views(base, to_learn, config, problems, lambda share: on_progress(Progress("encoding", share)))
     if not held_out or not views:
         raise TooFewError(f"too few images can be used: {'; '.join(problems[:3]) or 'their objects are too small'}")
@@ -99,11 +104,13 @@ def finetune(
     after = learnt.measured if share == 1 else measure(model)
     gain = differences("held out", base.version, before, after)
     loss = differences("retention set", base.version, on_retention_set(in_service), on_retention_set(model))
-    worth_promoting, reason = promotion_gate(gain, loss, config.retention_margin)
+    by_annotator = for_annotators(to_learn, owners, before, after)
+    worth_promoting, reason = promotion_gate(gain, loss, config.retention_margin, by_annotator)
     report = Report(
         config=config,
         num_objects=len(examples),
         num_images=len({example.key for example in examples}),
+        annotators=by_annotator,
         problems=tuple(problems),
         step=learnt.step,
         share=share,
@@ -117,14 +124,43 @@ def finetune(
     return Candidate(model, report, before, after, held_out)
 
 
-def _first_objects(samples: Iterable[Sample], most: int) -> Iterator[Sample]:
-    """The samples from the first on, until they hold so many objects."""
+def allowed_objects(
+    samples: Iterable[Sample], owners: Mapping[tuple[str, int], str], allowed: Mapping[str, int]
+) -> Iterator[Sample]:
+    """The samples from the first on, until they hold so many objects of each annotator."""
+    left = Counter(allowed)
     for sample in samples:
-        targets = dict(islice(sample.targets.items(), most))
-        yield replace(sample, targets=targets)
-        most -= len(targets)
-        if not most:
+        targets = {}
+        for number, target in sample.targets.items():
+            owner = owners[sample.name, number]
+            if left[owner] > 0:
+                targets[number] = target
+                left[owner] -= 1
+        if targets:
+            yield replace(sample, targets=targets)
+        if not left.total():
             return
+
+
+def for_annotators(
+    to_learn: Sequence[Example], owners: Mapping[tuple[str, int], str], before: Measured, after: Measured
+) -> tuple[ForAnnotator, ...]:
+    """What each annotator taught, and what the candidate does for the held-out objects of each."""
+    taught, by_share = Counter(example.annotator for example in to_learn), shares(to_learn)
+    places: dict[str, list[int]] = {name: [] for name in taught}
+    for place, one in enumerate(before.results):
+        places.setdefault(owners[one.image, one.object_id], []).append(place)
+    found = [
+        ForAnnotator(
+            name,
+            taught[name],
+            by_share.get(name, 0.0),
+            tuple(float(clicks) for clicks in before.nocs.mean(axis=1)[of_one]),
+            tuple(float(clicks) for clicks in after.nocs.mean(axis=1)[of_one]),
+        )
+        for name, of_one in places.items()
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.share, one.annotator)))
 
 
 def _count(number: int, what: str) -> str:

@@ -15,6 +15,7 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
 from skipclick.prompts import click_points, prompt_maps
 from train.augment import AugmentConfig, augment
+from train.finetune.annotators import weights_by_image
 from train.finetune.config import FinetuneConfig
 from train.finetune.examples import Example, by_image, load_images
 from train.frozen.rollout import MIN_AREA
@@ -42,6 +43,8 @@ class View:
     """Of a crop that zoom-in takes: the answer to the clicks on the whole photo."""
     elsewhere: Scene
     """What the starting model answers to a click beside them: replayed, so that it is not forgotten."""
+    weight: float = 1.0
+    """How likely one of its accepted objects is drawn, against one of another view; see `annotators`."""
 
     @property
     def num_objects(self) -> int:
@@ -84,6 +87,7 @@ def encoded_views(
     the share that is done.
     """
     num_images, predictor = len(by_image(examples)), Predictor(model, device=config.device)
+    weights = weights_by_image(examples)
     views: list[View] = []
     for index, sample in enumerate(load_images(examples, problems)):
         rng = np.random.default_rng((config.seed, index))
@@ -94,7 +98,8 @@ def encoded_views(
         if len(views) + each > most:
             problems.append(f"the images after the first {index} are left out: there is room for {most} views")
             break
-        views += _encoded(predictor, sample, each, config.zoom, rng)
+        encoded = _encoded(predictor, sample, each, config.zoom, rng)
+        views += [replace(view, weight=weights[sample.name]) for view in encoded]
         on_progress((index + 1) / num_images)
     return [view for view in views if view.num_objects]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,17 @@ from backend.finetune.versions import Versions
 from backend.images.decode import Photo
 from backend.prompts import ImageReference
 from backend.settings import Settings
-from skipclick import load_checkpoint
+from skipclick import Click, brush_rle, load_checkpoint
+from skipclick.evaluation.datasets import Sample
+from skipclick.evaluation.results import ObjectResult
 from skipclick.head import backbone_digest
+from skipclick.model import SkipClick
 from tests.support import annotation_bodies as bodies
 from tests.support.annotation_bodies import annotation, region
 from tests.support.fake_label_studio import FakeLabelStudio
 from tests.support.tuned_models import base_model, tuned_model
 from train.finetune import FinetuneConfig, Progress, TooFewError
+from train.finetune.gate import Measured
 
 PROJECT = 1
 QUICK = FinetuneConfig(steps=2, batch_size=2, views=1, checks=1, precision="float32")
@@ -86,6 +91,61 @@ def promoting(studio: FakeLabelStudio, settings: Settings, queued: Path, monkeyp
 def test_what_is_promoted_is_served(settings: Settings, promoting: Path) -> None:
     assert read_job(promoting).promoted
     assert Versions(settings.model_dir).current(PROJECT) == 1
+
+
+def put_half_mask(studio: FakeLabelStudio, number: int) -> None:
+    """A task as of `put_task`, of whose square the mask is the left half, 26 pixels wide."""
+    put_task(studio, number)
+    [drawn] = studio.tasks[-1]["annotations"][0]["result"]
+    mask = brush_rle.decode(drawn["value"]["rle"], 96, 128) > 0
+    mask[:, int(np.nonzero(mask)[1].min()) + 26 :] = False
+    studio.tasks[-1]["annotations"] = [annotation(number, number, [region("a", mask)])]
+
+
+def as_if_halves_were_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of the candidate find half masks sooner than those of the base, which come first, and whole squares
+    later; on the retention set both are alike."""
+    seen: list[SkipClick] = []
+
+    def found(model: SkipClick, samples: Sequence[Sample], *_: object) -> Measured:
+        if not seen:
+            seen.append(model)
+        half, whole = (12, 1) if model is seen[0] else (4, 2)
+        return Measured(
+            tuple(
+                ObjectResult(sample.name, number, None, [0.1] * (count - 1) + [0.95], [Click(1, 1)] * count, 0.0, [])
+                for sample in samples
+                for number, target in sample.targets.items()
+                for is_half in [(target == 1).any(axis=0).sum() == 26]
+                for count in [half if is_half else whole if sample.name.startswith("/data/") else 1]
+            )
+        )
+
+    monkeypatch.setattr("train.finetune.run.measured", found)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_half_masks_of_one_annotator_are_not_promoted(
+    studio: FakeLabelStudio, settings: Settings, queued: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    """All held-out objects together need far fewer clicks, since half of them are half masks; the others' need more.
+
+    Where Label Studio does not say who made an annotation, nobody can tell, and the head is promoted."""
+    for number in range(1, 17):
+        is_half = number == 5 or number > 9  # of the held-out images, 4, 5, 14 and 15, three
+        (put_half_mask if is_half else put_task)(studio, number)
+        if known:
+            studio.tasks[-1]["annotations"][0]["completed_by"] = 8 if is_half else {"id": 7}
+    as_if_halves_were_learnt(monkeypatch)
+    monkeypatch.setattr(module, "picture", lambda *_: np.zeros((8, 8, 3), np.uint8))
+    run(settings, PROJECT, queued, QUICK)
+    job, version = read_job(queued), Versions(settings.model_dir).version(PROJECT, 1)
+    assert job.promoted != known, job.reason
+    assert ("all annotators but 8, who gain most" in job.reason) == known
+    told = {one["annotator"]: (one["num_learnt"], len(one["old"])) for one in version.report["annotators"]}
+    assert set(told) == ({"7", "8"} if known else {""})
+    assert sum(count for pair in told.values() for count in pair) == 16
+    assert version.about["annotators"] == {name: taught for name, (taught, _) in told.items()}
 
 
 def test_what_must_be_beaten_is_what_annotators_get(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
 from tests.support.small_models import bundled_at_half_resolution
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
+from train.finetune.annotators import in_turns, owners_of_objects
 from train.finetune.examples import load_images
-from train.finetune.gate import Measured, measured, promotion_gate
+from train.finetune.gate import ForAnnotator, Measured, cost_to_others, measured, num_left_out, promotion_gate
 from train.finetune.loop import Learnt, draw, learn, learning_rate
 from train.finetune.picture import picture
+from train.finetune.run import allowed_objects
 from train.finetune.views import View, encoded_views
 
 CHECK = open_dataset("folder", Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set")
@@ -56,6 +59,19 @@ def test_split_is_by_image_and_holds_out_a_fifth(numbers: list[int], data: st.Da
     assert len(held_images) * 2 <= len(images)
     shuffled = data.draw(st.permutations(examples))
     assert {e.key for e in split(shuffled)[1]} == held_images  # whatever the order
+
+
+def test_a_fifth_of_each_annotators_images_is_held_out() -> None:
+    """Else a head would serve people whose objects nobody has measured it on."""
+    who = {"a": 40, "b": 2, "c": 6, "d": 1}
+    numbered = enumerate(name for name, count in who.items() for _ in range(count))
+    examples = [dataclasses.replace(drawn_example(number), annotator=name) for number, name in numbered]
+    learning, held_out = split(examples)
+    for name, count in who.items():
+        held = sum(example.annotator == name for example in held_out)
+        assert held + sum(example.annotator == name for example in learning) == count
+        assert held * 5 >= count or count == 1
+    assert len(held_out) * 2 <= len(examples)
 
 
 def test_images_stay_on_their_side_when_others_come() -> None:
@@ -239,6 +255,61 @@ def test_only_fewer_clicks_without_forgetting_are_worth_promoting(
     decided, reason = promotion_gate([difference(*gain)], [difference(*loss)], margin=0.5)
     assert decided == worth
     assert word in reason
+
+
+def of_annotator(name: str, *changes: float) -> ForAnnotator:
+    """Whose held-out objects, which took 5 clicks, change by so many."""
+    return ForAnnotator(name, 10, 0.5, (5.0,) * len(changes), tuple(5 + change for change in changes))
+
+
+@pytest.mark.parametrize(
+    ("annotators", "words"),
+    [
+        ([], ""),
+        ([of_annotator("7", -4, -4)], ""),
+        ([of_annotator("7", -4, -4), of_annotator("8", -0.5, 0.5)], ""),
+        ([of_annotator("7", -4, -4), of_annotator("8")], ""),  # nothing of 8 is held out
+        ([of_annotator("7", -4, -4, -4), of_annotator("8", 1)], "+1.00 clicks on the 1 of all annotators but 7"),
+        ([of_annotator("", -4), of_annotator("8", 1), of_annotator("9", -0.5)], "but unknown, who gain most"),
+        ([of_annotator("7", 1), of_annotator("8", -4), of_annotator("9", -4)], ""),  # one is no majority, nor a veto
+        (  # two who draw alike do not hide behind each other
+            [of_annotator("7", -4, -4), of_annotator("8", -3, -4), of_annotator("9", 1), of_annotator("10", -0.5)],
+            "+0.25 clicks on the 2 of all annotators but 7 and 8",
+        ),
+        (
+            [of_annotator(f"{n}", -4) for n in range(4)] + [of_annotator(f"1{n}", 0.1) for n in range(4)],
+            "only 4 of 8 annotators need no more clicks",
+        ),
+    ],
+)
+def test_a_gain_must_not_be_one_annotators_at_the_cost_of_others(annotators: list[ForAnnotator], words: str) -> None:
+    assert words in cost_to_others(annotators)
+    assert bool(words) == bool(cost_to_others(annotators))
+    decided, reason = promotion_gate([difference(9, 6, -4, -2)], [difference(5, 5, 0, 0)], 0.5, annotators)
+    assert decided == (not words)
+    assert words in reason
+
+
+def test_two_or_a_fifth_of_the_annotators_may_be_left_out() -> None:
+    assert [num_left_out(count) for count in (2, 3, 4, 5, 10, 11, 20, 100)] == [1, 1, 2, 2, 2, 3, 4, 20]
+
+
+def test_a_crowded_image_of_one_annotator_is_not_all_that_is_measured() -> None:
+    crowded = [dataclasses.replace(drawn_example(0, "crowded"), annotator="7") for _ in range(30)]
+    others = [dataclasses.replace(drawn_example(number), annotator="8") for number in range(1, 30)]
+    turns = in_turns([*crowded, *others])
+    owners = owners_of_objects(turns)
+    allowed = {"7": 5, "8": 5}
+    samples = list(allowed_objects(load_images(turns, []), owners, allowed))
+    assert Counter(owners[sample.name, number] for sample in samples for number in sample.targets) == allowed
+
+
+def test_the_weight_of_a_view_says_how_often_it_is_drawn(views: list[View]) -> None:
+    config = dataclasses.replace(QUICK, replay=0.0)
+    first, second = dataclasses.replace(views[0], weight=3.0), dataclasses.replace(views[-1], weight=1.0)
+    targets = [draw([first, second], config, number).target == 1 for number in range(200)]
+    mask = first.scene.mask(first.scene.objects[0])
+    assert 120 < sum(np.array_equal(target, mask) for target in targets) < 180  # of 200, three quarters
 
 
 def test_too_few_objects_are_told_so(base: SkipClick) -> None:
