@@ -45,7 +45,7 @@ def _chart(candidate: Candidate) -> NDArray[np.uint8]:
     report = candidate.report
     differences = [one for one in (*report.held_out, *report.retention) if one.percent]
     bottom = 84 + 2 * BAR * len(differences)
-    lines = _annotator_lines(report.annotators)
+    lines = annotator_lines(report.annotators)
     canvas = Image.new("RGB", (WIDTH, bottom + LINE * len(lines) + (12 if lines else 0)), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(15)
     verdict = "to be promoted" if report.worth_promoting else "not promoted"
@@ -63,7 +63,7 @@ def _chart(candidate: Candidate) -> NDArray[np.uint8]:
     return np.asarray(canvas)
 
 
-def _annotator_lines(annotators: Sequence[ForAnnotator]) -> list[str]:
+def annotator_lines(annotators: Sequence[ForAnnotator]) -> list[str]:
     """Whose objects taught the head, and what it does for theirs; nothing where there is one annotator."""
     if len(annotators) < 2:
         return []

@@ -131,6 +131,7 @@ def test_an_extra_annotation_of_each_task_teaches_nothing(store: AnnotationStore
         extra = annotation(100 + number, number, [region("half", drawn(2, 2, 9, 5))], 30, completed_by=8)
         tell(store, saved(extra), saved(extra | {"id": 200 + number}))
     assert {(one.region, one.annotator) for one in store.objects(1)} == {("true", 7)}
+    assert store.counts(1).annotators == {"7": 8}
     assert len(store.objects(1)) == 8
     tell(store, saved(annotation(1, 1, [region("corrected", SHOWN)], 40, completed_by=7)))
     assert store.objects(1)[-1].region == "corrected"  # who corrects an annotation keeps its place

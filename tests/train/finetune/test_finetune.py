@@ -29,7 +29,7 @@ from train.finetune.annotators import in_turns, owners_of_objects
 from train.finetune.examples import load_images
 from train.finetune.gate import ForAnnotator, Measured, cost_to_others, measured, num_left_out, promotion_gate
 from train.finetune.loop import Learnt, draw, learn, learning_rate
-from train.finetune.picture import picture
+from train.finetune.picture import annotator_lines, picture
 from train.finetune.run import allowed_objects
 from train.finetune.views import View, encoded_views
 
@@ -290,6 +290,22 @@ def test_a_gain_must_not_be_one_annotators_at_the_cost_of_others(annotators: lis
     assert words in reason
 
 
+@pytest.mark.parametrize("num_annotators", [2, 5, 20])
+def test_a_team_that_draws_alike_is_hardly_ever_refused(num_annotators: int) -> None:
+    """40 held-out objects whose changes differ by chance alone (a standard deviation of 3 clicks): a gain that is shown
+    on all of them is refused for its annotators in fewer than one case of twenty."""
+    rng = np.random.default_rng(0)
+    num_shown = num_refused = 0
+    for _ in range(1000):
+        changes = rng.normal(-1.5, 3, 40)
+        if changes.mean() + 1.96 * changes.std() / 40**0.5 < 0:
+            num_shown += 1
+            team = [of_annotator(str(n), *changes[n::num_annotators].tolist()) for n in range(num_annotators)]
+            num_refused += bool(cost_to_others(team))
+    assert num_shown > 500
+    assert num_refused * 20 < num_shown
+
+
 def test_two_or_a_fifth_of_the_annotators_may_be_left_out() -> None:
     assert [num_left_out(count) for count in (2, 3, 4, 5, 10, 11, 20, 100)] == [1, 1, 2, 2, 2, 3, 4, 20]
 
@@ -349,6 +365,9 @@ def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -
     old = measured(base, [s for n in range(90, 94) for s in load_images([drawn_example(n)], [])])
     assert new.clicks < old.clicks  # objects that had no part in the choice
     assert json.loads(json.dumps(report.to_dict()))["num_objects"] == len(SHOWN)
+    (one,) = report.annotators
+    assert (one.annotator, one.share, one.num_learnt + len(one.old)) == ("", 1.0, len(SHOWN))
+    assert np.mean(one.new) == pytest.approx(candidate.after.clicks)
 
 
 def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate: Candidate) -> None:
@@ -357,6 +376,15 @@ def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate:
     again = finetune(base, SHOWN, RETENTION_SET, config, in_service=candidate.model)
     assert not again.report.worth_promoting
     assert again.report.held_out[-1].old == candidate.after.clicks
+
+
+def test_the_picture_says_whose_objects_taught() -> None:
+    assert annotator_lines([of_annotator("7", -4)]) == []
+    assert annotator_lines([of_annotator("7", -4, -2), of_annotator("")]) == [
+        "annotator 7: taught 50% (10 objects), held out 2: 5.00 to 2.00 clicks",
+        "annotator unknown: taught 50% (10 objects), none held out",
+    ]
+    assert annotator_lines([of_annotator(f"{n}") for n in range(11)])[8:] == ["and 3 more, who taught less"]
 
 
 def test_the_picture_shows_both_models(base: SkipClick, candidate: Candidate) -> None:
