@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.learning.finetune import Domain
 from bench.learning.poisoned import (
     WRONG,
     Case,
@@ -24,8 +25,10 @@ from bench.learning.poisoned import (
     table,
 )
 from skipclick.evaluation.datasets import Sample
-from tests.bench.learning.test_finetune import PICTURES
 from tests.support.commands import exit_status
+
+CHECK = Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set"
+PICTURES = Domain("pictures", "folder", str(CHECK), None)
 
 
 def square() -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
