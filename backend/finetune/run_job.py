@@ -130,7 +130,7 @@ class Photos:
     def example(self, one: StoredObject) -> Example:
         """What to learn from an object. Its image is fetched when it is asked for."""
         annotator = "" if one.annotator is None else str(one.annotator)
-        return Example(one.image, partial(self._image, one), partial(self._target, one), annotator)
+        return Example(one.image, partial(self._image, one), partial(self._target, one), annotator=annotator)
 
     def _image(self, one: StoredObject) -> NDArray[np.uint8]:
         try:

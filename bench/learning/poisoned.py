@@ -131,7 +131,12 @@ def examples_of(
     """What the annotators accept of the samples' objects."""
     who = annotator_of_photos([len(sample.targets) for sample in samples], percent, num_annotators)
     return [
-        Example(sample.name, _fixed(sample.image), _fixed((wrong(true) if is_wrong else true).astype(np.int8)), name)
+        Example(
+            sample.name,
+            _fixed(sample.image),
+            _fixed((wrong(true) if is_wrong else true).astype(np.int8)),
+            annotator=name,
+        )
         for sample, (name, is_wrong) in zip(samples, who, strict=True)
         for true in (target == 1 for target in sample.targets.values())
     ]
