@@ -2,9 +2,8 @@
 
     python bench/learning/unannotated.py --domain horses=folder:train_real@object cloth=folder:train_real@part
 
-**Proposals.** A grid of points is clicked, one object each. What is stable (the mask hardly changes with its threshold)
-and confident is kept, without overlaps; of it, what resembles accepted objects: by the cosine similarity of backbone
-features, pooled over the mask, to its nearest accepted ones. Precision and recall are at an IoU of 75 %.
+**Proposals.** `skipclick.proposals`, as the server makes them, from the accepted photos' objects: precision and recall
+at an IoU of 75 %, after each of its steps. A mask is right where it is an object of the photo.
 
 **What next.** How unsure the head is of a photo is how much its masks of the grid differ from those of the mirrored
 photo. If that told what teaches most, photos that need more clicks would rank higher: Spearman's correlation.
@@ -16,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -32,80 +30,46 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.option_types import positive
 from skipclick.features import ImageFeatures
 from skipclick.metrics import mask_iou
-from skipclick.predictor import ClickRequest
+from skipclick.proposals import Candidate, ProposalRule, Prototypes, candidates, enlarged, grid, pooled, propose
 from train.finetune.gate import measured
 
-SIDE = 8
-"""Points of the grid along each side of the photo."""
-LEAST_AREA, MOST_AREA = 0.002, 0.9  # of the photo
-MOST_SHARED = 0.5  # of two proposals' union, and of the smaller one
-QUALITY, SIMILARITY, HIT = 0.75, 0.8, 0.75
-NUM_NEAREST = 3
+RULE = ProposalRule()
+HIT = 0.75
+"""IoU with an object from which on a mask is it."""
 BATCH = 16
 SKIPPED = 12
-"""First photos of a domain, on which the constants above were found."""
+"""First photos of a domain, on which `ProposalRule`'s constants were found."""
 
 
 @dataclass(frozen=True, eq=False)
-class Proposal:
-    """A mask, bool (H, W), and how good it seems: its score times its stability, in [0, 1]."""
+class Found:
+    """One mask on a photo."""
 
-    mask: NDArray[np.bool_]
-    quality: float
-
-
-def grid(size: tuple[int, int], side: int = SIDE) -> list[Click]:
-    """Positive clicks in the middle of `side` times `side` parts of a photo of `size` (H, W)."""
-    middles = (np.arange(side) + 0.5) / side
-    return [Click(int(x * size[1]), int(y * size[0])) for y in middles for x in middles]
+    photo: int
+    best: int
+    """Of the photo's objects the one that it is most like."""
+    is_hit: bool
 
 
-def masks_of(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> list[Proposal]:
-    """The mask of each click alone."""
-    found = []
-    for first in range(0, len(clicks), BATCH):
-        requests = [ClickRequest(features, [click]) for click in clicks[first : first + BATCH]]
-        for prediction in predictor.predict(requests):
-            sure, perhaps = ((prediction.state.float() > level).sum().item() for level in (0.7, 0.3))
-            found.append(Proposal(prediction.mask.full(), prediction.score * sure / max(perhaps, 1)))
-    return found
+def masks_of(predictor: Predictor, features: ImageFeatures, side: int) -> list[Candidate]:
+    """The mask of each point of the grid alone."""
+    clicks = grid(features.image_size, side)
+    batches = (clicks[first : first + BATCH] for first in range(0, len(clicks), BATCH))
+    return [one for batch in batches for one in candidates(predictor, features, batch)]
 
 
-def without_overlaps(proposals: Sequence[Proposal]) -> list[Proposal]:
-    """The best first; what shares more than `MOST_SHARED` with a better one, or is too small or large, is left out."""
-    kept: list[Proposal] = []
-    for one in sorted(proposals, key=lambda proposal: -proposal.quality):
-        if LEAST_AREA < one.mask.mean() < MOST_AREA and not any(_overlap(one.mask, better.mask) for better in kept):
-            kept.append(one)
-    return kept
+def found_on(photo: int, sample: Sample, masks: Iterable[NDArray[np.bool_]]) -> list[Found]:
+    """What masks, bool (H, W), are on a photo."""
+    targets = list(sample.targets.values())
+    ious = ([mask_iou(mask, target) for target in targets] for mask in masks)
+    return [Found(photo, int(np.argmax(one)), max(one) >= HIT) for one in ious]
 
 
-def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> bool:
-    shared = np.count_nonzero(one & other)
-    smaller = min(np.count_nonzero(one), np.count_nonzero(other))
-    return shared > MOST_SHARED * smaller or mask_iou(one, other) > MOST_SHARED
-
-
-def pooled(features: ImageFeatures, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """A unit vector: the mean of each tap's features over a mask, bool (H, W), each tap alike. The first tap, edges and
-    colours, is left out."""
-    weights = torch.from_numpy(mask[None, None].astype(np.float32))
-    vectors = []
-    for tap in features.taps[1:]:  # (1, C, h, w)
-        part = F.interpolate(weights, tap.shape[-2:], mode="area")[0]
-        vectors.append(F.normalize((tap[0].float() * part).sum((1, 2)), dim=0))
-    return np.asarray(F.normalize(torch.cat(vectors), dim=0).numpy())
-
-
-def similarity(vector: NDArray[np.float32], accepted: NDArray[np.float32]) -> float:
-    """The mean cosine similarity to the nearest of accepted objects, (N, C)."""
-    return float(np.sort(accepted @ vector)[-NUM_NEAREST:].mean())
-
-
-def mirrored_disagreement(predictor: Predictor, image: NDArray[np.uint8], masks: Sequence[Proposal]) -> float:
+def mirrored_disagreement(predictor: Predictor, image: NDArray[np.uint8], masks: Sequence[Candidate]) -> float:
     """Mean of 1 - IoU of the grid's masks on a photo, uint8 (H, W, 3), and on the mirrored one."""
-    clicks = [Click(image.shape[1] - 1 - click.x, click.y) for click in grid((image.shape[0], image.shape[1]))]
-    others = masks_of(predictor, predictor.encode(np.ascontiguousarray(image[:, ::-1])), clicks)
+    clicks = [Click(image.shape[1] - 1 - one.click.x, one.click.y) for one in masks]
+    mirrored = predictor.encode(np.ascontiguousarray(image[:, ::-1]))
+    others = [one for click in clicks for one in candidates(predictor, mirrored, [click])]
     ious = [mask_iou(one.mask, other.mask[:, ::-1]) for one, other in zip(masks, others, strict=True)]
     return float(np.mean(1 - np.nan_to_num(ious, nan=1.0)))
 
@@ -115,42 +79,53 @@ def lines_of(predictor: Predictor, domain: Domain, num_photos: int) -> tuple[lis
     photos = domain.photos()
     if len(photos) < SKIPPED + 2 * num_photos:
         raise ValueError(f"{domain.name} has {len(photos)} photos, {SKIPPED + 2 * num_photos} are needed")
-    accepted = []
+    vectors = []
     for photo in photos[-num_photos:]:
         sample = annotatable(photo.load(), 10**6)
         features = predictor.encode(sample.image)
-        accepted += [pooled(features, target == 1) for target in sample.targets.values()]
-    found, unsure, clicks = [], [], []
-    num_objects = 0
-    for photo in photos[SKIPPED : SKIPPED + num_photos]:
+        vectors += [(domain.name, pooled(features, target == 1)) for target in sample.targets.values()]
+    accepted = Prototypes.of(vectors)
+    steps: dict[str, list[Found]] = {
+        f"{RULE.side} x {RULE.side} clicks": [],
+        f"quality from {RULE.quality}": [],
+        f"and similarity from {RULE.similarity}": [],
+        "without overlaps: proposals": [],
+    }
+    clicked, good, alike, proposed = steps.values()
+    unsure, clicks, seconds, num_objects = [], [], [], 0
+    for number, photo in enumerate(photos[SKIPPED : SKIPPED + num_photos]):
         sample = annotatable(photo.load(), 10**6)
         if not sample.targets:
             continue
         num_objects += len(sample.targets)
         features = predictor.encode(sample.image)
-        masks = masks_of(predictor, features, grid(features.image_size))
-        for one in without_overlaps(masks):
-            best = max(mask_iou(one.mask, target) for target in sample.targets.values())
-            found.append((one.quality, similarity(pooled(features, one.mask), np.array(accepted)), best >= HIT))
+        masks = masks_of(predictor, features, RULE.side)
+        found = found_on(number, sample, (enlarged(predictor, one, features.image_size).full() for one in masks))
+        for one, mask in zip(found, masks, strict=True):
+            clicked.append(one)
+            if mask.quality >= RULE.quality and RULE.min_area < mask.mask.mean() < RULE.max_area:
+                good.append(one)
+                if accepted.nearest(pooled(features, mask.mask), RULE.num_nearest)[1] >= RULE.similarity:
+                    alike.append(one)
+        begin = time.perf_counter()
+        proposals = propose(predictor, features, accepted, RULE)
+        seconds.append(time.perf_counter() - begin)
+        proposed += found_on(number, sample, (one.mask.full() for one in proposals))
         unsure.append(mirrored_disagreement(predictor, sample.image, masks))
         clicks.append(_clicks(predictor, sample))
-    quality, alike, hit = np.array(found).T
-    rows = []
-    for name, chosen in (
-        ("no overlaps", quality >= 0),
-        (f"quality from {QUALITY}", quality >= QUALITY),
-        (f"and similarity from {SIMILARITY}", (quality >= QUALITY) & (alike >= SIMILARITY)),
-    ):
-        precision = f"{hit[chosen].mean():.2f}" if chosen.any() else "–"
-        rows.append(
-            f"| {domain.name} ({num_objects} objects) | {name} | {chosen.sum()} | {precision} "
-            f"| {hit[chosen].sum() / num_objects:.2f} |"
-        )
+    rows = [
+        f"| {domain.name} ({num_objects} objects) | {name} | {len(found)} | {_share(found)} "
+        f"| {len({(one.photo, one.best) for one in found if one.is_hit}) / num_objects:.2f} |"
+        for name, found in steps.items()
+    ]
     rank = spearmanr(unsure, clicks)
-    return (
-        rows,
-        f"| {domain.name} | {len(clicks)} | {np.mean(clicks):.2f} | {rank.statistic:+.2f} | {rank.pvalue:.2f} |",
-    )
+    means = f"{np.median(seconds):.2f} | {np.mean(clicks):.2f}"
+    return rows, f"| {domain.name} | {len(clicks)} | {means} | {rank.statistic:+.2f} | {rank.pvalue:.2f} |"
+
+
+def _share(found: Sequence[Found]) -> str:
+    """Of masks those that are an object."""
+    return f"{np.mean([one.is_hit for one in found]):.2f}" if found else "–"
 
 
 def _clicks(predictor: Predictor, sample: Sample) -> float:
@@ -175,8 +150,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"unannotated: {error}", file=sys.stderr)
         return 2
-    print("| domain | proposals kept | number | precision | recall |", "|---|---|---:|---:|---:|", *proposals, sep="\n")
-    print("\n| domain | photos | clicks | correlation | p |", "|---|---:|---:|---:|---:|", *order, sep="\n")
+    print("| domain | masks | number | precision | recall |", "|---|---|---:|---:|---:|", *proposals, sep="\n")
+    print(
+        "\n| domain | photos | seconds for proposals | clicks | correlation | p |",
+        "|---|---:|---:|---:|---:|---:|",
+        *order,
+        sep="\n",
+    )
     return 0
 
 

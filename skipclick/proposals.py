@@ -1,0 +1,266 @@
+"""Objects like accepted ones, proposed on a photo that nobody has clicked on.
+
+A grid of points is clicked, one object each. What is confident, stable (the mask hardly changes with its threshold) and
+like accepted objects is proposed, the best of what overlaps. How alike two objects are is the cosine similarity of the
+backbone's features, pooled over their masks; a proposal has the label of the accepted objects nearest to it.
+
+    accepted = Prototypes.of([("Ski", pooled(predictor.encode(photo), mask)), ...])
+    proposals = propose(predictor, predictor.encode(another_photo), accepted)
+
+The predictor keeps the taps (`keep_taps`). What this finds on which photos is in docs/results/finetune.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from torch import Tensor
+
+from skipclick.cleaning import clean
+from skipclick.features import ImageFeatures
+from skipclick.masks import MASK_THRESHOLD, BoxMask, enlarge
+from skipclick.metrics import mask_iou
+from skipclick.predictor import ClickRequest, Predictor
+from skipclick.prompts import Click, scale_clicks
+
+T = TypeVar("T")
+
+SURE, PERHAPS = 0.7, 0.3
+"""Thresholds of the probability between which a stable mask keeps its area."""
+
+_KEY = "label:"  # before each label in a file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalRule:
+    """What is proposed; its defaults were found on photos that docs/results/finetune.md does not measure."""
+
+    side: int = 8
+    """Points of the grid along each side of the photo."""
+    min_area: float = 0.002
+    """Share of the photo that a mask covers at least ..."""
+    max_area: float = 0.9
+    """... and at most."""
+    quality: float = 0.75
+    similarity: float = 0.75
+    num_nearest: int = 3
+    """Accepted objects whose mean similarity counts."""
+    max_shared: float = 0.5
+    """Of the union of two masks, or of the smaller one: where they share more, only the better one is proposed."""
+    min_part: float = 0.001
+    """Of a mask: smaller islands and holes are dropped and filled."""
+
+
+DEFAULT_RULE = ProposalRule()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What one click alone gives, at the network's resolution."""
+
+    click: Click
+    """In pixels of the photo."""
+    probability: Tensor
+    """float32 (H, W) on the device."""
+    mask: NDArray[np.bool_]
+    """(H, W)."""
+    quality: float
+    """The mean probability inside the mask times its stability, in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A mask, and the label of what it resembles."""
+
+    mask: BoxMask
+    label: str
+    quality: float
+    """As `Candidate.quality`."""
+    similarity: float
+    """To the nearest accepted objects of the label, at most 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """What accepted objects look like to the backbone."""
+
+    vectors: Mapping[str, NDArray[np.float32]]
+    """By label, in the labels' order: (N, C), at least one unit vector of `pooled` each."""
+
+    @staticmethod
+    def of(accepted: Iterable[tuple[str, NDArray[np.float32]]]) -> Prototypes:
+        """From accepted objects: their labels and vectors."""
+        found: defaultdict[str, list[NDArray[np.float32]]] = defaultdict(list)
+        for label, vector in accepted:
+            found[label].append(vector)
+        return Prototypes({label: np.stack(found[label]) for label in sorted(found)})
+
+    @staticmethod
+    def from_bytes(content: bytes) -> Prototypes:
+        """What `to_bytes` made. Raises `ValueError` with one sentence for anything else."""
+        try:
+            arrays = load(content)
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"these are no prototypes ({error})") from None
+        widths = {array.shape[1:] for array in arrays.values()}
+        is_sound = all(
+            key.startswith(_KEY) and array.dtype == np.float32 and array.ndim == 2 and len(array)
+            for key, array in arrays.items()
+        )
+        if not is_sound or len(widths) > 1 or not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("these are no prototypes: by label there must be rows of finite float32, all equally long")
+        return Prototypes({key.removeprefix(_KEY): arrays[key] for key in sorted(arrays)})
+
+    def to_bytes(self) -> bytes:
+        """As a safetensors file."""
+        return bytes(save({_KEY + label: np.ascontiguousarray(rows) for label, rows in self.vectors.items()}))
+
+    def nearest(self, vector: NDArray[np.float32], count: int) -> tuple[str, float]:
+        """The label of which the `count` objects nearest to `vector`, (C,), are most similar to it on average, and that
+        similarity. Raises `ValueError` where no object was accepted."""
+        if not self.vectors:
+            raise ValueError("nothing was accepted, so nothing can be similar to it")
+        alike = {label: float(np.sort(rows @ vector)[-count:].mean()) for label, rows in self.vectors.items()}
+        label = max(alike, key=alike.__getitem__)  # the first of equal ones
+        return label, alike[label]
+
+
+def grid(size: tuple[int, int], side: int) -> list[Click]:
+    """Positive clicks in the middle of `side` times `side` parts of a photo of `size` (H, W)."""
+    middles = (np.arange(side) + 0.5) / side
+    return [Click(int(x * size[1]), int(y * size[0])) for y in middles for x in middles]
+
+
+@torch.inference_mode()
+def candidates(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> list[Candidate]:
+    """What each click alone gives; all of them run as one batch."""
+    probabilities = predictor.probabilities([ClickRequest(features, [click]) for click in clicks])  # (B, H, W)
+    inside = probabilities > MASK_THRESHOLD
+    areas, sure, perhaps = (level.sum((1, 2)) for level in (inside, probabilities > SURE, probabilities > PERHAPS))
+    qualities = (probabilities * inside).sum((1, 2)) / areas.clamp(min=1) * sure / perhaps.clamp(min=1)
+    found = zip(clicks, probabilities, inside.cpu().numpy(), qualities.tolist(), strict=True)
+    return [Candidate(*one) for one in found]
+
+
+@torch.inference_mode()
+def pooled(features: ImageFeatures, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """What the backbone saw under a mask, bool (H, W) of any resolution: a unit vector (C,), the mean of each tap's
+    features, each tap alike. The first tap, edges and colours, is left out.
+
+    Raises `ValueError` if the features hold no taps.
+    """
+    if not features.taps:
+        raise ValueError("these features hold no taps; encode with keep_taps=True")
+    vectors = []
+    for tap in features.taps[1:]:  # (1, C, h, w)
+        weights = torch.from_numpy(mask[None, None].astype(np.float32)).to(tap.device)
+        part = F.interpolate(weights, tap.shape[-2:], mode="area")[0]
+        vectors.append(F.normalize((tap[0].float() * part).sum((1, 2)), dim=0))
+    return np.asarray(F.normalize(torch.cat(vectors), dim=0).cpu().numpy())
+
+
+def enlarged(predictor: Predictor, candidate: Candidate, size: tuple[int, int]) -> BoxMask:
+    """A candidate's mask on its photo of `size` (H, W)."""
+    with torch.inference_mode():
+        return enlarge(candidate.probability, size, antialias=predictor.model.config.antialias).fetch()[0]
+
+
+class Run(Protocol):
+    """Calls what it is given: at once, or when its turn comes on a device that others use too."""
+
+    def __call__(self, work: Callable[[], T], /) -> T: ...
+
+
+def _at_once(work: Callable[[], T], /) -> T:
+    return work()
+
+
+def propose(
+    predictor: Predictor,
+    features: ImageFeatures,
+    accepted: Prototypes,
+    rule: ProposalRule = DEFAULT_RULE,
+    *,
+    batch: int = 1,
+    run: Run = _at_once,
+) -> list[Proposal]:
+    """Proposals on a photo, the best first. No two of them share a pixel.
+
+    Args:
+        features: of a predictor with the same model and resolution, with taps.
+        batch: so many clicks run together; the last bits of a probability may depend on it.
+        run: gets the work in parts of at most `batch` clicks. What it raises ends the work.
+    """
+    found: list[tuple[Candidate, str, float]] = []
+    waiting = grid(features.image_size, rule.side)
+    while waiting:
+        now, waiting = waiting[:batch], waiting[batch:]
+        found += run(partial(_alike, predictor, features, now, accepted, rule))
+        waiting = [click for click in waiting if not _lies_in(click, found, features.image_size)]
+    proposals: list[Proposal] = []
+    taken = np.zeros(features.image_size, np.bool_)
+    for candidate, label, alike in _without_overlaps(found, rule):
+        whole = run(partial(enlarged, predictor, candidate, features.image_size))
+        mask = _outside(clean(whole, [candidate.click], rule.min_part), taken)
+        if np.count_nonzero(mask.pixels) > rule.min_area * taken.size:
+            top, left, bottom, right = mask.box
+            taken[top:bottom, left:right] |= mask.pixels
+            proposals.append(Proposal(mask, label, candidate.quality, alike))
+    return proposals
+
+
+def _alike(
+    predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click], accepted: Prototypes, rule: ProposalRule
+) -> list[tuple[Candidate, str, float]]:
+    """Of what the clicks give that which is good and resembles accepted objects: their label and the similarity."""
+    found = []
+    for one in candidates(predictor, features, clicks):
+        if one.quality >= rule.quality and rule.min_area < one.mask.mean() < rule.max_area:
+            label, alike = accepted.nearest(pooled(features, one.mask), rule.num_nearest)
+            if alike >= rule.similarity:
+                found.append((one, label, alike))
+    return found
+
+
+def _lies_in(click: Click, found: Sequence[tuple[Candidate, str, float]], size: tuple[int, int]) -> bool:
+    """Whether a click lies in a mask that was found, and so asks for it once more."""
+    if not found:
+        return False
+    height, width = found[0][0].mask.shape
+    (at,) = scale_clicks([click], size, (height, width))
+    row, column = min(int(at.y), height - 1), min(int(at.x), width - 1)
+    return any(bool(one.mask[row, column]) for one, _, _ in found)
+
+
+def _without_overlaps(
+    found: Iterable[tuple[Candidate, str, float]], rule: ProposalRule
+) -> list[tuple[Candidate, str, float]]:
+    """The best first; what shares more than the rule allows with a better one is left out."""
+    kept: list[tuple[Candidate, str, float]] = []
+    for one in sorted(found, key=lambda entry: -entry[0].quality):
+        if not any(_overlap(one[0].mask, better[0].mask, rule.max_shared) for better in kept):
+            kept.append(one)
+    return kept
+
+
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_], most: float) -> bool:
+    smaller = min(np.count_nonzero(one), np.count_nonzero(other))
+    return np.count_nonzero(one & other) > most * smaller or mask_iou(one, other) > most
+
+
+def _outside(mask: BoxMask, taken: NDArray[np.bool_]) -> BoxMask:
+    """A mask without the pixels that are taken, bool (H, W) of the photo."""
+    top, left, bottom, right = mask.box
+    inner = BoxMask.of(mask.pixels & ~taken[top:bottom, left:right])
+    moved = inner.box[0] + top, inner.box[1] + left, inner.box[2] + top, inner.box[3] + left
+    return BoxMask(mask.size, moved, inner.pixels)
