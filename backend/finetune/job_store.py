@@ -72,6 +72,8 @@ class Job:
     loss: float | None = None
     noc: dict[str, float] | None = None
     """The last measurement on held-out objects, such as {"NoC@85": 4.2}."""
+    proposals: dict[str, float] | None = None
+    """What proposals found on held-out images: "objects", "proposals", "precision" and "recall" at an IoU of 75 %."""
     seconds_left: float | None = None
     pid: int | None = None
     started_at: str | None = None

@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 
 LARGEST_SIDE = 1024  # pixels of a photo in a job: many times what the network sees, and clicks are simulated sooner
 REPORT_EVERY = 0.5  # seconds
+PROPOSAL_IMAGES = 20
+"""Held-out images, and accepted ones, that show whether proposals help, whatever PREDICT says: so that it can be read
+in the report before anybody switches them on."""
 
 
 def run(settings: Settings, project: int, path: Path, config: FinetuneConfig | None = None) -> None:
@@ -83,6 +86,8 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
     shown = path.with_suffix(".png")
     with atomic_write(shown) as temporary:
         Image.fromarray(picture(candidate, in_service)).save(temporary, format="PNG")
+    measured = candidate.report.proposals
+    proposals = {} if measured is None else {"proposals": measured.figures | {"helps": measured.helps}}
     version = versions.write(
         project,
         candidate.model,
@@ -93,9 +98,11 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
             "annotators": {one.annotator: one.num_learnt for one in candidate.report.annotators},
             "better_than": serving,
             "job": path.stem,
+            **proposals,
         },
         report=candidate.report.to_dict(),
         picture=shown,
+        prototypes=candidate.prototypes,
     )
     promoted, reason = candidate.report.worth_promoting, candidate.report.reason
     if promoted and versions.current(project) != serving:  # somebody chose another one: what was beaten is not served
@@ -103,7 +110,8 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
     if promoted:
         versions.promote(project, version.number)
     logger.info("%s, %s: %s", version.name, "promoted" if promoted else "not promoted", reason)
-    report(version=version.name, promoted=promoted, reason=reason)
+    figures = None if measured is None else measured.figures
+    report(version=version.name, promoted=promoted, reason=reason, proposals=figures)
 
 
 def _seldom(report: Callable[..., None]) -> Callable[[Progress], None]:
@@ -130,7 +138,9 @@ class Photos:
     def example(self, one: StoredObject) -> Example:
         """What to learn from an object. Its image is fetched when it is asked for."""
         annotator = "" if one.annotator is None else str(one.annotator)
-        return Example(one.image, partial(self._image, one), partial(self._target, one), annotator=annotator)
+        return Example(
+            one.image, partial(self._image, one), partial(self._target, one), label=one.label or "", annotator=annotator
+        )
 
     def _image(self, one: StoredObject) -> NDArray[np.uint8]:
         try:
@@ -168,7 +178,10 @@ def retention_set() -> list[Sample]:
 def recipe(settings: Settings) -> FinetuneConfig:
     """How a job learns with these settings."""
     return FinetuneConfig(
-        device=choose_device(settings.device), max_seconds=settings.finetune_seconds, zoom=settings.zoom == "auto"
+        device=choose_device(settings.device),
+        max_seconds=settings.finetune_seconds,
+        zoom=settings.zoom == "auto",
+        proposal_images=PROPOSAL_IMAGES,
     )
 
 

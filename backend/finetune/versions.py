@@ -3,6 +3,7 @@
     MODEL_DIR/versions/PROJECT/v1/model.safetensors   the head's weights (the backbone is the base checkpoint's)
                                  /about.json          base, data, time, and digests by which damage is noticed
                                  /report.json, report.png
+                                 /prototypes.safetensors    what its accepted objects look like, if that was measured
     MODEL_DIR/versions/PROJECT/current                "v3": the one in service, then, a line each, those before it
 
 A version is written under another name and renamed, the pointer is replaced. Both are atomic: whoever is killed when,
@@ -30,17 +31,19 @@ from torch import Tensor
 from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
+from skipclick.proposals import Prototypes
 
 BASE = "base"
 """In the pointer, and for people: the checkpoint that the server was started with."""
 
 _FACTS = ("base", "backbone", "head")  # what every about.json tells
-_POINTER, _WEIGHTS, _ABOUT, _REPORT, _PICTURE = (
+_POINTER, _WEIGHTS, _ABOUT, _REPORT, _PICTURE, _PROTOTYPES = (
     "current",
     "model.safetensors",
     "about.json",
     "report.json",
     "report.png",
+    "prototypes.safetensors",
 )
 
 
@@ -68,6 +71,20 @@ class Version:
     def picture(self) -> Path:
         """The report's picture; it may not exist."""
         return self.folder / _PICTURE
+
+    @property
+    def proposals_help(self) -> bool:
+        """Whether proposals were measured and found good enough to be shown."""
+        measured = self.about.get("proposals")
+        return isinstance(measured, dict) and measured.get("helps") is True
+
+    def prototypes(self) -> Prototypes:
+        """What the objects that it learnt from look like. Raises `ValueError` if that is missing or damaged."""
+        path = self.folder / _PROTOTYPES
+        try:
+            return Prototypes.from_bytes(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be used: {error}") from None
 
     def head(self) -> dict[str, Tensor]:
         """The weights, checked against their digest. Raises `ValueError` with one sentence if they are damaged."""
@@ -129,6 +146,7 @@ class Versions:
         about: Mapping[str, Any],
         report: Mapping[str, Any],
         picture: Path | None = None,
+        prototypes: Prototypes | None = None,
     ) -> Version:
         """Keep a candidate as the next version; it is not in service before `promote`.
 
@@ -136,6 +154,7 @@ class Versions:
             model: the fine-tuned model. Its backbone must be that of `base`, to the bit: only the head is kept.
             about: any JSON, such as the data's fingerprint and the recipe.
             report: any JSON, what was measured; `picture` is copied beside it.
+            prototypes: what `Version.prototypes` returns.
 
         Raises `ValueError` if the backbone was changed.
         """
@@ -157,6 +176,8 @@ class Versions:
             _write(temporary / _REPORT, json.dumps(dict(report), indent=2).encode())
             if picture is not None:
                 _write(temporary / _PICTURE, picture.read_bytes())
+            if prototypes is not None:
+                _write(temporary / _PROTOTYPES, prototypes.to_bytes())
             temporary.chmod(0o755)  # mkdtemp's 0700 would hide it from other accounts
             synchronize(temporary)
             temporary.rename(self._of(project) / f"v{number}")

@@ -7,6 +7,7 @@
     interpolate  part of the way back to the starting weights, where the retention set asks for it
     gate         candidate and model in service by the NoC simulation, on held-out objects, of all and by annotator, and
                  on a retention set
+    proposals    what accepted objects look like, and whether proposals by it would help
     picture      the same as a picture
     adapt        a few steps right after an accepted mask instead, unmeasured
 
@@ -15,6 +16,17 @@ No Label Studio and no files: examples come in, a candidate comes out. What was 
 
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, split
+from train.finetune.proposals import ProposalReport
 from train.finetune.run import Candidate, Report, finetune
 
-__all__ = ["Candidate", "Example", "FinetuneConfig", "Progress", "Report", "TooFewError", "finetune", "split"]
+__all__ = [
+    "Candidate",
+    "Example",
+    "FinetuneConfig",
+    "Progress",
+    "ProposalReport",
+    "Report",
+    "TooFewError",
+    "finetune",
+    "split",
+]

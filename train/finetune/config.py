@@ -23,6 +23,7 @@ class FinetuneConfig:
     min_objects: int = 8
     max_held_out: int = 40  # objects that are measured; the images that come first count
     retention_margin: float = 0.5  # clicks that the retention set may need more, on average; see `interpolate`
+    proposal_images: int = 0  # at most so many held-out images, and accepted ones, show whether proposals help; 0: none
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter

@@ -33,6 +33,8 @@ class Example:
     """(H, W): 1 object, 0 background, -1 ignored."""
     annotator: str = ""
     """Who accepted it; the same name for all of whom nothing is known."""
+    label: str = ""
+    """What the team calls the object."""
 
 
 def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:

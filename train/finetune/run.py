@@ -7,17 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import islice
 from typing import Any
 
+from skipclick import Predictor
 from skipclick.evaluation.bootstrap import PairedDifference
 from skipclick.evaluation.datasets import Sample
 from skipclick.model import SkipClick
+from skipclick.proposals import Prototypes
 from train.finetune.annotators import in_turns, owners_of_objects, shares
 from train.finetune.config import FinetuneConfig, Progress
 from train.finetune.examples import Example, TooFewError, load_images, split
 from train.finetune.gate import ForAnnotator, Measured, differences, measured, promotion_gate
 from train.finetune.interpolate import largest_safe_share
 from train.finetune.loop import learn
+from train.finetune.proposals import ProposalReport, measured_proposals, prototypes_of
 from train.finetune.views import encoded_views
 
 
@@ -44,6 +48,8 @@ class Report:
     seconds: float
     worth_promoting: bool
     reason: str
+    proposals: ProposalReport | None = None
+    """None where they were not measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -59,6 +65,8 @@ class Candidate:
     before: Measured  # the model in service on the held-out objects
     after: Measured
     held_out: tuple[Sample, ...]
+    prototypes: Prototypes | None = None
+    """Of the objects that it learnt from; None where proposals were not measured."""
 
 
 def finetune(
@@ -106,6 +114,13 @@ def finetune(
     loss = differences("retention set", base.version, on_retention_set(in_service), on_retention_set(model))
     by_annotator = for_annotators(to_learn, owners, before, after)
     worth_promoting, reason = promotion_gate(gain, loss, config.retention_margin, by_annotator)
+    prototypes, proposals = None, None
+    if config.proposal_images:
+        on_progress(Progress("measuring", share=0.5, step=learnt.step))
+        predictor = Predictor(model, device=config.device, keep_taps=True)
+        prototypes = prototypes_of(predictor, to_learn, config.proposal_images)
+        whole = tuple(islice(load_images(to_hold_out, []), config.proposal_images))  # with all their objects
+        proposals = measured_proposals(predictor, prototypes, whole, to_hold_out) if whole else None
     report = Report(
         config=config,
         num_objects=len(examples),
@@ -120,8 +135,9 @@ def finetune(
         seconds=time.monotonic() - begin,
         worth_promoting=worth_promoting,
         reason=reason,
+        proposals=proposals,
     )
-    return Candidate(model, report, before, after, held_out)
+    return Candidate(model, report, before, after, held_out, prototypes)
 
 
 def allowed_objects(

@@ -76,6 +76,13 @@ def test_a_job_leaves_a_complete_version(studio: FakeLabelStudio, settings: Sett
     assert versions.current(PROJECT) == (1 if job.promoted else None)
     assert job.promoted == version.report["worth_promoting"]
     assert [reason for reason in store.counts(PROJECT).skipped if "404" in reason]  # the image that has gone
+    # What proposals would find is told, whether or not they are switched on.
+    measured = version.report["proposals"]
+    assert measured["num_images"] == measured["num_objects"] == 3
+    assert job.proposals is not None
+    assert job.proposals["recall"] == measured["recall"]
+    assert version.about["proposals"] == job.proposals | {"helps": measured["helps"]}
+    assert [(label, len(rows)) for label, rows in version.prototypes().vectors.items()] == [("Ski", 8)]
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from backend.finetune.versions import Version, Versions
 from skipclick.head import head_state
 from skipclick.model import SkipClick
+from skipclick.proposals import Prototypes
 from tests.support.tuned_models import base_model, tuned_model
 
 
@@ -47,6 +49,22 @@ def test_a_version_keeps_what_it_was_given(versions: Versions, tmp_path: Path) -
         "report.json",
         "report.png",
     ]
+
+
+def test_prototypes_are_kept_and_damage_is_noticed(versions: Versions) -> None:
+    known = Prototypes({"Ski": np.eye(3, dtype=np.float32)})
+    about = {"proposals": {"helps": True}}
+    versions.write(12, tuned_model(1), base_model(), about=about, report={}, prototypes=known)
+    version = versions.version(12, 1)
+    assert version.proposals_help
+    np.testing.assert_array_equal(version.prototypes().vectors["Ski"], known.vectors["Ski"])
+    (version.folder / "prototypes.safetensors").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="cannot be used"):
+        version.prototypes()
+    without = write(versions)
+    assert not without.proposals_help
+    with pytest.raises(ValueError, match="cannot be used"):
+        without.prototypes()
 
 
 def test_a_written_version_is_not_in_service_before_it_is_promoted(versions: Versions) -> None:
