@@ -21,11 +21,11 @@ import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore, Condition, Lock
 from typing import TypeVar, cast
 
 import numpy as np
@@ -43,6 +43,7 @@ from skipclick.features import ImageFeatures
 from skipclick.masks import BoxMask
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
+from skipclick.proposals import DEFAULT_RULE, Proposal, ProposalRule, propose
 from skipclick.simulation import correcting_clicks
 from skipclick.zoom import (
     NOTHING,
@@ -59,6 +60,18 @@ from skipclick.zoom import Box as View
 
 _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
+
+_MAX_PROPOSING = 8
+"""Images on which is looked for proposals, or that wait for it."""
+
+_LONGEST_PAUSE = 5.0
+"""Seconds that a part of a proposal waits while clicks are under way: a busy team must not end proposals for good."""
+
+_PROPOSALS_BYTES = 32 << 20
+"""Memory for proposals that were made."""
+
+_GPU_BATCH = 8
+"""Clicks of one photo's proposals that a GPU runs together; a processor runs one, so that a click waits for one."""
 
 GivenUp = Callable[[], bool]
 """Whether nobody waits for the answer any more, such as after the client closed its connection."""
@@ -88,6 +101,20 @@ class Annotation:
     score: float
     version: str
     stages: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposals:
+    """Masks on an image of `size` (H, W) that nobody clicked for, the best first, and who made them."""
+
+    found: tuple[Proposal, ...]
+    size: tuple[int, int]
+    version: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held, about."""
+        return 1000 + sum(one.mask.nbytes for one in self.found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +177,11 @@ class Annotator:
         self._encoded: Counter[str] = Counter()
         self._lock = Lock()
         self._warmers = ThreadPoolExecutor(1, thread_name_prefix="warm")
+        self._proposals: ByteLru[Proposals] = ByteLru(_PROPOSALS_BYTES)
+        self._clicks_under_way = 0
+        self._no_click = Condition()
+        self._proposing: dict[Hashable, Future[Proposals]] = {}
+        self._proposers = ThreadPoolExecutor(1, thread_name_prefix="propose")
 
     def annotate(
         self,
@@ -177,7 +209,7 @@ class Annotator:
             points = correcting_clicks(start.mask, points)
         if not points:
             raise ValueError("a mask needs at least one click or a box")
-        with _overloaded_if_cancelled(), self._wanted(place, given_up):
+        with self._click_under_way(), _overloaded_if_cancelled(), self._wanted(place, given_up):
             head = self._heads.of(project)
             seen = self._look(head, place, image, stages)
             if seen.features.image_size != size and not seen.is_fetched:
@@ -189,7 +221,7 @@ class Annotator:
                 f"annotator sees {size[1]} x {size[0]}: the task's address gives another file than the screen"
             )
         photo = _Photo(image, seen.name, features, head)
-        with _overloaded_if_cancelled(), _timed(stages, "click"):
+        with self._click_under_way(), _overloaded_if_cancelled(), _timed(stages, "click"):
             answer = self._answer(photo, points, start, stages, given_up)
         stages["click"] -= stages.get("crop", 0.0)
         if isinstance(answer, ZoomPrediction):
@@ -245,9 +277,41 @@ class Annotator:
             self._warming.add(place)
         self._warmers.submit(self._warm, place, image, project)
 
+    def can_propose(self, project: int | None) -> bool:
+        """Whether a project's head knows what to propose."""
+        return self._heads.of(project).accepted is not None
+
+    def propose(
+        self, image: ImageReference, project: int | None, timeout: float, rule: ProposalRule = DEFAULT_RULE
+    ) -> Proposals | None:
+        """Objects like those that the project accepted, found in the background, after everything that somebody waits
+        for on the device. None if the project's head does not know what to propose.
+
+        Waits for so many seconds, then raises `OverloadedError`; the work goes on and is there for who asks again.
+        Raises `ImageError` if the image cannot be had.
+        """
+        head, place = self._heads.of(project), self._images.place(image)
+        if head.accepted is None:
+            return None
+        key = place, head.version, rule
+        with self._lock:
+            running = self._proposing.get(key)
+            if running is None:
+                if len(self._proposing) >= _MAX_PROPOSING:
+                    raise OverloadedError("too many images wait for proposals")
+                running = self._proposing[key] = self._proposers.submit(self._propose, key, head, place, image, rule)
+        with _overloaded_if_cancelled():
+            try:
+                return running.result(timeout)
+            except TimeoutError:
+                if running.done():  # it was a time limit of the work itself
+                    raise
+                raise OverloadedError(f"no proposals within PREDICT_SECONDS={timeout:g}; ask again") from None
+
     def close(self) -> None:
         """Stop the background work; requests still running may fail."""
         self._warmers.shutdown(wait=False, cancel_futures=True)
+        self._proposers.shutdown(wait=False, cancel_futures=True)
         self._executor.close()
         self._features.close()
         self._photos.close()
@@ -260,6 +324,7 @@ class Annotator:
         self._features.free()
         self._memo.free()
         self._photos.free()
+        self._proposals.clear()
 
     def cache_stats(self) -> dict[str, CacheStats]:
         """Statistics by cache name."""
@@ -291,6 +356,31 @@ class Annotator:
         finally:
             with self._lock:
                 self._warming.discard(place)
+
+    def _propose(self, key: Hashable, head: Head, place: str, image: ImageReference, rule: ProposalRule) -> Proposals:
+        try:
+            seen = self._look(head, place, image, {})
+            name = seen.name, head.version, rule
+            known = self._proposals.get(name)
+            if known is not None:
+                return known
+            features = self._prepared(head, place, seen.name, seen.features, {})
+            predictor = cast(Predictor, head.predictor).without_graphs()
+
+            def run(work: Callable[[], T], /) -> T:
+                with self._no_click:  # which may come to the device more than once, and needs a core in between
+                    self._no_click.wait_for(lambda: not self._clicks_under_way, _LONGEST_PAUSE)
+                return self._on_device(lambda: Priority.PREFETCH, work)
+
+            assert head.accepted is not None
+            batch = _GPU_BATCH if predictor.device.type == "cuda" else 1
+            found = propose(predictor, features, head.accepted, rule, batch=batch, run=run)
+            proposals = Proposals(tuple(found), features.image_size, head.version)
+            self._proposals.put(name, proposals)
+            return proposals
+        finally:
+            with self._lock:
+                del self._proposing[key]
 
     def _look(
         self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool = False
@@ -466,6 +556,18 @@ class Annotator:
                 "the device has no memory for this image; try again, or lower FEATURE_CACHE_BYTES, MEMO_CACHE_BYTES or "
                 "RESOLUTION"
             ) from None
+
+    @contextmanager
+    def _click_under_way(self) -> Iterator[None]:
+        """While this holds, no part of a proposal is begun."""
+        with self._no_click:
+            self._clicks_under_way += 1
+        try:
+            yield
+        finally:
+            with self._no_click:
+                self._clicks_under_way -= 1
+                self._no_click.notify_all()
 
     @contextmanager
     def _wanted(self, awaited: Hashable, given_up: GivenUp) -> Iterator[None]:

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from http import HTTPStatus
 from threading import BoundedSemaphore
 from typing import Any
@@ -50,6 +50,7 @@ from backend.label_studio.protocol import (
     empty_response,
     mask_request,
     nothing_to_store,
+    one_by_one,
     project_number,
     read_json,
     read_predict,
@@ -57,18 +58,28 @@ from backend.label_studio.protocol import (
     read_webhook,
     task_image,
     task_key,
+    untouched_task,
 )
-from backend.label_studio.regions import Output, marks_of, mask_response, read_mask, read_start
+from backend.label_studio.regions import (
+    Output,
+    marks_of,
+    mask_response,
+    proposals_response,
+    read_mask,
+    read_start,
+)
 from backend.nuclio import build_nuclio
 from backend.pages import build_pages
 from backend.places import places
 from backend.prompts import Start, StartMask
+from backend.proposing import Proposing
 from backend.readiness import NotReadyError, Readiness
 from backend.settings import Settings, revealed, size_text
 from backend.telemetry import Telemetry, one_line
 from skipclick.cleaning import clean
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
+from skipclick.proposals import DEFAULT_RULE
 from skipclick.strokes import Stroke
 
 SETUP_MAX_BYTES = 4 << 20
@@ -108,6 +119,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     shares = places(settings.threads)
     slots, warming = BoundedSemaphore(shares.predictions), BoundedSemaphore(shares.warming)
     learning, pages = BoundedSemaphore(shares.learning), BoundedSemaphore(shares.pages)
+    proposing = Proposing(settings.predict_seconds) if settings.predict == "similar" else None
     _observe_requests(app, telemetry)
     _refuse_strangers(app, settings)
     _answer_errors(app, settings)
@@ -141,7 +153,8 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     @app.post("/predict")
     def predict() -> Response:
         deadline = time.monotonic() + settings.request_timeout
-        answer = _predict(_body(settings), readiness.service().annotator, signs, slots, limits, output, deadline)
+        annotator = readiness.service().annotator
+        answer = _predict(_body(settings), annotator, signs, slots, limits, output, deadline, proposing)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
     @app.post("/warm")
@@ -212,6 +225,7 @@ def _predict(
     limits: Limits,
     output: Output,
     deadline: float,
+    proposing: Proposing | None,
 ) -> dict[str, Any]:
     """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
     body = read_predict(read_json(raw))
@@ -244,8 +258,43 @@ def _predict(
         if asked is not None:
             signs.remember(task_key(body.tasks[0]), asked.clicks)
             return _mask(body, asked, decode, project, annotator, output, given_up)
+    if proposing is not None and body.context is None:
+        proposals = _proposals(body, project, annotator, slots, output, proposing)
+        if proposals is not None:
+            return proposals
     _warm(body, annotator)
     return nothing_to_store() if body.context is None else empty_response(annotator.version_of(project))
+
+
+def _proposals(
+    body: PredictBody,
+    project: int | None,
+    annotator: Annotator,
+    slots: BoundedSemaphore,
+    output: Output,
+    proposing: Proposing,
+) -> dict[str, Any] | None:
+    """The answer with proposals to opened tasks and to "retrieve predictions"; None where there are none."""
+    if not body.tasks or not annotator.can_propose(project):
+        return None
+    if len(body.tasks) > 1:
+        return one_by_one(annotator.version_of(project))
+    try:
+        task = untouched_task(body)
+        if task is None:
+            return None
+        rule = replace(DEFAULT_RULE, min_part=output.mask_min_part)
+        with _slot(proposing.slots), _slot(slots), proposing.only(task.name) as is_only:
+            proposals = annotator.propose(task.image, project, proposing.seconds, rule) if is_only else None
+        if proposals is None:
+            return nothing_to_store()
+        placed = [(task.target(one.label, proposals.size), one) for one in proposals.found]
+    except (ValueError, OverloadedError) as error:  # opening a task must not fail; it is asked again
+        logger.warning("no proposals for a task: %s", one_line(error))
+        return None
+    masks = [(target, one.mask, one.quality) for target, one in placed if target is not None]
+    g.facts["proposals"] = len(masks)
+    return proposals_response(task.name, masks, proposals.version, output) if masks else None
 
 
 def _event(body: PredictBody, annotator: Annotator) -> dict[str, Any]:

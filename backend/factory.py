@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,11 @@ from skipclick.head import backbone_digest, head_state
 from skipclick.model import SkipClick
 from skipclick.openvino_runtime import graphs_folder
 from skipclick.predictor import RUNTIMES
+from skipclick.proposals import Prototypes
 from skipclick.runtime import choose_runtime
 from skipclick.zoom import DEFAULT_RULE
+
+logger = logging.getLogger(__name__)
 
 _ASKING = 3.0  # seconds for Label Studio to say whether it has a project, while somebody waits for Start Training
 
@@ -130,16 +134,27 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
                 f"or train project {version.project} anew"
             )
         weights = version.head()
+        accepted = _accepted(version) if settings.predict == "similar" else None
 
         def place() -> Head:
             own = predictor.with_head(weights, version.name)
             if predictor.device.type == "cuda":
                 own.warm_up()
-            return Head(version.name, own, sum(tensor.nbytes for tensor in head_state(own.model).values()))
+            nbytes = sum(tensor.nbytes for tensor in head_state(own.model).values())
+            return Head(version.name, own, nbytes, accepted)
 
         return executor.submit(lambda: Priority.ENCODE, place).result()
 
     return Heads(base, Versions(settings.model_dir), load, settings.head_cache_bytes)
+
+
+def _accepted(version: Version) -> Prototypes | None:
+    """What a version's accepted objects look like, if its training found that proposals help."""
+    try:
+        return version.prototypes() if version.proposals_help else None
+    except ValueError as error:  # clicks are answered all the same
+        logger.warning("%s proposes nothing: %s", version.name, error)
+        return None
 
 
 def build_training(settings: Settings) -> Training | None:

@@ -16,6 +16,7 @@ from backend.finetune.versions import Version, Versions
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.predictor import ClickRequest, Prediction
+from skipclick.proposals import Prototypes
 
 _TRY_AGAIN = 30.0
 """Seconds after which a version that could not be used is tried again."""
@@ -45,6 +46,8 @@ class Head:
     version: str
     predictor: PredictorLike
     nbytes: int = 0
+    accepted: Prototypes | None = None
+    """What the project's objects look like, where masks like them are to be proposed."""
 
 
 class Heads:

@@ -215,6 +215,16 @@ class Settings(BaseSettings):
         description="which first click on a saved region of the same label corrects that region, instead of beginning "
         "a new one: a negative one, `any`, or none (`off`); see [masks.md](masks.md)",
     )
+    predict: Annotated[Literal["off", "similar"], Is("off or similar")] = Field(
+        default="off",
+        description="`similar` answers an opened task that has no annotation, and *Retrieve predictions*, with masks "
+        "like those that the team accepted, in projects whose last training found that this helps; see "
+        "[masks.md](masks.md#before-anybody-clicks)",
+    )
+    predict_seconds: Seconds = Field(
+        default=10.0,
+        description="so long a task waits for `PREDICT` to open; what is found later comes when it is asked for again",
+    )
     polygon_min_iou: Annotated[float, Field(ge=0, le=1), Is("a number from 0 to 1 such as 0.99")] = Field(
         default=0.99,
         description="polygons of `PolygonLabels` have as few points as this IoU with the mask takes; 1 keeps all",

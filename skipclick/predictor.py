@@ -143,6 +143,12 @@ class Predictor:
         )
         return other
 
+    def without_graphs(self) -> Predictor:
+        """The same predictor without what `warm_up` recorded: it may work in another thread beside this one."""
+        other = copy.copy(self)
+        other._graphs = {}
+        return other
+
     @property
     def version(self) -> str:
         """Name of the weights in use."""

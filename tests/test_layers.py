@@ -18,7 +18,7 @@ BACKEND = (
     {"label_studio", "cvat"},
     {"images"},
     {"finetune"},
-    {"heads", "click_memo"},
+    {"heads", "click_memo", "proposing"},
     {"annotator", "known_picture"},
     {"factory"},
     {"readiness"},

@@ -192,6 +192,24 @@ def choose_mask_tag(
     return _MaskLabels(config, prompt, image).choose(labels)
 
 
+def tag_of_label(config: LabelingConfig, image: str, label: str) -> Control | None:
+    """The first mask tag of `image` that has a label as results carry it; None if none has. Without a label the first
+    that lets regions be without. Unlike a click's, such a label may be one that the config had once."""
+    tags = config.mask_tags(image)
+    if not label:
+        return next((tag for tag in tags if tag.allow_empty), None)
+    known = (tag for tag in tags if label in tag.labels)
+    return next(known, next((tag for tag in tags if tag.any_label), None))
+
+
+def is_paged(config: LabelingConfig, image: str, data: Mapping[str, Any]) -> bool:
+    """Whether a task's `data` hold several pages for an image tag of `config.for_task(data)`."""
+    try:
+        return isinstance(evaluate(config.images.get(image, ""), data), list)
+    except MissingValueError:
+        return False
+
+
 def image_reference(config: LabelingConfig, image: str, data: Mapping[str, Any], index: int | None) -> str:
     """The reference (URL, URI or path) that a task's `data` hold for an image tag of `config.for_task(data)`; `index`
     picks from a list.

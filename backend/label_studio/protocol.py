@@ -18,8 +18,10 @@ from backend.label_studio.labeling_config import (
     LabelingConfig,
     choose_mask_tag,
     image_reference,
+    is_paged,
     parse_labeling_config,
     prompted_image,
+    tag_of_label,
 )
 from backend.prompts import Box, ImageReference, SmartClick
 
@@ -227,6 +229,37 @@ def task_image(body: PredictBody, task: Json) -> ImageReference:
     return _reference(body, task, config, prompted_image(config), None)
 
 
+@dataclass(frozen=True)
+class UntouchedTask:
+    """A task that nobody has annotated: its one image, and where masks on it belong."""
+
+    name: str
+    """Of the task, among all of this Label Studio."""
+    image: ImageReference
+    to_name: str
+    config: LabelingConfig
+
+    def target(self, label: str, size: tuple[int, int]) -> RegionTarget | None:
+        """Where a mask of a label belongs on the image of `size` (H, W); None if no tag for masks has that label."""
+        tag = tag_of_label(self.config, self.to_name, label)
+        labels = (label,) if label else ()
+        if tag is None:
+            return None
+        return RegionTarget(tag.kind, tag.name, self.to_name, labels, width=size[1], height=size[0])
+
+
+def untouched_task(body: PredictBody) -> UntouchedTask | None:
+    """The only task of a body, if nobody has annotated it and it shows one image and no pages. Raises `ConfigError`."""
+    task = body.tasks[0]
+    data = _object(task, "data", "data")
+    config = _config(body, task)
+    image = prompted_image(config)
+    is_begun = any(_objects(task, source, source) for source in ("drafts", "annotations"))
+    if len(body.tasks) > 1 or is_begun or is_paged(config, image, data):
+        return None
+    return UntouchedTask(task_key(task), _reference(body, task, config, image, None), image, config)
+
+
 def mask_request(
     body: PredictBody, recall: Recall, limits: Limits = Limits(), read_stroke: ReadStroke | None = None
 ) -> MaskRequest | None:
@@ -306,6 +339,12 @@ def empty_response(model_version: str) -> dict[str, Any]:
     """The answer "no mask" to clicks. Must not answer a request without context: it would be stored as a
     prediction."""
     return {"results": [{"result": [], "score": 0.0, "model_version": model_version}]}
+
+
+def one_by_one(model_version: str) -> dict[str, Any]:
+    """The answer to several tasks that makes Label Studio send each of them alone, with time of its own: one result,
+    which it does not store. An answer to all would be lost after 100 seconds."""
+    return empty_response(model_version)
 
 
 def nothing_to_store() -> dict[str, Any]:

@@ -12,10 +12,13 @@
 
 from __future__ import annotations
 
+import base64
+import itertools
 import math
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import groupby
 from typing import Any
 
@@ -56,10 +59,39 @@ def mask_response(
     accepted. So the first region has the id of the one that is `corrected`, and with it all else that is saved of it,
     since that is replaced too. Raises `KeyError` for a kind of tag that no mask is written to.
     """
+    regions = _regions(target, mask, score, output, lambda: secrets.token_urlsafe(16))
+    if corrected is not None:
+        regions = _in_place_of(corrected, regions)
+    return {"results": [{"result": regions, "score": score, "model_version": model_version}]}
+
+
+def proposals_response(
+    name: str, proposals: Sequence[tuple[RegionTarget, BoxMask, float]], model_version: str, output: Output = Output()
+) -> dict[str, Any]:
+    """The answer with masks, at least one, that nobody clicked for, each with its score: one prediction, whose score is
+    their mean.
+
+    Ids follow from `name`, which is the task's, so that the same request has the same answer.
+    """
+    numbers = itertools.count()
+
+    def new_id() -> str:
+        digest = sha256(f"{name} {model_version} {next(numbers)}".encode()).digest()
+        return base64.urlsafe_b64encode(digest[:16]).rstrip(b"=").decode()
+
+    regions = [region for target, mask, score in proposals for region in _regions(target, mask, score, output, new_id)]
+    mean = sum(score for *_, score in proposals) / len(proposals)
+    return {"results": [{"result": regions, "score": mean, "model_version": model_version}]}
+
+
+def _regions(
+    target: RegionTarget, mask: BoxMask, score: float, output: Output, new_id: Callable[[], str]
+) -> list[dict[str, Any]]:
+    """A mask as regions of its tag."""
     regions: list[dict[str, Any]] = []
     for value in _WRITERS[target.kind](mask, output):
         region: dict[str, Any] = {
-            "id": secrets.token_urlsafe(16),
+            "id": new_id(),
             "type": target.kind,
             "from_name": target.from_name,
             "to_name": target.to_name,
@@ -74,11 +106,15 @@ def mask_response(
             region["item_index"] = target.item_index
         if regions:
             region["parentID"] = regions[0]["id"]
-        elif corrected is not None:
-            regions = [_in_its_place(item, region) for item in corrected.items]
-            continue
         regions.append(region)
-    return {"results": [{"result": regions, "score": score, "model_version": model_version}]}
+    return regions
+
+
+def _in_place_of(corrected: SavedRegion, regions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first region under the saved one's id, with all else that is saved of it; the others under that."""
+    first, *others = regions
+    saved = [_in_its_place(item, first) for item in corrected.items]
+    return [*saved, *(other | {"parentID": saved[0]["id"]} for other in others)]
 
 
 def _in_its_place(saved: Json, region: Json) -> dict[str, Any]:

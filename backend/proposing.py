@@ -1,0 +1,47 @@
+"""Who waits for proposals: a few requests at a time, and for each task one, whose answer Label Studio stores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Event, Lock
+
+PROPOSING_THREADS = 4
+"""Of all threads those that may wait for proposals: clicks need theirs."""
+
+SAVING = 0.25
+"""Seconds that Label Studio takes to store an answer, generously."""
+
+
+class Proposing:
+    """The requests that wait for proposals, each for `seconds` at most."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.slots = BoundedSemaphore(PROPOSING_THREADS)
+        self._running: dict[str, Event] = {}
+        self._lock = Lock()
+
+    @contextmanager
+    def only(self, task: str) -> Iterator[bool]:
+        """Whether this is the one request for a task now.
+
+        Label Studio's data manager asks twice when a task is opened, and would store both answers. So the second
+        waits until the first answer should be stored, which Label Studio looks for again afterwards.
+        """
+        with self._lock:
+            running = self._running.get(task)
+            if running is None:
+                mine = self._running[task] = Event()
+        if running is not None:
+            if running.wait(self.seconds):
+                time.sleep(SAVING)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with self._lock:
+                del self._running[task]
+            mine.set()
