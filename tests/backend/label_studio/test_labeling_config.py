@@ -12,9 +12,11 @@ from backend.label_studio.labeling_config import (
     check_labeling_config,
     choose_mask_tag,
     image_reference,
+    is_paged,
     labeling_config_doubts,
     parse_labeling_config,
     prompted_image,
+    tag_of_label,
 )
 from tests.support.recorded import recorded_requests
 
@@ -336,3 +338,35 @@ def test_brushes_that_are_smart_by_themselves_are_told(kind: str) -> None:
     )
     assert f'the {kind} tag "m" lacks the attribute smart="false"' in doubt
     assert not labeling_config_doubts(parse_labeling_config(f"<View>{IMAGE}{tag(kind, 'm')}{POINT}</View>"))
+
+
+OPEN = '<BrushLabels name="open" toName="image"/>'
+POLYGON = '<PolygonLabels name="p" toName="image" allowEmpty="true"><Label value="Boot" alias="b"/></PolygonLabels>'
+
+
+@pytest.mark.parametrize(
+    ("tags", "label", "name"),
+    [
+        (BRUSH, "B", "b"),
+        (BRUSH, "b", None),
+        (BRUSH, "Boot", None),
+        (BRUSH, "", None),
+        (BRUSH + POLYGON, "b", "p"),
+        (BRUSH + POLYGON, "Boot", None),
+        (BRUSH + POLYGON, "", "p"),
+        (OPEN + BRUSH, "A", "b"),
+        (OPEN + BRUSH, "Boot", "open"),
+    ],
+)
+def test_an_accepted_label_belongs_to_the_tag_that_has_it_now(tags: str, label: str, name: str | None) -> None:
+    """No guess, unlike for a click: the label may be one that was taken out of the config."""
+    tag = tag_of_label(parse_labeling_config(f"<View>{IMAGE}{tags}{POINT}</View>"), "image", label)
+    assert (tag and tag.name) == name
+
+
+def test_a_list_of_images_has_pages() -> None:
+    config = parse_labeling_config(f"<View>{IMAGE}{BRUSH}{POINT}</View>")
+    assert is_paged(config, "image", {"image": ["/a.png", "/b.png"]})
+    assert not is_paged(config, "image", {"image": "/a.png"})
+    assert not is_paged(config, "image", {"text": "none"})
+    assert not is_paged(config, "other", {})

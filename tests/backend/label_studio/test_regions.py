@@ -14,7 +14,7 @@ from label_studio_sdk.label_interface import LabelInterface
 from numpy.typing import NDArray
 
 from backend.label_studio.protocol import RegionTarget
-from backend.label_studio.regions import Output, mask_response, read_mask
+from backend.label_studio.regions import Output, mask_response, proposals_response, read_mask
 from skipclick.evaluation.datasets.label_studio import read_annotation
 from skipclick.masks import BoxMask
 
@@ -125,3 +125,24 @@ def test_a_single_pixel_is_a_region_of_each_kind() -> None:
 def test_a_region_without_a_mask_of_this_size_is_refused(kind: str, value: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_mask({"type": kind, "value": value}, b"", HEIGHT, WIDTH)
+
+
+def test_proposals_are_one_prediction_that_label_studio_takes() -> None:
+    """By its own check of predictions: all masks in one, each with its label, score and id, which stay the same."""
+    config = """<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image"><Label value="Ski"/>
+        </BrushLabels><PolygonLabels name="outline" toName="image"><Label value="Boot"/></PolygonLabels></View>"""
+    outline = RegionTarget("polygonlabels", "outline", "image", ("Boot",), WIDTH, HEIGHT)
+    mask = BoxMask.of(two_parts_and_a_hole())
+    given = [(target("brushlabels"), mask, 0.9), (outline, mask, 0.8)]
+    answer = proposals_response("1/7", given, "v1")
+    (prediction,) = answer["results"]
+    assert prediction["score"] == pytest.approx(0.85)
+    assert LabelInterface(config).validate_prediction(prediction, return_errors=True) == []
+    brush, first, second = prediction["result"]
+    assert (brush["value"]["brushlabels"], brush["score"]) == (["Ski"], 0.9)
+    assert first["value"]["polygonlabels"] == second["value"]["polygonlabels"] == ["Boot"]
+    assert second["parentID"] == first["id"]
+    assert len({brush["id"], first["id"], second["id"]}) == 3
+    assert proposals_response("1/7", given, "v1") == answer
+    for name, version in (("1/8", "v1"), ("1/7", "v2")):
+        assert proposals_response(name, given, version)["results"][0]["result"][0]["id"] != brush["id"]
