@@ -42,6 +42,7 @@ from skipclick.evaluation.datasets.agreement import Sketched, agreements, sketch
 
 logger = logging.getLogger(__name__)
 
+_DATABASE = "annotations.sqlite"
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
 _WRITERS_PATIENCE = 60.0  # seconds to wait for another process that works off events
@@ -504,8 +505,8 @@ class AnnotationStore:
             raise DamagedError(f"the database of annotations was damaged ({error}) and begun anew; try again") from None
 
     @contextmanager
-    def _connection(self, patience: float = _PATIENCE) -> Iterator[sqlite3.Connection]:
-        path = self._folder / "annotations.sqlite"
+    def _connection(self, patience: float = _PATIENCE, name: str = _DATABASE) -> Iterator[sqlite3.Connection]:
+        path = self._folder / name
         with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA synchronous = FULL")
@@ -515,7 +516,7 @@ class AnnotationStore:
         """Make the folder and what the database lacks, and look the database over."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            self._make_tables()
+            self._make_tables(_DATABASE)
             self._check(thoroughly=False)
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
@@ -523,8 +524,8 @@ class AnnotationStore:
             self._replace_damaged(error)
         self._is_prepared = True
 
-    def _make_tables(self) -> None:
-        with self._connection() as database:
+    def _make_tables(self, name: str) -> None:
+        with self._connection(name=name) as database:
             database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for each other
             is_new = not _scalar(database, "SELECT count(*) FROM sqlite_master WHERE name = 'objects'")
             database.executescript(_SCHEMA)
@@ -554,14 +555,16 @@ class AnnotationStore:
             except sqlite3.DatabaseError as still:
                 if not _is_damage(still):
                     raise
-            aside = f".damaged-{time.time_ns()}"
-            for name in ("annotations.sqlite", "annotations.sqlite-wal", "annotations.sqlite-shm"):
+            aside, new = f".damaged-{time.time_ns()}", f"{_DATABASE}.new"
+            _remove_database(self._folder / new)
+            self._make_tables(new)  # nobody meets it half made
+            for name in (f"{_DATABASE}-wal", f"{_DATABASE}-shm", _DATABASE):
                 with suppress(FileNotFoundError):
                     (self._folder / name).rename(self._folder / f"{name}{aside}")
-            self._make_tables()
+            (self._folder / new).replace(self._folder / _DATABASE)
         logger.error(
             "%s is damaged (%s) and was renamed to end with %s; its annotations are read from Label Studio again",
-            self._folder / "annotations.sqlite",
+            self._folder / _DATABASE,
             error,
             aside,
         )
@@ -656,6 +659,11 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     if code is not None and code & 0xFF in _DAMAGE:
         return True
     return isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
+
+
+def _remove_database(path: Path) -> None:
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        each.unlink(missing_ok=True)
 
 
 def _forget_event(database: sqlite3.Connection, number: int) -> None:
