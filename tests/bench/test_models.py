@@ -16,7 +16,7 @@ from skipclick.config import preset
 from skipclick.model import SkipClick
 from tests.support.small_models import SMALL
 
-BUNDLED = ModelSpec("bundled", (320, 320), "cpu", "float32", flip=True)
+BUNDLED = ModelSpec("bundled", (448, 448), "cpu", "float32", flip=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_published_size_is_for_vits(vit: str) -> None:
     assert network_size(vit, (672, 672), None) == (672, 672)
     assert network_size(vit, None, None) == SMALL.resolution
-    assert network_size("bundled", (672, 672), None) == (320, 320)
+    assert network_size("bundled", (672, 672), None) == (448, 448)
     for name in (vit, "bundled"):
         assert network_size(name, (672, 672), 224) == (224, 224)
     assert network_size("grabcut", (672, 672), 224) is None

@@ -39,7 +39,7 @@ def test_the_plan_is_every_model_on_every_set_under_every_seed(davis: Evaluation
         ("grabcut", 0),
         ("grabcut", 1),
     ]
-    assert [task.spec.resolution for task in tasks] == [(320, 320), (320, 320), None, None]
+    assert [task.spec.resolution for task in tasks] == [(448, 448), (448, 448), None, None]
     for names, datasets in ((["grabcut"] * 2, [davis]), (["grabcut"], [davis] * 2)):
         with pytest.raises(ValueError, match="once only"):
             plan(names, datasets, RULES)

@@ -139,7 +139,7 @@ def take_sample(window: Window) -> None:
 def test_the_status_is_shown(window: Window) -> None:
     window.page.locator("#caches tr").first.wait_for()
     facts = window.page.locator("#status").inner_text()
-    for words in ("skipclick", "cpu", "float32", "320 × 320", "memo", "None yet"):
+    for words in ("skipclick", "cpu", "float32", "448 × 448", "memo", "None yet"):
         assert words in facts, words
     window.picture("1-opened")
 
