@@ -150,7 +150,7 @@ def test_real_masks_agree_also_in_crops(graphs: Path) -> None:
     masks = []
     for predictor in (Predictor(model), Predictor(model, runtime="openvino", graphs=(graphs,))):
         features, encode_crop, state = predictor.encode(coffee), crop_encoder(predictor, coffee), None
-        clicks, session = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)], []
+        clicks, session = [Click(290, 100), Click(300, 235, positive=False), Click(340, 120)], []
         for count in range(1, len(clicks) + 1):
             (answer,) = predict_zoomed(predictor, [zoom_request(features, clicks[:count], state, encode_crop)])
             state = answer.state
