@@ -23,11 +23,12 @@ def coffee() -> NDArray[np.uint8]:
 
 
 def test_masks_in_bfloat16_agree_with_float32_on_a_real_photo(coffee: NDArray[np.uint8]) -> None:
-    """Three clicks on the cup and below it, every state carried on: the median IoU is at least 0.995."""
+    """Three clicks on the cup and below it, every state carried on, at 320 pixels: the median IoU is at least 0.995. At 448,
+    which the model is served at, soft first masks move more, and `choose_runtime` stays with float32."""
     clicks = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
     answers = {}
     for dtype in ("float32", "bfloat16"):
-        predictor = Predictor(load_checkpoint("bundled"), dtype=dtype)
+        predictor = Predictor(load_checkpoint("bundled"), (320, 320), dtype=dtype)
         features, state, masks = predictor.encode(coffee), None, []
         for count in range(1, len(clicks) + 1):
             answer = predictor.predict([ClickRequest(features, clicks[:count], state)])[0]
