@@ -23,8 +23,10 @@ def coffee() -> NDArray[np.uint8]:
 
 
 def test_masks_in_bfloat16_agree_with_float32_on_a_real_photo(coffee: NDArray[np.uint8]) -> None:
-    """Three clicks on the cup and below it, every state carried on, at 320 pixels: the median IoU is at least 0.995. At 448,
-    which the model is served at, soft first masks move more, and `choose_runtime` stays with float32."""
+    """Three clicks on the cup and below it, every state carried on, at 320 pixels: the median IoU is at least 0.995.
+
+    At 448, which the model is served at, soft first masks move more, and `choose_runtime` stays with float32.
+    """
     clicks = [Click(290, 150), Click(250, 60), Click(300, 235, positive=False)]
     answers = {}
     for dtype in ("float32", "bfloat16"):
