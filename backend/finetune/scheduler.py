@@ -12,19 +12,23 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
 from backend.finetune.job_store import Job, Jobs, now, read_job, write_job
-from backend.finetune.processes import kill, kill_group, process_name, seconds_running
-from backend.finetune.store import AnnotationStore
+from backend.finetune.locks import BusyError
+from backend.finetune.processes import kill, kill_group, lower, process_name, seconds_running
+from backend.finetune.store import AnnotationStore, BacklogError
 from backend.finetune.sync import receive
 
 _EVERY = 1.0  # seconds between two looks at the jobs
 _DEATH = 4.0  # seconds in which a killed process is gone, at the latest
+_ASKED_WITHIN = 20.0  # seconds in which no more than `MOST_QUEUED` trainings can be asked for
 _REPEATED = 600.0  # seconds after which the log tells again of a trouble that lasts
 _CATCHING_UP_EVERY = 60.0  # seconds between two processes that catch up with annotations
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
@@ -72,6 +76,7 @@ class Training:
         self._due: dict[int, float] = {}  # when to look whether a project has enough that is new, Unix time
         self._to_adapt: dict[int, float] = {}  # when to look whether there is anything to adapt to, Unix time
         self._adapted_to: dict[int, int] = {}  # by project: the highest id of an object that it was adapted to
+        self._asked_at: deque[float] = deque(maxlen=MOST_QUEUED)  # when trainings were asked for, monotonic time
         self._catching_up_at = 0.0  # when a process may catch up with annotations, monotonic time
         self._trouble: str | None = None
         self._told_at = 0.0  # when the log told of the trouble, monotonic time
@@ -117,11 +122,21 @@ class Training:
         num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
         if num_waiting >= MOST_QUEUED:
             raise ValueError(f"{num_waiting} trainings wait already; ask again when some of them are done")
+        self._check_pace()
         if not self._is_known(project):
             raise ValueError(f"Label Studio has no project {project}, or does not show it to this server's key")
         job = self.jobs.enqueue(project, asked_by, self._last_object(project))
         self._wake.set()
         return job
+
+    def _check_pace(self) -> None:
+        """Raises `BacklogError` where trainings are asked for faster than people do: each asks Label Studio."""
+        with self._lock:
+            if len(self._asked_at) == MOST_QUEUED and time.monotonic() - self._asked_at[0] < _ASKED_WITHIN:
+                raise BacklogError(
+                    f"{MOST_QUEUED} trainings were asked for within {_ASKED_WITHIN:.0f} seconds; try again"
+                )
+            self._asked_at.append(time.monotonic())
 
     def cancel(self, project: int) -> Job:
         """End the project's job, waiting or running; as it was in the end, which it may have reached by itself. Raises
@@ -166,7 +181,8 @@ class Training:
 
     def step(self) -> None:
         """One round of the work in the background."""
-        self._store.settle()
+        with suppress(BusyError):  # a heavy event is being applied
+            self._store.settle(patience=_EVERY)
         if self._by_itself:
             self._ask_where_due()
         self._clear_away_children()
@@ -324,6 +340,7 @@ class Training:
                 pass_fds=[device],
                 start_new_session=True,  # signals to this server's group are not for it
             )
+        lower(child.pid)  # here, since it takes seconds until it can do so itself
         os.pwrite(device, (process_name(child.pid) or "").encode(), 0)
         self._children.append(child)
         return child

@@ -24,7 +24,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 _DATABASE = "annotations.sqlite"
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
-_WRITERS_PATIENCE = 60.0  # seconds to wait for another process that works off events
+_WRITERS_PATIENCE = 600.0  # seconds to wait for another process that works off events, of which a heavy one takes long
 _LIGHT_BYTES = 1 << 20  # of an event's body; reading it takes up to 45 times as much memory
 _LIGHT_PIXELS = 200_000_000  # of all masks of an event together; decoding them takes a second
 _MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
@@ -177,11 +177,11 @@ class AnnotationStore:
                 raise BacklogError(f"{count} events with {size >> 20} MB wait to be worked off; no more are taken")
             database.execute("INSERT INTO received (project, at, body) VALUES (?, ?, ?)", (project, time.time(), body))
 
-    def settle(self, project: int | None = None) -> int:
-        """Work off what was received, in order, but for heavy events; how many events that were. Waits for another
-        writer to finish. Where an event cannot be applied now, its project waits; the error is raised at the end, of
-        one `project` only if one is given."""
-        with self._sole_writer():
+    def settle(self, project: int | None = None, patience: float = _WRITERS_PATIENCE) -> int:
+        """Work off what was received, in order, but for heavy events; how many events that were. Where an event cannot
+        be applied now, its project waits; the error is raised at the end, of one `project` only if one is given. Raises
+        `BusyError` if another process works off events for longer than `patience` seconds."""
+        with self._sole_writer(patience):
             with self._database() as database:
                 database.execute(
                     "INSERT OR IGNORE INTO heavy SELECT number FROM received WHERE length(body) > ?", (_LIGHT_BYTES,)
@@ -189,9 +189,9 @@ class AnnotationStore:
             return self._settle_all(_LIGHT_PIXELS, project)
 
     def settle_heavy(self) -> int:
-        """Work off the events that `settle` left, of whatever size. For a process that may end in the middle."""
-        with self._sole_writer():
-            return self._settle_all(None)
+        """Work off the events that `settle` left, of whatever size. For a process that may end in the middle; others
+        have their turn after each event."""
+        return self._settle_all(None)
 
     def is_behind(self) -> bool:
         """Whether there are heavy events, or projects to ask Label Studio for."""
@@ -311,7 +311,8 @@ class AnnotationStore:
         num_events, troubles = 0, dict[int, OSError | sqlite3.Error]()
         while (row := self._next_event(max_pixels is None, troubles)) is not None:
             try:
-                self._settle_one(row, max_pixels)
+                with self._sole_writer() if max_pixels is None else nullcontext():
+                    self._settle_one(row, max_pixels)
                 num_events += 1
             except (OSError, sqlite3.Error) as error:  # `_is_of_the_system`
                 troubles[row["project"]] = error
@@ -578,9 +579,9 @@ class AnnotationStore:
             database.execute("COMMIT")  # closing a connection without it rolls back
 
     @contextmanager
-    def _sole_writer(self) -> Iterator[None]:
+    def _sole_writer(self, patience: float = _WRITERS_PATIENCE) -> Iterator[None]:
         """Keeps other threads and processes from working off events. Raises `BusyError`."""
-        with locked(self._folder / "annotations.lock", _WRITERS_PATIENCE):
+        with locked(self._folder / "annotations.lock", patience):
             yield
 
 

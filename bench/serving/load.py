@@ -162,12 +162,13 @@ def predict_body(request: Request, image_url: str, size: tuple[int, int]) -> dic
     return TOOL.predict_body(task, size, request.clicks)
 
 
-def measure(target: Target, workload: Workload) -> Load:
-    """Let the annotators of a workload click on a server until it is done."""
+def measure(target: Target, workload: Workload, count_hits: bool = True) -> Load:
+    """Let the annotators of a workload click on a server until it is done. count_hits: also ask it what it found in its
+    cache, which a busy one may refuse to say."""
     sent: list[Sent] = []
     numbers = count(1)
     lock = threading.Lock()
-    before = feature_lookups(target.url, target.login)
+    before = feature_lookups(target.url, target.login) if count_hits else (0.0, 0.0)
     begin = time.perf_counter()
 
     def work(seed: int, bar: tqdm[Any]) -> None:
@@ -196,7 +197,7 @@ def measure(target: Target, workload: Workload) -> Load:
         for worker in workers:
             worker.join()
     elapsed = time.perf_counter() - begin
-    after = feature_lookups(target.url, target.login)
+    after = feature_lookups(target.url, target.login) if count_hits else (0.0, 0.0)
     hits, misses = (now - then for now, then in zip(after, before, strict=True))
     rate = hits / (hits + misses) if hits + misses else None
     return Load(workload.annotators, workload.think, elapsed, sorted(sent, key=lambda one: one.begin), rate)
