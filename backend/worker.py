@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from backend.finetune.scheduler import Training
     from backend.readiness import Readiness
 
-_PROMPT = 0.1
+_PROMPT = 0.05
 """Seconds that a request or an answer may wait for its client, all in all, on any thread."""
 
 _SILENCE = 10.0

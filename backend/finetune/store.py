@@ -47,7 +47,7 @@ _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of wh
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
 _WRITERS_PATIENCE = 600.0  # seconds to wait for another process that works off events, of which a heavy one takes long
 _LIGHT_BYTES = 1 << 20  # of an event's body; reading it takes up to 45 times as much memory
-_LIGHT_PIXELS = 200_000_000  # of all masks of an event together; decoding them takes a second
+_LIGHT_PIXELS = 20_000_000  # of all masks of an event together; decoding them takes a tenth of a second
 _MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
 MOST_WAITING = 10_000
 """Events that wait to be worked off, of all projects together."""

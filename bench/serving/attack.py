@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -141,21 +142,24 @@ def nested_json(server: Attacked, stop: threading.Event) -> Iterator[int]:
 
 def large_events(server: Attacked, stop: threading.Event) -> Iterator[int]:
     """Accepted masks of many bytes, of many pixels in few bytes, and in long chains of regions."""
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8)
-    large = np.full((8900, 8900), 255, np.uint8)
-    events = [
-        _event(1, [_region("a", noise)]),
-        _event(2, [_region("m", large)] * 20),
-        _event(3, [_region("c", np.full((8, 8), 255, np.uint8)) | {"parentID": f"c{n + 1}"} for n in range(6000)]),
-    ]
-    for event in events:
-        for number, region in enumerate(event["annotation"]["result"]):
-            region["id"] = f"{region['id']}{number}"
-    bodies = [json.dumps(event).encode() for event in events]
     for number in range(30):
         if stop.is_set():
             return
-        yield server.post("/webhook", bodies[number % 3])
+        yield server.post("/webhook", _large_events()[number % 3])
+
+
+@cache
+def _large_events() -> tuple[bytes, bytes, bytes]:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), np.uint8)
+    large = _region("m", np.full((8900, 8900), 255, np.uint8))
+    chain = [_region("c", _SPOT) | {"parentID": f"c{number + 1}"} for number in range(6000)]
+    events = (
+        _event(1, [_region("a", noise)]),
+        _event(2, [large | {"id": f"m{number}"} for number in range(20)]),
+        _event(3, [region | {"id": f"c{number}"} for number, region in enumerate(chain)]),
+    )
+    first, second, third = (json.dumps(event).encode() for event in events)
+    return first, second, third
 
 
 def forged_trainings(server: Attacked, stop: threading.Event) -> Iterator[int]:
@@ -175,7 +179,7 @@ def stopped_clients(server: Attacked, stop: threading.Event) -> Iterator[int]:
         post + b"Content-Length: 1000\r\n\r\n{",
         post + b"Content-Length: 1000000\r\n\r\n" + bytes(300 << 10),
         post + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
-        b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 400,
+        b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 60,
         b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
         b"no HTTP at all\r\n\r\n",
     )
@@ -517,6 +521,7 @@ def _attack(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
         def workload(number: int) -> Workload:
             return Workload(options.annotators, 1_000_000, options.seconds, options.think, first_seed=100 * number)
 
+        _large_events()  # now: the annotators are threads of this process
         ready = resident_bytes(server.worker)
         usual, watch, _ = watched(server, target, workload(0), None)
         print(
