@@ -47,6 +47,7 @@ _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of wh
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
 _WRITERS_PATIENCE = 600.0  # seconds to wait for another process that works off events, of which a heavy one takes long
 _LIGHT_BYTES = 1 << 20  # of an event's body; reading it takes up to 45 times as much memory
+_LIGHT_MASKS = 50  # of an event: each takes a millisecond at least
 _LIGHT_PIXELS = 20_000_000  # of all masks of an event together; decoding them takes a tenth of a second
 _MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
 MOST_WAITING = 10_000
@@ -182,16 +183,12 @@ class AnnotationStore:
         be applied now, its project waits; the error is raised at the end, of one `project` only if one is given. Raises
         `BusyError` if another process works off events for longer than `patience` seconds."""
         with self._sole_writer(patience):
-            with self._database() as database:
-                database.execute(
-                    "INSERT OR IGNORE INTO heavy SELECT number FROM received WHERE length(body) > ?", (_LIGHT_BYTES,)
-                )
-            return self._settle_all(_LIGHT_PIXELS, project)
+            return self._settle_all(heavy=False, project=project)
 
     def settle_heavy(self) -> int:
         """Work off the events that `settle` left, of whatever size. For a process that may end in the middle; others
         have their turn after each event."""
-        return self._settle_all(None)
+        return self._settle_all(heavy=True)
 
     def is_behind(self) -> bool:
         """Whether there are heavy events, or projects to ask Label Studio for."""
@@ -306,13 +303,13 @@ class AnnotationStore:
                 path.unlink()
         return len(forgotten)
 
-    def _settle_all(self, max_pixels: int | None, project: int | None = None) -> int:
-        """Work off the events that are not heavy, or those that are if `max_pixels` is None."""
+    def _settle_all(self, heavy: bool, project: int | None = None) -> int:
+        """Work off the events that are heavy, or the others."""
         num_events, troubles = 0, dict[int, OSError | sqlite3.Error]()
-        while (row := self._next_event(max_pixels is None, troubles)) is not None:
+        while (row := self._next_event(heavy, troubles)) is not None:
             try:
-                with self._sole_writer() if max_pixels is None else nullcontext():
-                    self._settle_one(row, max_pixels)
+                with self._sole_writer() if heavy else nullcontext():
+                    self._settle_one(row, heavy)
                 num_events += 1
             except (OSError, sqlite3.Error) as error:  # `_is_of_the_system`
                 troubles[row["project"]] = error
@@ -331,16 +328,19 @@ class AnnotationStore:
             row: sqlite3.Row | None = database.execute(query).fetchone()
         return row
 
-    def _settle_one(self, row: sqlite3.Row, max_pixels: int | None) -> None:
-        """Work off an event, or mark it as heavy if its masks have more than `max_pixels` together. Raises `OSError` or
+    def _settle_one(self, row: sqlite3.Row, heavy: bool) -> None:
+        """Work off an event; unless `heavy` ones are wanted, only mark it if it is one. Raises `OSError` or
         `sqlite3.Error` where it cannot be applied now for no fault of its own."""
         number = row["number"]
+        if not heavy and len(row["body"]) > _LIGHT_BYTES:
+            self._leave_for_later(number)
+            return
         if self._count_try(number) > _MOST_TRIES:
             self._set_aside(row)
             return
         try:
             event = _event(row["body"], row["project"])
-            if max_pixels is not None and _num_pixels(event, self._max_pixels) > max_pixels:
+            if not heavy and _is_heavy(event, self._max_pixels):
                 self._leave_for_later(number)
                 return
             self._apply(row["project"], event, number, at=row["at"])
@@ -641,10 +641,11 @@ def _event(body: bytes, project: int) -> Event:
         return Event()
 
 
-def _num_pixels(event: Event, max_pixels: int) -> int:
-    """Of all masks that have to be decoded to apply an event; those of more than `max_pixels` are not."""
+def _is_heavy(event: Event, max_pixels: int) -> bool:
+    """Whether an event has many masks, or large ones, to be decoded; those of more than `max_pixels` are not."""
     sizes = (piece.size[0] * piece.size[1] for one in event.saved for each in one.objects for piece in each.pieces)
-    return sum(size for size in sizes if size <= max_pixels)
+    pixels = [size for size in sizes if size <= max_pixels]
+    return len(pixels) > _LIGHT_MASKS or sum(pixels) > _LIGHT_PIXELS
 
 
 def _is_of_the_system(error: Exception) -> bool:

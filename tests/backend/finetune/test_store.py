@@ -525,12 +525,14 @@ def test_heavy_events_are_left_for_a_process_of_their_own(
     monkeypatch.setattr(store_module, "_LIGHT_BYTES", 5000)
     tell(store, saved(annotation(2, 6, [region("d", SHOWN)])) | {"more": "x" * 5000})
     tell(store, saved(annotation(3, 7, [region("e", SHOWN)])))
+    monkeypatch.setattr(store_module, "_LIGHT_MASKS", 1)
+    tell(store, saved(annotation(4, 8, [region("f", SHOWN), region("g", drawn(2, 2, 9, 7))])))
     assert regions(store) == ["e"]
-    assert store.backlog() == {"waiting": 2, "bytes": ANY, "heavy": 2, "set_aside": 0}
+    assert store.backlog() == {"waiting": 3, "bytes": ANY, "heavy": 3, "set_aside": 0}
     assert store.is_behind()
     assert store.settle() == 0
-    assert store.settle_heavy() == 2
-    assert sorted(regions(store)) == ["a", "b", "c", "d", "e"]
+    assert store.settle_heavy() == 3
+    assert sorted(regions(store)) == ["a", "b", "c", "d", "e", "f", "g"]
     assert store.backlog() == {"waiting": 0, "bytes": 0, "heavy": 0, "set_aside": 0}
     assert not store.is_behind()
 
