@@ -158,7 +158,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.data_ready = True
         conn.parser.unreader.sock = incoming = DeadlineSocket(conn.sock, deadline, self.slow_clients)
         try:
-            keepalive = super().handle(conn)
+            # Who sends the next request before this one is answered would have others' turns: it may connect again.
+            keepalive = super().handle(conn) and not conn.parser.unreader.buf.getvalue()
             if not keepalive:
                 self._take_leave(conn.sock)
             return keepalive

@@ -122,6 +122,11 @@ def test_an_answer_arrives_in_one_piece(tmp_path: Path) -> None:
                 client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
                 head, _, body = client.recv(1 << 20).partition(b"\r\n\r\n")
                 assert f"\r\nContent-Length: {len(body)}" in head.decode(), path
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as client:  # several at once: the first counts
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+            client.shutdown(socket.SHUT_WR)
+            answers = b"".join(iter(lambda: client.recv(1 << 20), b""))
+            assert answers.count(b"HTTP/1.1 200") == 1
 
 
 @pytest.mark.slow
