@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +85,7 @@ class IsegmModel:
         older = {"eval_ritm": False} if "eval_ritm" in inspect.signature(utils.load_is_model).parameters else {}
         try:
             network = utils.load_is_model(checkpoint, self.device, **older)
-        except (OSError, RuntimeError, KeyError, ImportError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever another project's code raises
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"the checkout of {method} cannot read {checkpoint!r}: {reason}") from error
         size = (self.side, self.side)

@@ -299,10 +299,10 @@ ATTACKS: Mapping[str, Attack] = {
 _SPOT = np.full((8, 8), 255, np.uint8)
 
 
-def _click(address: str, task: int) -> dict[str, Any]:
-    """A click on a photo at an address."""
+def _click(address: str, task: int, size: tuple[int, int] = (100, 100)) -> dict[str, Any]:
+    """A click on a photo of a size (H, W) at an address."""
     shown = {"id": task, "data": {"image": address}, "annotations": [], "drafts": [], "predictions": []}
-    return TOOL.predict_body(shown, (100, 100), [Click(50, 50)])
+    return TOOL.predict_body(shown, size, [Click(50, 50)])
 
 
 def _event(annotation: int, result: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -522,6 +522,8 @@ def _attack(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
             return Workload(options.annotators, 1_000_000, options.seconds, options.think, first_seed=100 * number)
 
         _large_events()  # now: the annotators are threads of this process
+        for name in pictures:  # of a source that hangs photos can be had which are known
+            server.post("/predict", _click(f"/data/upload/1/{name}", 1, size))
         ready = resident_bytes(server.worker)
         usual, watch, _ = watched(server, target, workload(0), None)
         print(

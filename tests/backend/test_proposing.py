@@ -31,7 +31,7 @@ from skipclick.predictor import ClickRequest
 from skipclick.proposals import ProposalRule, Prototypes, pooled
 from tests.support.project_heads import CUP, IMAGE, OnePhoto, photo
 from tests.support.recorded import recorded_requests
-from tests.support.small_models import bundled_at_half_resolution
+from tests.support.small_models import bundled_at_160_pixels
 from tests.support.tuned_models import tuned_model
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -62,7 +62,7 @@ def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def predictor() -> Watched:
-    return Watched(bundled_at_half_resolution())
+    return Watched(bundled_at_160_pixels())
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_of_two_requests_for_a_task_one_is_answered() -> None:
 def test_a_version_proposes_where_it_is_asked_to_and_was_found_to_help(
     tmp_path: Path, predictor: Watched, predict: str, helps: bool
 ) -> None:
-    base, executor = bundled_at_half_resolution(), DeviceExecutor()
+    base, executor = bundled_at_160_pixels(), DeviceExecutor()
     versions = Versions(tmp_path)
     known = Prototypes({"Ski": np.eye(520, dtype=np.float32)[:1]})
     about = {"proposals": {"helps": helps}}
@@ -293,7 +293,7 @@ def test_a_version_proposes_where_it_is_asked_to_and_was_found_to_help(
 
 
 def test_damaged_prototypes_leave_the_head_in_service(tmp_path: Path, predictor: Watched) -> None:
-    base, executor = bundled_at_half_resolution(), DeviceExecutor()
+    base, executor = bundled_at_160_pixels(), DeviceExecutor()
     versions = Versions(tmp_path)
     versions.write(1, tuned_model(1, base), base, about={"proposals": {"helps": True}}, report={})
     versions.promote(1, 1)

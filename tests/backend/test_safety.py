@@ -807,7 +807,7 @@ def test_lists_that_never_end_take_no_long_time(client: FlaskClient) -> None:
 
 @pytest.mark.slow
 def test_clients_that_send_half_a_request_or_drips_do_not_keep_the_threads(tmp_path: Path) -> None:
-    """As many of them as there are threads; without a limit the server would never answer again."""
+    """As many of them as there are threads: the server goes on answering."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -833,8 +833,7 @@ def test_clients_that_send_half_a_request_or_drips_do_not_keep_the_threads(tmp_p
             for thread in dripping:
                 thread.start()
             time.sleep(0.5)
-            assert not answers(health, 1)  # or the test would show nothing
-            assert answers(health, 60)
+            assert answers(health, 5)
             over.set()
             for thread in dripping:
                 thread.join(10)

@@ -15,7 +15,7 @@ from skipclick.evaluation.datasets import check_set
 from skipclick.features import ImageFeatures
 from skipclick.metrics import mask_iou
 from skipclick.proposals import Proposal, ProposalRule, Prototypes, T, candidates, grid, pooled, propose
-from tests.support.small_models import bundled_at_half_resolution
+from tests.support.small_models import bundled_at_160_pixels
 
 RED, BLUE = (220, 30, 30), (30, 30, 220)
 COARSE = ProposalRule(side=4)
@@ -25,7 +25,7 @@ ANYTHING = ProposalRule(side=4, quality=0.2, similarity=-1.0, max_shared=0.9)
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(bundled_at_half_resolution(), keep_taps=True)
+    return Predictor(bundled_at_160_pixels(), keep_taps=True)
 
 
 Disk = tuple[int, int, int, tuple[int, int, int]]

@@ -32,9 +32,8 @@ SMALL_CONV = replace(
 )
 
 
-def bundled_at_half_resolution() -> SkipClick:
-    """The bundled model for 160 x 160 pixels: it knows what an object is, and learns at a quarter of the cost."""
+def bundled_at_160_pixels() -> SkipClick:
+    """The bundled model for 160 x 160 pixels: it knows what an object is, and learns at a small part of the cost."""
     model = load_checkpoint("bundled")
-    height, width = model.config.resolution
-    model.config = replace(model.config, resolution=(height // 2, width // 2))
+    model.config = replace(model.config, resolution=(160, 160))
     return model

@@ -314,10 +314,10 @@ class Trial:
         self.server.kill()
 
     def _kill_job(self) -> None:
-        process = None if self._is_device_free() else self.jobs.holder()
-        if process is not None:
+        holder = "" if self._is_device_free() else self.jobs.holder()
+        if holder:
             with suppress(ProcessLookupError):  # it has ended just now
-                os.kill(process, signal.SIGKILL)
+                os.kill(int(holder.split()[0]), signal.SIGKILL)
 
     def _is_device_free(self) -> bool:
         with self.jobs.device() as device:

@@ -15,7 +15,7 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.head import backbone_digest, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
-from tests.support.small_models import bundled_at_half_resolution
+from tests.support.small_models import bundled_at_160_pixels
 from train.finetune import Example
 from train.finetune.adapt import RECIPE, AdaptConfig, Adapted, adapt, balanced
 from train.finetune.examples import load_images
@@ -28,7 +28,7 @@ QUICK = AdaptConfig(recipe=dataclasses.replace(UNHURRIED, steps=2, batch_size=2,
 
 @pytest.fixture(scope="module")
 def base() -> SkipClick:
-    return bundled_at_half_resolution()
+    return bundled_at_160_pixels()
 
 
 @pytest.fixture(scope="module")

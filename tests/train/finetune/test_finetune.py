@@ -23,7 +23,7 @@ from skipclick.evaluation.results import ObjectResult
 from skipclick.head import backbone_digest, head_digest, head_state
 from skipclick.model import SkipClick
 from tests.support.drawn_squares import drawn_example, fixed
-from tests.support.small_models import bundled_at_half_resolution
+from tests.support.small_models import bundled_at_160_pixels
 from train.finetune import Candidate, Example, FinetuneConfig, Progress, TooFewError, finetune, split
 from train.finetune.annotators import in_turns, owners_of_objects
 from train.finetune.examples import load_images
@@ -40,7 +40,7 @@ QUICK = FinetuneConfig(steps=8, batch_size=4, views=2, checks=2, precision="floa
 
 @pytest.fixture(scope="module")
 def base() -> SkipClick:
-    return bundled_at_half_resolution()
+    return bundled_at_160_pixels()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from skipclick import Predictor
 from skipclick.masks import BoxMask
 from skipclick.proposals import Proposal, Prototypes
 from tests.support.drawn_squares import fixed
-from tests.support.small_models import bundled_at_half_resolution
+from tests.support.small_models import bundled_at_160_pixels
 from train.finetune import Example
 from train.finetune import proposals as module
 from train.finetune.examples import load_images
@@ -30,7 +30,7 @@ def disk(key: str, label: str, column: int, called: str | None = None) -> Exampl
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(bundled_at_half_resolution(), keep_taps=True)
+    return Predictor(bundled_at_160_pixels(), keep_taps=True)
 
 
 @pytest.fixture(scope="module")
