@@ -46,7 +46,8 @@ def test_the_server_holds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert set(told["bombs"]) <= {200, 400}
     assert set(told["nested JSON"]) == {400}
     assert set(told["large events"]) == {201}
-    assert set(told["forged trainings"]) == {400}
+    assert set(told["forged trainings"]) <= {400, 503}
+    assert told["forged trainings"][400] <= 20  # no more are looked into
     assert set(told["hanging photos"]) <= {400, 503}
     assert set(told["locked database"]) == {503}
     assert set(told["foreign pages"]) == {403}
