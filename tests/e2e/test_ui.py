@@ -5,6 +5,7 @@ Screenshots go to e2e-output/ui/.
 
 import json
 import os
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -221,7 +222,9 @@ def test_it_begins_with_a_mask_from_a_file(window: Window) -> None:
     Image.fromarray(cup).save(file, "PNG")
     window.page.locator("#begin").set_input_files({"name": "m.png", "mimeType": "image/png", "buffer": file.getvalue()})
     window.page.locator("#answer", has_text="click where the mask is wrong").wait_for()
-    assert ((window.pixels() != plain).any(axis=2) == cup).mean() > 0.999
+    deadline = time.monotonic() + 30  # it is drawn after the words are there
+    while not ((window.pixels() != plain).any(axis=2) == cup).mean() > 0.999:
+        assert time.monotonic() < deadline
     window.picture("11-begun-with-a-mask")
     response = window.predict(*SAUCER)
     after = mask_of(response)
