@@ -14,7 +14,6 @@ import os
 import resource
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,6 +26,7 @@ from PIL import Image
 
 from backend.device import choose_device
 from backend.finetune.job_store import working_on
+from backend.finetune.processes import lower
 from backend.finetune.store import AnnotationStore, StoredObject
 from backend.finetune.sync import collect
 from backend.finetune.versions import Versions
@@ -199,12 +199,12 @@ def served(versions: Versions, project: int, number: int | None, base: SkipClick
 
 def restrain(settings: Settings) -> None:
     """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
-    os.nice(19)
-    # Linux may divide processors between sessions first, whatever their processes' niceness. The server starts a job in
-    # a session of its own; a job started by hand shares one with its user's other work, which must keep its share.
+    # The server starts a job in a session of its own; one started by hand shares it with its user's other work, which
+    # must keep its share.
     if os.getsid(0) == os.getpid():
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text("19")
+        lower(os.getpid())
+    else:
+        os.nice(19)
     threads = settings.finetune_threads or torch.get_num_threads()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

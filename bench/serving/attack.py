@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -40,7 +40,7 @@ from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, write_results
 from bench.serving.annotators import drawn_photo
 from bench.serving.load import TOOL, Load, Target, Workload, jpeg, measure, spawned_process
-from bench.serving.loopback import exit_on_signals, local_session
+from bench.serving.loopback import exit_on_signals, http_server, local_session
 from skipclick import Click, brush_rle
 from skipclick.evaluation.option_types import positive, positive_float
 
@@ -316,7 +316,7 @@ def _event(annotation: int, result: Sequence[Mapping[str, Any]]) -> dict[str, An
 def _region(name: str, mask: NDArray[np.uint8]) -> dict[str, Any]:
     """A brush region of a mask, uint8 (H, W)."""
     height, width = mask.shape
-    value = {"format": "rle", "rle": np.asarray(brush_rle.encode(mask)).tolist(), "brushlabels": ["thing"]}
+    value = {"format": "rle", "rle": brush_rle.encode(mask), "brushlabels": ["thing"]}
     tags = {"id": name, "type": "brushlabels", "from_name": "mask", "to_name": "image"}
     return tags | {"original_width": width, "original_height": height, "value": value}
 
@@ -353,15 +353,11 @@ def label_studio(files: Mapping[str, bytes]) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        over.set()
-        server.shutdown()
-        server.server_close()
+    with http_server(Handler) as url:
+        try:
+            yield url
+        finally:
+            over.set()  # what still hangs ends
 
 
 def evil_photos() -> dict[str, bytes]:

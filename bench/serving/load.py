@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, image_size, write_results
 from bench.plots import COLOURS, STYLE
 from bench.serving.annotators import Request, photos, session
-from bench.serving.loopback import exit_on_signals, free_port
+from bench.serving.loopback import exit_on_signals, free_port, http_server
 from skipclick.atomic_io import atomic_write
 from skipclick.evaluation.option_types import positive, positive_float
 from skipclick.evaluation.timing import percentiles
@@ -249,13 +249,8 @@ def image_server(files: Mapping[str, bytes]) -> Iterator[str]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with http_server(Handler) as url:
+        yield url
 
 
 @dataclass(frozen=True)

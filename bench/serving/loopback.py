@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import FrameType
 from typing import NoReturn
 
@@ -17,6 +21,18 @@ def free_port() -> int:
         listener.bind(("", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+@contextmanager
+def http_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server on a free port of loopback, a thread for each connection; its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def local_session() -> requests.Session:
