@@ -84,8 +84,10 @@ def _check_skipclick(arguments: list[str], folder: Path) -> None:
         assert import_module("skipclick.__main__").main(arguments) == 0
 
 
-def _check_noc(words: list[str]) -> None:
-    """The command as it stands but for the data, of which one photo of the check set takes the place."""
+def _check_noc(words: list[str], folder: Path) -> None:
+    """The command as it stands, but for the data, of which one photo of the check set takes the place, and for a
+    copy of the bundled model: OpenVINO's graphs are written beside it."""
+    copy = str(shutil.copy(BUNDLED, folder / "bundled.safetensors"))
     arguments = [word for word in words[2:] if "=" not in word]
     if "--dataset" in arguments:
         place = arguments.index("--dataset") + 1
@@ -94,7 +96,7 @@ def _check_noc(words: list[str]) -> None:
         if option in arguments:
             del arguments[arguments.index(option) : arguments.index(option) + 2]
     absent = re.compile(r".*(\.safetensors|\.pth|_plug:\w+)")  # plugs: tests/bench/baselines/test_isegm_checkout.py
-    arguments = ["bundled" if absent.fullmatch(word) else word for word in arguments]
+    arguments = [copy if word == "bundled" or absent.fullmatch(word) else word for word in arguments]
     limit = [] if "--list" in arguments else ["--limit", "1"]
     with chdir(ROOT):
         assert import_module("bench.noc").main([*arguments, *limit]) == 0
@@ -160,7 +162,7 @@ def test_a_documented_command_works(
         case ["skipclick", *arguments]:
             _check_skipclick(arguments, tmp_path)
         case ["python", "bench/noc.py", *_]:
-            _check_noc(words)
+            _check_noc(words, tmp_path)
         case ["python", "-m", "train", name, *options] | ["torchrun", _, _, "-m", "train", name, *options]:
             _check_help("train.__main__", [name], options, capsys)
         case ["deploy/train-nodes.sh", _, _, *options]:
