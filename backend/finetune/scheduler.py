@@ -33,6 +33,7 @@ _REPEATED = 600.0  # seconds after which the log tells again of a trouble that l
 _CATCHING_UP_EVERY = 60.0  # seconds between two processes that catch up with annotations
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
 _SHOWN = 10  # jobs that a project's report lists
+_AGAIN = 10.0  # seconds after which a project is looked at again that has enough for a training and could not have one
 _SETTLED = 2.0  # seconds after which Label Studio's REST interface surely shows what its webhook told of
 
 MOST_QUEUED = 20
@@ -42,6 +43,10 @@ COMMAND = (sys.executable, "-m", "backend.finetune")
 """The process that works on a job; `--project N --job FILE` follow."""
 
 logger = logging.getLogger(__name__)
+
+
+class _QueueFullError(ValueError):
+    """Too many trainings wait."""
 
 
 class Training:
@@ -113,21 +118,33 @@ class Training:
             self._wake.set()
         return project
 
-    def ask(self, project: int, asked_by: str = "Start Training") -> Job:
-        """A job for a project: a new one, or the one that waits or runs already. Raises `ValueError` for a project that
-        Label Studio does not know, and where too many wait."""
+    def ask(self, project: int) -> Job:
+        """A job for a project that somebody asks for: a new one, or the one that waits or runs already. Raises
+        `ValueError` for a project that Label Studio does not know, and where too many wait, `BacklogError` where
+        trainings are asked for faster than people do."""
         newest = self.jobs.newest(project)
         if newest is not None and newest.active:
             return newest
-        num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
-        if num_waiting >= MOST_QUEUED:
-            raise ValueError(f"{num_waiting} trainings wait already; ask again when some of them are done")
+        self._check_queue()
         self._check_pace()
-        if not self._is_known(project):
-            raise ValueError(f"Label Studio has no project {project}, or does not show it to this server's key")
+        self._check_known(project)
+        return self._enqueue(project, "Start Training")
+
+    def _enqueue(self, project: int, asked_by: str) -> Job:
         job = self.jobs.enqueue(project, asked_by, self._last_object(project))
         self._wake.set()
         return job
+
+    def _check_queue(self) -> None:
+        """Raises `_QueueFullError`."""
+        num_waiting = sum(job.state == "queued" for job in self.jobs.newest_of_each())
+        if num_waiting >= MOST_QUEUED:
+            raise _QueueFullError(f"{num_waiting} trainings wait already; ask again when some of them are done")
+
+    def _check_known(self, project: int) -> None:
+        """Raises `ValueError` for a project that Label Studio does not know."""
+        if not self._is_known(project):
+            raise ValueError(f"Label Studio has no project {project}, or does not show it to this server's key")
 
     def _check_pace(self) -> None:
         """Raises `BacklogError` where trainings are asked for faster than people do: each asks Label Studio."""
@@ -219,24 +236,45 @@ class Training:
             logger.error("learning is held up; clicks are answered all the same", exc_info=error)
 
     def _ask_where_due(self) -> None:
+        """Ask for a training of each project that has enough for one and is left in peace for long enough."""
         with self._lock:
             due = [project for project, moment in self._due.items() if moment <= time.time()]
-            for project in due:
-                del self._due[project]
         for project in due:
-            changed_at = self._store.counts(project).changed_at
-            ahead = changed_at > time.time()  # the clock was: that moment says nothing
-            moment = 0.0 if ahead else changed_at + self._quiet_seconds
-            job = self.jobs.newest(project)
-            if job is not None and job.active:
-                moment = time.time() + self._quiet_seconds
-            if moment > time.time():
-                with self._lock:
-                    self._due.setdefault(project, moment)
-                continue
-            new = self._store.new_since(project, job.last_object if job is not None else 0)
-            if new >= self._after_objects:
-                self.ask(project, f"{new} new objects")
+            with self._lock:
+                self._due.pop(project, None)  # an event that comes meanwhile makes it due once more
+            again: float | None = time.time() + _AGAIN  # where the store, or Label Studio, cannot be read
+            try:
+                again = self._ask_if_due(project)
+            finally:
+                if again is not None:
+                    with self._lock:
+                        self._due.setdefault(project, again)
+
+    def _ask_if_due(self, project: int) -> float | None:
+        """Ask for a training of a project if it has enough for one; otherwise the Unix time at which to look again,
+        None for when its next event comes. Nobody is told to try again, so this server does."""
+        changed_at = self._store.counts(project).changed_at
+        ahead = changed_at > time.time()  # the clock was: that moment says nothing
+        moment = 0.0 if ahead else changed_at + self._quiet_seconds
+        job = self.jobs.newest(project)
+        if job is not None and job.active:
+            moment = time.time() + self._quiet_seconds
+        if moment > time.time():
+            return moment
+        new = self._store.new_since(project, job.last_object if job is not None else 0)
+        if new < self._after_objects:
+            return None
+        try:
+            self._check_queue()
+        except _QueueFullError:
+            return time.time() + _AGAIN
+        try:
+            self._check_known(project)
+        except ValueError as error:
+            logger.warning("no training for %d new objects: %s", new, error)
+            return None
+        self._enqueue(project, f"{new} new objects")
+        return None
 
     def _look_after_jobs(self, device: int) -> None:
         """No job runs: note those that ended without a word, start the next one."""
