@@ -353,11 +353,12 @@ def _mask(
         return empty_response(annotator.version_of(project))
     annotation = annotator.annotate(asked.image, asked.clicks, start, size, given_up, project)
     begin = time.perf_counter()
-    mask = clean(annotation.mask, marks_of(asked), output.mask_min_part)
+    marks = marks_of(asked)
+    mask = clean(annotation.mask, marks, output.mask_min_part)
     if mask.empty:
         answer = empty_response(annotation.version)
     else:
-        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output, corrected)
+        answer = mask_response(asked.target, mask, annotation.score, annotation.version, output, corrected, marks)
     g.facts["stages"] = {**annotation.stages, "mask": (time.perf_counter() - begin) * 1000}
     return answer
 

@@ -33,6 +33,12 @@ def clean(mask: BoxMask, marks: Sequence[Click | Stroke], smallest: float) -> Bo
     return BoxMask.of((whole | (signs > 0)) & (signs >= 0))
 
 
+def marked_pixels(marks: Sequence[Click | Stroke], size: tuple[int, int]) -> NDArray[np.int64]:
+    """(N, 2): rows and columns of all pixels of a photo of `size` (H, W) that were clicked or painted."""
+    clicked = np.array([_pixel(mark, size) for mark in marks if isinstance(mark, Click)], np.int64).reshape(-1, 2)
+    return np.concatenate([clicked, *(np.argwhere(mark.mask) for mark in marks if isinstance(mark, Stroke))])
+
+
 def _holding(mask: BoxMask, clicks: Sequence[Click]) -> BoxMask:
     """The mask with the sign of all clicks at their pixels, and near them where it had another."""
     signs = {_pixel(click, mask.size): click.positive for click in clicks}

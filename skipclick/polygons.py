@@ -48,13 +48,20 @@ class Outline:
     iou: float
 
 
-def outline(mask: BoxMask, min_iou: float = MIN_IOU, max_points: int | None = None) -> Outline:
+def outline(
+    mask: BoxMask,
+    min_iou: float = MIN_IOU,
+    max_points: int | None = None,
+    held: NDArray[np.int64] | None = None,
+) -> Outline:
     """The polygons of a mask with as few corners as an IoU of at least `min_iou` with it takes.
 
     Args:
         min_iou: in [0, 1]; 1 gives the mask's exact polygons.
         max_points: of a ring, at least 3; where it takes more for `min_iou`, this counts, and `Outline.iou` says what
             is left.
+        held: (N, 2), rows and columns of pixels of the photo that must be inside or outside as they are of the mask, as
+            far as `max_points` allows.
 
     An empty mask has no polygons, and an IoU of 1. Raises `ValueError` for arguments out of range.
     """
@@ -67,12 +74,15 @@ def outline(mask: BoxMask, min_iou: float = MIN_IOU, max_points: int | None = No
     size = (mask.pixels.shape[0], mask.pixels.shape[1])
     rings, parents = _exact_rings(mask.pixels)
     exact = _crossings(rings, size)
+    keys = _keys(held, mask)
+    kept = _are_enclosed(keys, exact)
     coarsest = float(max(size))
     low, high, simple = np.log(_FINEST), np.log(max(coarsest, 2 * _FINEST)), rings
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2
         candidate = [_simplified(ring, float(np.exp(middle))) for ring in rings]
-        if _iou(exact, _crossings(candidate, size)) >= min_iou:
+        crossings = _crossings(candidate, size)
+        if _iou(exact, crossings) >= min_iou and np.array_equal(_are_enclosed(keys, crossings), kept):
             low, simple = middle, candidate
         else:
             high = middle
@@ -180,6 +190,24 @@ def _crossings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.int64
     x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * slope
     column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
     return np.sort(row * (width + 1) + column)
+
+
+def _keys(pixels: NDArray[np.int64] | None, mask: BoxMask) -> NDArray[np.int64]:
+    """Those pixels (N, 2) of the photo that lie in the mask's box, as `_crossings` counts them. No corner of a
+    simplified ring is new, so what lies outside the box stays outside."""
+    if pixels is None:
+        return np.zeros(0, np.int64)
+    height, width = mask.pixels.shape
+    row, column = pixels[:, 0] - mask.box[0], pixels[:, 1] - mask.box[1]
+    inner = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    keys: NDArray[np.int64] = (row * (width + 1) + column)[inner]
+    return keys
+
+
+def _are_enclosed(keys: NDArray[np.int64], crossings: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether pixels are enclosed: every row has as many crossings into the rings as out of them, so that all before a
+    pixel tell."""
+    return np.asarray(np.searchsorted(crossings, keys, side="right") % 2 == 1)
 
 
 def _enclosed(crossings: NDArray[np.int64]) -> int:

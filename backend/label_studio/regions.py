@@ -29,10 +29,14 @@ from backend.label_studio.corrections import FirstClick, SavedRegion
 from backend.label_studio.protocol import Json, MaskRequest, ProtocolError, RegionTarget, region_rle
 from backend.prompts import StartMask
 from skipclick import bitmask, brush_rle, polygons
+from skipclick.cleaning import marked_pixels
 from skipclick.evaluation.datasets.label_studio import mask_shape, region_piece
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
 from skipclick.strokes import Stroke
+
+Marks = Sequence[Click | Stroke]
+"""What annotators clicked and painted."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,16 @@ def mask_response(
     model_version: str,
     output: Output = Output(),
     corrected: SavedRegion | None = None,
+    marks: Marks = (),
 ) -> dict[str, Any]:
     """The answer with a mask: one region, or of a polygon's several parts one each, all but the first under it.
 
     Ids are random, of 128 bits: an id that an annotation already holds replaces that region when the suggestion is
     accepted. So the first region has the id of the one that is `corrected`, and with it all else that is saved of it,
-    since that is replaced too. Raises `KeyError` for a kind of tag that no mask is written to.
+    since that is replaced too. Polygons are simplified so that `marks` stay on their side. Raises `KeyError` for a kind
+    of tag that no mask is written to.
     """
-    regions = _regions(target, mask, score, output, lambda: secrets.token_urlsafe(16))
+    regions = _regions(target, mask, score, output, lambda: secrets.token_urlsafe(16), marks)
     if corrected is not None:
         regions = _in_place_of(corrected, regions)
     return {"results": [{"result": regions, "score": score, "model_version": model_version}]}
@@ -85,11 +91,16 @@ def proposals_response(
 
 
 def _regions(
-    target: RegionTarget, mask: BoxMask, score: float, output: Output, new_id: Callable[[], str]
+    target: RegionTarget,
+    mask: BoxMask,
+    score: float,
+    output: Output,
+    new_id: Callable[[], str],
+    marks: Marks = (),
 ) -> list[dict[str, Any]]:
     """A mask as regions of its tag."""
     regions: list[dict[str, Any]] = []
-    for value in _WRITERS[target.kind](mask, output):
+    for value in _WRITERS[target.kind](mask, output, marks):
         region: dict[str, Any] = {
             "id": new_id(),
             "type": target.kind,
@@ -156,28 +167,29 @@ def read_start(url: str, height: int, width: int) -> StartMask:
         raise ProtocolError(f'"params.context.start" is no mask of this photo: {error}') from None
 
 
-def _brush(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+def _brush(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
     return [{"format": "rle", "rle": brush_rle.encode(mask)}]
 
 
-def _bitmask(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+def _bitmask(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
     return [{"imageDataURL": bitmask.encode(mask)}]
 
 
-def _polygons(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
-    outline = polygons.outline(mask, output.polygon_min_iou, output.polygon_max_points)
+def _polygons(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
+    held = marked_pixels(marks, mask.size)
+    outline = polygons.outline(mask, output.polygon_min_iou, output.polygon_max_points, held)
     to_percent = (100 / mask.size[1], 100 / mask.size[0])
     rings = (polygon.with_bridges() * to_percent for polygon in outline.polygons)
     return [{"points": np.clip(ring, 0, 100).tolist(), "closed": True} for ring in rings]
 
 
-def _rectangle(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+def _rectangle(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
     (top, left, bottom, right), (height, width) = mask.box, mask.size
     place = {"x": left / width, "y": top / height, "width": (right - left) / width, "height": (bottom - top) / height}
     return [{name: 100 * share for name, share in place.items()} | {"rotation": 0}]
 
 
-def _ellipse(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
+def _ellipse(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
     """The ellipse whose centre, directions and mean squares are the mask's: of one that is an ellipse it is that."""
     height, width = mask.size
     y, x = (index + 0.5 for index in np.nonzero(mask.pixels))
@@ -198,7 +210,7 @@ def _ellipse(mask: BoxMask, output: Output) -> list[dict[str, Any]]:
 
 _MASK_FIELDS = {"format", "rle", "imageDataURL", "points", "closed"}
 
-_WRITERS: Mapping[str, Callable[[BoxMask, Output], list[dict[str, Any]]]] = {
+_WRITERS: Mapping[str, Callable[[BoxMask, Output, Marks], list[dict[str, Any]]]] = {
     "brushlabels": _brush,
     "bitmasklabels": _bitmask,
     "polygonlabels": _polygons,

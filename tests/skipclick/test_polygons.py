@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,6 +49,19 @@ def test_the_iou_that_is_told_is_that_of_the_polygons_and_not_below_the_floor(
     found = outline(BoxMask.of(mask), floor)
     assert found.iou >= floor
     assert found.iou == pytest.approx(iou(rasterize(all_rings(found.polygons), mask.shape), mask))
+
+
+@given(mask=masks, floor=st.floats(0, 1), place=st.randoms(use_true_random=False))
+def test_held_pixels_stay_on_their_side(mask: NDArray[np.bool_], floor: float, place: random.Random) -> None:
+    """Whatever the floor allows; and of a mask in the corner of a larger photo."""
+    photo = np.pad(mask, ((3, 1), (2, 4)))
+    held = np.array([[place.randrange(side) for side in photo.shape] for _ in range(4)])
+    found = outline(BoxMask.of(photo), floor, held=held)
+    assert found.iou >= floor
+    rows, columns = held.T
+    np.testing.assert_array_equal(
+        rasterize(all_rings(found.polygons), photo.shape)[rows, columns], photo[rows, columns]
+    )
 
 
 @given(mask=masks)

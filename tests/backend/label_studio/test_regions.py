@@ -17,6 +17,8 @@ from backend.label_studio.protocol import RegionTarget
 from backend.label_studio.regions import Output, mask_response, proposals_response, read_mask
 from skipclick.evaluation.datasets.label_studio import read_annotation
 from skipclick.masks import BoxMask
+from skipclick.prompts import Click
+from skipclick.strokes import Stroke
 
 HEIGHT, WIDTH = 60, 80
 KINDS = ["brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels"]
@@ -47,6 +49,24 @@ def two_parts_and_a_hole() -> NDArray[np.bool_]:
 def test_a_mask_comes_back(kind: str, mask: NDArray[np.bool_]) -> None:
     read = [read_mask(region, b"", HEIGHT, WIDTH) for region in regions(kind, mask, Output(polygon_min_iou=1))]
     np.testing.assert_array_equal(np.any(read, axis=0), mask)
+
+
+@given(mask=masks, points=st.lists(st.tuples(st.integers(0, HEIGHT - 1), st.integers(0, WIDTH - 1)), max_size=5))
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_clicked_and_painted_pixels_stay_on_their_side(
+    kind: str, mask: NDArray[np.bool_], points: list[tuple[int, int]]
+) -> None:
+    """Polygons may lose the rest: here up to a half."""
+    painted = np.zeros_like(mask)
+    painted[20:23, 30:60] = True
+    marks = [*(Click(x + 0.7, y, bool(mask[y, x])) for y, x in points), Stroke(painted, True)]
+    (answer,) = mask_response(target(kind), BoxMask.of(mask), 0.9, "v", Output(polygon_min_iou=0.5), None, marks)[
+        "results"
+    ]
+    read = np.any([read_mask(region, b"", HEIGHT, WIDTH) for region in answer["result"]], axis=0)
+    for y, x in points:
+        assert read[y, x] == mask[y, x]
+    np.testing.assert_array_equal(read[painted], mask[painted])
 
 
 @pytest.mark.parametrize("kind", KINDS[:3])
