@@ -57,13 +57,25 @@ def corrected_region(request: MaskRequest, task: Json, decode: Decode, first_cli
 
 
 def _saved_results(task: Json) -> Iterator[Sequence[Json]]:
-    """The saved result lists, those first that the annotator is most likely to see."""
-    for source in ("drafts", "annotations", "predictions"):
-        saved: Any = task.get(source)
-        for one in reversed(saved) if isinstance(saved, list) else ():
-            result = one.get("result") if isinstance(one, dict) else None
+    """The saved result lists, those first that the annotator is most likely to see.
+
+    A draft stands for what it began with: a region that it does not hold any more was deleted. So the annotation that
+    it changes does not count, and no prediction does.
+    """
+    drafts = _objects(task, "drafts")
+    changed = [draft.get("annotation") for draft in drafts if draft.get("annotation") is not None]
+    annotations = [one for one in _objects(task, "annotations") if one.get("id") not in changed]
+    predictions = [] if drafts else _objects(task, "predictions")
+    for saved in (drafts, annotations, predictions):
+        for one in reversed(saved):
+            result = one.get("result")
             if isinstance(result, list):
                 yield [item for item in result if isinstance(item, dict)]
+
+
+def _objects(task: Json, name: str) -> list[Json]:
+    found: Any = task.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _may_be_replaced(item: Json) -> bool:

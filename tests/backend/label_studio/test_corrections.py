@@ -108,6 +108,20 @@ def test_the_draft_goes_before_the_annotation_that_it_changes(client: FlaskClien
     assert not read_mask(found, b"", HEIGHT, WIDTH)[85, 95]
 
 
+def test_a_region_that_the_draft_deleted_is_not_corrected(client: FlaskClient) -> None:
+    body = body_with()
+    body["tasks"][0]["drafts"][0]["annotation"] = 5
+    body["tasks"][0]["annotations"] = [{"id": 5, "result": [saved("deleted", OBJECT)]}]
+    assert answer(client, body) == []
+    body["tasks"][0]["annotations"][0]["id"] = 6  # of another annotation, in which it still is
+    assert answer(client, body)[0]["id"] == "deleted"
+    body["tasks"][0]["annotations"] = []
+    body["tasks"][0]["predictions"] = [{"id": 7, "result": [saved("deleted", OBJECT)]}]
+    assert answer(client, body) == []
+    body["tasks"][0]["drafts"] = []
+    assert answer(client, body)[0]["id"] == "deleted"
+
+
 @pytest.mark.parametrize(
     "regions",
     [
