@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 from torch import Tensor
 
-from backend.annotator import Annotator
+from backend.annotator import Annotator, OverloadedError
 from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.factory import build_heads
@@ -271,6 +271,26 @@ def test_of_two_requests_for_a_task_one_is_answered() -> None:
         leave.set()
         assert one.result(60)
         assert two.result(60) == (False, True)
+
+
+def test_the_second_request_may_come_after_the_first_was_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was known already; Label Studio sent it before it had stored the first answer."""
+    proposing = Proposing(60)
+
+    def is_only() -> bool:
+        with proposing.only("1/2") as found:
+            return found
+
+    assert [is_only() for _ in range(3)] == [True, False, False]
+    now = time.monotonic()
+    monkeypatch.setattr("backend.proposing.time.monotonic", lambda: now + 60)
+    assert is_only()
+
+
+def test_a_request_that_failed_was_not_answered() -> None:
+    proposing = Proposing(60)
+    with pytest.raises(OverloadedError), proposing.only("1/2"):
+        raise OverloadedError
     with proposing.only("1/2") as is_only:
         assert is_only
 
