@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from backend.click_memo import ClickMemo
 from backend.executor import DeviceExecutor, Priority
+from backend.finetune.versions import Version
 from backend.heads import Head, Heads, PredictorLike
 from backend.images.decode import Photo as DecodedPhoto
 from backend.images.loader import ImageSource
@@ -250,6 +251,10 @@ class Annotator:
 
     def promoted(self) -> dict[int, str]:
         """By project the name of the weights that it has learnt and that are in service."""
+        return {project: version.name for project, version in self._heads.promoted().items()}
+
+    def in_service(self) -> dict[int, Version]:
+        """By project the version that it has learnt and that is in service."""
         return self._heads.promoted()
 
     def versions(self) -> list[str]:

@@ -123,7 +123,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     _observe_requests(app, telemetry)
     _refuse_strangers(app, settings)
     _answer_errors(app, settings)
-    app.register_blueprint(build_pages(readiness, training, lambda: _slot(pages)))
+    app.register_blueprint(build_pages(readiness, training, lambda: _slot(pages), proposing is not None))
     if settings.cvat == "on":
         app.register_blueprint(build_nuclio(settings, readiness, lambda: _body(settings), lambda: _slot(slots)))
 

@@ -90,16 +90,16 @@ class Heads:
             logger.error("project %d is served by the base model: %s", project, error)
             return self.base
 
-    def promoted(self) -> dict[int, str]:
-        """By project the name of its version in service; without those that the base answers. Loads no weights."""
-        found: dict[int, str] = {}
+    def promoted(self) -> dict[int, Version]:
+        """By project its version in service; without those that the base answers. Loads no weights."""
+        found: dict[int, Version] = {}
         if self._versions is None:
             return found
         for project in self._versions.projects():
             try:
                 number = self._versions.current(project)
                 if number is not None:
-                    found[project] = self._versions.version(project, number).name
+                    found[project] = self._versions.version(project, number)
             except (OSError, ValueError) as error:  # its clicks are answered by the base too, see `of`
                 logger.error("the version of project %d cannot be read: %s", project, error)
         return found

@@ -26,9 +26,13 @@ _POLICY = (
 
 
 def build_pages(
-    readiness: Readiness, training: Training | None, place: Callable[[], AbstractContextManager[None]]
+    readiness: Readiness,
+    training: Training | None,
+    place: Callable[[], AbstractContextManager[None]],
+    with_proposals: bool,
 ) -> Blueprint:
-    """The routes. `place` gives one of the places for what takes time to put together."""
+    """The routes. `place` gives one of the places for what takes time to put together; `with_proposals`: whether opened
+    tasks are answered with proposals where they help."""
     pages = Blueprint("pages", __name__)
 
     @pages.get("/ui")
@@ -42,7 +46,7 @@ def build_pages(
     @pages.get("/status")
     def status() -> Response:
         with place():
-            return jsonify(status_of(readiness, training))
+            return jsonify(status_of(readiness, training, with_proposals))
 
     @pages.get("/openapi.json")
     def openapi() -> Response:
@@ -53,7 +57,7 @@ def build_pages(
     return pages
 
 
-def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]:
+def status_of(readiness: Readiness, training: Training | None, with_proposals: bool) -> dict[str, Any]:
     """How the server is, for people: what serves, and the caches and the queue now."""
     trouble = readiness.trouble()
     status: dict[str, Any] = {"version": __version__, "ready": trouble is None, "trouble": trouble}
@@ -77,6 +81,13 @@ def status_of(readiness: Readiness, training: Training | None) -> dict[str, Any]
         "encodes": service.annotator.encodes(),
         "queue": service.annotator.queue(),
         "training": _trainings(training) if training is not None else None,
+        "proposals": {
+            "switched_on": with_proposals,
+            "projects": [
+                {"project": project, "version": version.name, "measured": version.proposals}
+                for project, version in service.annotator.in_service().items()
+            ],
+        },
     }
 
 

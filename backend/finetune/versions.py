@@ -73,10 +73,16 @@ class Version:
         return self.folder / _PICTURE
 
     @property
+    def proposals(self) -> Mapping[str, Any] | None:
+        """What proposals found on held-out images: "objects", "proposals", "precision" (missing where nothing was
+        proposed) and "recall" at an IoU of 75 %, and whether that "helps". None if its training did not measure it."""
+        measured = self.about.get("proposals")
+        return measured if isinstance(measured, dict) else None
+
+    @property
     def proposals_help(self) -> bool:
         """Whether proposals were measured and found good enough to be shown."""
-        measured = self.about.get("proposals")
-        return isinstance(measured, dict) and measured.get("helps") is True
+        return (self.proposals or {}).get("helps") is True
 
     def prototypes(self) -> Prototypes:
         """What the objects that it learnt from look like. Raises `ValueError` if that is missing or damaged."""

@@ -456,6 +456,9 @@ async function refresh() {
   const jobs = status.training;
   at("training").textContent = jobs === null ? "Switched off (FINETUNE=off or follow)." : jobs.length ? "" : "None yet.";
   list("jobs", (jobs ?? []).map((job) => [named(job.project, job.number), progress(job)]));
+  const {switched_on: isOn, projects} = status.proposals;
+  at("proposing").textContent = !isOn ? "Switched off (PREDICT=off)." : projects.length ? "" : "No project has learnt yet.";
+  list("proposals", projects.map((one) => [`project ${one.project}`, proposalsOf(one, isOn)]));
   showPictures((jobs ?? []).filter((job) => job.picture !== null));
 }
 
@@ -475,6 +478,16 @@ function showPictures(jobs) {
     details.append(element("summary", named(project, picture)), image);
     return details;
   }));
+}
+
+/** Whether a project's version proposes masks, and what its training measured of that, in a line. */
+function proposalsOf({version, measured}, isOn) {
+  if (!measured) return `off, its training did not measure them · ${version}`;
+  const {objects, proposals, precision, recall, helps} = measured;
+  const verdict = helps ? (isOn ? "on" : "good enough") : "off, not good enough";
+  const shares = [["precision", precision], ["recall", recall]].filter(([, share]) => share !== undefined)
+    .map(([name, share]) => `${name} ${Math.round(100 * share)} %`);
+  return [verdict, shares.join(", "), `${proposals} proposed for ${objects} held-out objects`, version].join(" · ");
 }
 
 /** Where a training stands, in a line. */

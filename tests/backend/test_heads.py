@@ -235,6 +235,7 @@ def test_what_is_in_service_is_known_without_loading_it(
     assert annotator.promoted() == {}
     versions.promote(PROJECT, 2)
     assert annotator.promoted() == {PROJECT: name(2)}
+    assert annotator.in_service()[PROJECT].number == 2
     assert annotator.cache_stats()["heads"].entries == 0
     (tmp_path / "versions" / str(PROJECT) / "v2" / "about.json").write_text("{")
     assert annotator.promoted() == {}

@@ -312,6 +312,32 @@ def test_a_version_proposes_where_it_is_asked_to_and_was_found_to_help(
     executor.close()
 
 
+@pytest.mark.parametrize("predict", ["off", "similar"])
+def test_the_status_tells_what_was_measured_of_the_version_in_service(
+    tmp_path: Path, predictor: Watched, predict: str
+) -> None:
+    base, executor, versions = bundled_at_160_pixels(), DeviceExecutor(), Versions(tmp_path)
+    measured = {"objects": 12, "proposals": 11, "precision": 0.82, "recall": 0.75, "helps": True}
+    versions.write(1, tuned_model(1, base), base, about={"proposals": measured}, report={})
+    versions.write(1, tuned_model(2, base), base, about={"proposals": measured | {"helps": False}}, report={})
+    versions.write(2, tuned_model(1, base), base, about={}, report={})
+    for project in (1, 2):
+        versions.promote(project, 1)
+    settings = Settings(model_dir=tmp_path, predict=predict)
+    heads = build_heads(settings, base, predictor, executor)
+    annotator = Annotator(heads, OnePhoto(), executor, features=SharedCache("features", ByteLru(0)), memo_bytes=0)
+    found = create_app(settings, annotator).test_client().get("/status").json["proposals"]
+    first, second = (f"{base.version}+p{project}.v1" for project in (1, 2))
+    assert found == {
+        "switched_on": predict == "similar",
+        "projects": [
+            {"project": 1, "version": first, "measured": measured},
+            {"project": 2, "version": second, "measured": None},
+        ],
+    }
+    annotator.close()
+
+
 def test_damaged_prototypes_leave_the_head_in_service(tmp_path: Path, predictor: Watched) -> None:
     base, executor = bundled_at_160_pixels(), DeviceExecutor()
     versions = Versions(tmp_path)
