@@ -41,6 +41,8 @@ class ModelSpec:
     runtime: str = "torch"
     adapt: Labels | None = None
     """What the decoder learns from while it is used."""
+    mask_feedback: bool = True
+    """Of SAM's family: whether a click is given the low-resolution mask of the click before."""
 
 
 def is_checkpoint(name: str) -> bool:
@@ -92,7 +94,8 @@ def load_model(spec: ModelSpec) -> ClickModel[Any]:
     if spec.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device {spec.device!r} was asked for, but torch finds no CUDA device: use --device cpu")
     if not is_checkpoint(spec.name):
-        return load_baseline(spec.name, spec.device, *(spec.resolution or ())[:1])
+        side = spec.resolution[0] if spec.resolution else 448
+        return load_baseline(spec.name, spec.device, side, mask_feedback=spec.mask_feedback)
     return Predictor(
         _checkpoint(spec.name),
         spec.resolution,

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.baselines import BASELINES
+from bench.baselines import BASELINES, SAM_FAMILY
 from bench.cli import CommandParser
 from bench.compare import check_comparable, compare, comparison_report, side_by_side_table
 from bench.five_clicks import FIVE_CLICKS, NUM_OBJECTS, five_click_rules, larger_objects
@@ -31,6 +31,7 @@ from skipclick.evaluation.evaluate import make_rules
 from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
 from skipclick.evaluation.option_types import named_folder, positive
 from skipclick.evaluation.results import Measurement, Results, read_results, write_results
+from skipclick.evaluation.starts import GIVEN
 from skipclick.evaluation.versions import software_versions
 from skipclick.predictor import DTYPES, RUNTIMES
 
@@ -38,10 +39,9 @@ JOURNAL = "skipclick-noc-journal-1"
 
 EXAMPLES = """\
 examples:
-  python bench/noc.py --model bundled --dataset GrabCut=DIR Berkeley=DIR --output runs/noc.json
-  python bench/noc.py --model mine.safetensors grabcut --dataset GrabCut=DIR --plots runs/plots
-  python bench/noc.py --table 3 --model full_model_skipclick.pth sam:DIR --dataset SHSeg=DIR
-  python bench/noc.py --model new.safetensors --dataset GrabCut=DIR --compare runs/noc.json
+  noc.py --model bundled grabcut --dataset GrabCut=DIR --output noc.json
+  noc.py --model new.safetensors --dataset GrabCut=DIR --compare noc.json
+  noc.py --table 3 --model full_model_skipclick.pth sam:DIR --dataset SHSeg=DIR
 """
 
 
@@ -102,6 +102,7 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
         runtime=options.runtime,
         adapt=options.adapt,
         side=options.resolution,
+        mask_feedback=not options.no_mask_feedback,
     )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     jobs, batch = (1, 1) if options.adapt else (options.jobs, options.batch)
@@ -151,11 +152,15 @@ def _check(options: argparse.Namespace) -> None:
     if options.protocol == "coco5" and (
         options.table or options.num_clicks or options.start or options.clicks != "center"
     ):
+        raise ValueError("--protocol coco5 is of five centre clicks: omit --table, --num-clicks, --start and --clicks")
+    if options.seeds is not None and options.clicks == "center":
+        raise ValueError("--seeds are those of --clicks jitter or weighted: centre clicks draw nothing")
+    if options.start in GIVEN and (others := [name for name, _ in options.dataset if name != "DAVIS-585"]):
         raise ValueError(
-            "--protocol coco5 is of five centre clicks: omit --table, --num-clicks, --start and --clicks jitter"
+            f"--start {options.start} is of masks that come with DAVIS-585 alone: omit {', '.join(others)}"
         )
-    if options.seeds is not None and options.clicks != "jitter":
-        raise ValueError("--seeds are those of --clicks jitter: centre clicks draw nothing")
+    if options.no_mask_feedback and not any(name.partition(":")[0] in SAM_FAMILY for name in options.model):
+        raise ValueError("--no-mask-feedback is of SAM's family, and no such --model is given")
     if options.output and options.output.suffix != ".json":
         raise ValueError(
             f"--output {options.output} is a JSON file, with a .md beside it: give a name that ends in .json"
@@ -232,104 +237,52 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s --model MODEL [...] --dataset NAME=DIR [...] [options]",
         description="Measure how many clicks a model needs per object (NoC), with a simulated annotator.",
         epilog=EXAMPLES,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=36),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34),
         add_help=False,
     )
     what = parser.add_argument_group("what to measure")
     what.add_argument("--model", nargs="+", metavar="MODEL", help="'bundled', a checkpoint file or a baseline")
-    what.add_argument(
-        "--dataset", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="data sets and their folders"
-    )
+    what.add_argument("--dataset", nargs="+", default=[], type=named_folder, metavar="NAME=DIR", help="a data set")
     what.add_argument("--limit", type=positive, metavar="N", help="only the first N photos of each data set")
-    what.add_argument("--list", action="store_true", help="list the baselines and the data sets, and exit")
-    what.add_argument("-h", "--help", action="help", help="show this help, and exit")
+    what.add_argument("--list", action="store_true", help="list baselines and data sets, and exit")
+    what.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
 
     how = parser.add_argument_group("protocol")
-    how.add_argument(
-        "--protocol",
-        choices=("paper", "serve", "coco5"),
-        default="paper",
-        help="as the paper's code (default), the server, or with 5 clicks",
-    )
+    how.add_argument("--protocol", choices=("paper", "serve", "coco5"), default="paper", help="default: paper")
     how.add_argument(
         "--clicks",
-        choices=("center", "jitter"),
+        choices=("center", "jitter", "weighted"),
         default="center",
-        help="middle of the largest error (default), or random inside it",
+        help="where in the largest error",
     )
     how.add_argument("--num-clicks", type=positive, metavar="N", help="at most so many (default: 20)")
-    how.add_argument("--seeds", type=positive, metavar="N", help="repetitions with --clicks jitter (default: 3)")
+    how.add_argument("--seeds", type=positive, metavar="N", help="of random clicks (default: 3)")
     how.add_argument(
-        "--thresholds",
-        nargs="+",
-        type=_percent,
-        default=[85, 90, 95],
-        metavar="PERCENT",
-        help="report NoC at these IoUs (default: 85 90 95)",
+        "--thresholds", nargs="+", type=_percent, default=[85, 90, 95], metavar="PERCENT", help="of NoC (85 90 95)"
     )
-    how.add_argument(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        help="average with the mirrored photo (default: if paper)",
-    )
-    how.add_argument(
-        "--zoom",
-        action=argparse.BooleanOptionalAction,
-        help="look closer from the second click on (default: if serve)",
-    )
-    how.add_argument(
-        "--start",
-        "--start-from",
-        dest="start",
-        type=_start,
-        metavar="WHAT",
-        help="box, or masks to correct: noise, or a DIR of PHOTO.png",
-    )
-    how.add_argument(
-        "--adapt",
-        choices=("clicks", "masks", "both"),
-        help="from what the decoder learns during use",
-    )
-    how.add_argument(
-        "--resolution",
-        type=positive,
-        metavar="SIDE",
-        help="input size in pixels (default: of the data set or model)",
-    )
+    how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="average with the mirrored photo (if paper)")
+    how.add_argument("--zoom", action=argparse.BooleanOptionalAction, help="look closer after a click (if serve)")
+    how.add_argument("--start", type=_start, metavar="WHAT", help="box, or masks: noise, sp, stm or a DIR")
+    how.add_argument("--start-from", dest="start", type=_start, help=argparse.SUPPRESS)
+    how.add_argument("--adapt", choices=("clicks", "masks", "both"), help="let the decoder learn during use")
+    how.add_argument("--resolution", type=positive, metavar="SIDE", help="input size (default: published, or own)")
+    how.add_argument("--no-mask-feedback", action="store_true", help="SAM's family: clicks alone")
 
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="cpu", help="torch device (default: cpu)")
-    running.add_argument("--runtime", default="torch", choices=RUNTIMES, help="of our models; default: torch")
-    running.add_argument(
-        "--dtype",
-        default="float32",
-        choices=sorted(DTYPES),
-        metavar="DTYPE",
-        help="float32 (default), bfloat16, float16, float64",
-    )
-    running.add_argument("--jobs", type=positive, metavar="N", help="processes (default: 1), or threads on a GPU (4)")
-    running.add_argument(
-        "--batch", type=positive, metavar="N", help="photos clicked in one batch (default: 1, on a GPU 8)"
-    )
-    running.add_argument("--resume", action="store_true", help="continue the interrupted run of the same --output")
+    running.add_argument("--runtime", default="torch", choices=RUNTIMES, help="of our models (default: torch)")
+    running.add_argument("--dtype", default="float32", choices=sorted(DTYPES), metavar="DTYPE", help=", ".join(DTYPES))
+    running.add_argument("--jobs", type=positive, metavar="N", help="processes (1), or threads on a GPU (4)")
+    running.add_argument("--batch", type=positive, metavar="N", help="photos clicked together (1, on a GPU 8)")
+    running.add_argument("--resume", action="store_true", help="continue an interrupted run")
 
     output = parser.add_argument_group("output and comparison")
-    output.add_argument("--output", type=Path, metavar="FILE.json", help="write every click; tables go to FILE.md")
-    output.add_argument("--plots", type=Path, metavar="DIR", help="write figures as PDF and PNG")
-    output.add_argument(
-        "--table",
-        type=int,
-        choices=TABLES,
-        metavar="N",
-        help="a table of the paper (1 to 6) with its figures",
-    )
+    output.add_argument("--output", type=Path, metavar="FILE.json", help="every click; tables go to FILE.md")
+    output.add_argument("--plots", type=Path, metavar="DIR", help="figures as PDF and PNG")
+    output.add_argument("--table", type=int, choices=TABLES, metavar="N", help="1 to 6: a table of the paper")
     output.add_argument("--compare", type=Path, metavar="OLD.json", help="compare with an earlier --output")
     output.add_argument(
-        "--tolerance",
-        type=_tolerance,
-        default=0.0,
-        metavar="CLICKS",
-        help="exit 1 if NoC@85 or @90 rises by more, not by chance (0)",
+        "--tolerance", type=_tolerance, default=0.0, metavar="CLICKS", help="exit 1 if NoC@85 or 90 rises by more"
     )
     return parser
 
@@ -345,8 +298,8 @@ def _tolerance(text: str) -> float:
 
 
 def _start(text: str) -> str:
-    if text not in ("box", "noise") and not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is no folder of masks; give one, or 'box' or 'noise'")
+    if text not in ("box", "noise", *GIVEN) and not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder of masks; give one, or box, noise, sp or stm")
     return text
 
 

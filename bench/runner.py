@@ -101,8 +101,10 @@ def plan(
     runtime: str = "torch",
     adapt: Labels | None = None,
     side: int | None = None,
+    mask_feedback: bool = True,
 ) -> list[Task]:
     """All that a command measures, model by model. side: of the network's input, instead of the usual one.
+    mask_feedback: of SAM's family.
 
     Raises ValueError where a name is given twice or a checkpoint cannot be read.
     """
@@ -111,7 +113,16 @@ def plan(
             raise ValueError(f"each {kind} can be given once only")
     return [
         Task(
-            ModelSpec(name, network_size(name, dataset.resolution, side), device, dtype, rules.flip, runtime, adapt),
+            ModelSpec(
+                name,
+                network_size(name, dataset.resolution, side),
+                device,
+                dtype,
+                rules.flip,
+                runtime,
+                adapt,
+                mask_feedback,
+            ),
             dataset,
             rules,
             seed,

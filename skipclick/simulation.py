@@ -72,11 +72,14 @@ def jittered_click(
     target: NDArray[np.int8],
     clicked: Sequence[tuple[int, int]],
     rng: np.random.Generator,
+    *,
+    weighted: bool = False,
 ) -> Click:
     """A next click as people make it: anywhere in the inner half of the larger error, all pixels alike.
 
     Arguments, ties and the click where nothing is wrong are those of `next_click`. The inner half is deeper than half
-    the deepest pixel by the 5×5 chamfer distance, as in training; beyond the image is outside.
+    the deepest pixel by the 5×5 chamfer distance, as in training; beyond the image is outside. weighted: anywhere in
+    the larger error instead, a pixel as likely as it is deep.
     """
     regions = [chamfer_distance(region) for region in error_regions(prediction, target)]
     for distance in regions:
@@ -84,10 +87,12 @@ def jittered_click(
             distance[row, col] = 0.0
     depth_fn, depth_fp = (float(distance.max()) for distance in regions)
     positive = depth_fn > depth_fp
-    candidates = np.flatnonzero(regions[0] > depth_fn / 2 if positive else regions[1] > depth_fp / 2)
+    distance, depth = (regions[0], depth_fn) if positive else (regions[1], depth_fp)
+    candidates = np.flatnonzero(distance > (0 if weighted else depth / 2))
     if not candidates.size:
         return Click(x=0.0, y=0.0, positive=False)
-    row, col = divmod(int(rng.choice(candidates)), target.shape[1])
+    depths = distance.ravel()[candidates].astype(np.float64)
+    row, col = divmod(int(rng.choice(candidates, p=depths / depths.sum() if weighted else None)), target.shape[1])
     return Click(x=float(col), y=float(row), positive=positive)
 
 

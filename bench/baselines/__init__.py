@@ -28,11 +28,14 @@ BASELINES = {
 }
 """How `--model` names them, and what each is."""
 
+SAM_FAMILY = [name.removesuffix(":WEIGHTS") for name in BASELINES if name.endswith(":WEIGHTS")]
+"""Kinds that `bench.baselines.sam` loads."""
 
-def load_baseline(name: str, device: str = "cpu", side: int = 448) -> ClickModel[Any]:
+
+def load_baseline(name: str, device: str = "cpu", side: int = 448, *, mask_feedback: bool = True) -> ClickModel[Any]:
     """The method that a key of `BASELINES` stands for; only networks use the torch device.
 
-    side: in pixels, for the methods that look at another size on each data set.
+    side: in pixels, for the methods that look at another size on each data set. mask_feedback: of SAM's family.
 
     Raises ValueError, in one sentence, where the name is unknown, or packages or weights are missing.
     """
@@ -48,10 +51,10 @@ def load_baseline(name: str, device: str = "cpu", side: int = 448) -> ClickModel
             from bench.baselines.random_walker import RandomWalkerModel
 
             return RandomWalkerModel()
-        if f"{kind}:WEIGHTS" in BASELINES and rest:
+        if kind in SAM_FAMILY and rest:
             from bench.baselines.sam import SegmentAnything
 
-            return SegmentAnything.load(kind, rest, device)
+            return SegmentAnything.load(kind, rest, device, mask_feedback=mask_feedback)
     except ImportError as error:
         package = (error.name or str(error)).partition(".")[0]
         raise ValueError(

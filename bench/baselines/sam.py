@@ -2,7 +2,8 @@
 
 The first click asks for three masks and takes the one of the best predicted IoU, as one click can mean a part or the
 whole; every later click asks for one mask. Each click is given all clicks so far and, as mask input, the
-low-resolution logits of the click before (Kirillov et al., ICCV 2023, appendix A). SAM-HQ's answer is the sum of SAM's
+low-resolution logits of the click before (Kirillov et al., ICCV 2023, appendix A), unless `mask_feedback` is off: then
+clicks are all it gets. SAM-HQ's answer is the sum of SAM's
 and its own logits, as its authors measure it.
 """
 
@@ -72,11 +73,14 @@ class SamFeatures:
 class SegmentAnything:
     """One set of weights of a family. An answer depends on the photo and the clicks alone."""
 
-    def __init__(self, family: str, model: Any, processor: Any, name: str, device: str = "cpu") -> None:
+    def __init__(
+        self, family: str, model: Any, processor: Any, name: str, device: str = "cpu", *, mask_feedback: bool = True
+    ) -> None:
         """
         Args:
             family: a key of `FAMILIES`, whose classes in transformers `model` and `processor` are of.
             name: of the weights.
+            mask_feedback: whether a click is also given the low-resolution logits of the click before.
         """
         self._family = FAMILIES[family]
         self.device = torch.device(device)
@@ -85,13 +89,15 @@ class SegmentAnything:
         self._model = model.eval().requires_grad_(False).to(self.device)
         self._processor = processor
         self._name = name
+        self._mask_feedback = mask_feedback
 
     @staticmethod
-    def load(family: str, weights: str, device: str = "cpu") -> SegmentAnything:
+    def load(family: str, weights: str, device: str = "cpu", *, mask_feedback: bool = True) -> SegmentAnything:
         """
         Args:
             family: a key of `FAMILIES`.
             weights: a folder that transformers saved, or a name on the Hugging Face hub.
+            mask_feedback: as of `__init__`.
 
         Raises:
             ValueError: the weights cannot be loaded, or are not the family's.
@@ -107,12 +113,13 @@ class SegmentAnything:
             raise ValueError(f"{weights} lacks {len(missing)} of the weights of {family}, such as {missing[0]!r}")
         revision = getattr(config, "_commit_hash", None)
         name = f"{family}:{weights}" + (f"@{revision}" if revision else "")
-        return SegmentAnything(family, model, processor, name, device)
+        return SegmentAnything(family, model, processor, name, device, mask_feedback=mask_feedback)
 
     @property
     def version(self) -> str:
         """Family and weights, with the hub's revision where they came from there, and the library."""
-        return f"{self._name}, transformers {transformers.__version__}"
+        clicks = "" if self._mask_feedback else ", clicks alone"
+        return f"{self._name}{clicks}, transformers {transformers.__version__}"
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> SamFeatures:
@@ -164,7 +171,9 @@ class SegmentAnything:
         return logits
 
     def _previous(self, features: SamFeatures, clicks: tuple[Click, ...]) -> Tensor | None:
-        """The logits of the click before, float32 (1, 1, h, w); None before the first."""
+        """The logits of the click before, float32 (1, 1, h, w); None before the first, or if none are fed back."""
+        if not self._mask_feedback:
+            return None
         earlier = clicks[:-1]
         if earlier and earlier not in features.logits:
             self._logits(features, earlier)

@@ -63,7 +63,7 @@ from skipclick.predictor import ClickRequest
 
 MODELS = ("vit-b", "vit-l", "skipclick-lite")
 RESOLUTIONS = {"vit-b": (448, 672, 896), "vit-l": (448, 896), "skipclick-lite": (320, 448, 672, 896)}
-TABLE_RESOLUTIONS = {"vit-b": (448, 896), "vit-l": (896,), "skipclick-lite": (320,)}
+TABLE_RESOLUTIONS = {"vit-b": (448, 896), "vit-l": (896,), "skipclick-lite": (448,)}
 """Of --table: those that the paper evaluates with, and that of the bundled model."""
 DTYPES = ("float32", "bfloat16")
 STAGES = ("receive", "fetch", "decode", "encode", "prompts", "mixer", "pyramid", "decoder", "upsample", "RLE", "JSON")
@@ -282,7 +282,7 @@ def baselines_of(
     return found + (sam_family(setting.device, scene) if baselines else [])
 
 
-SAM_FAMILY = {"sam": "SAM", "sam-hq": "HQ-SAM", "sam2": "SAM 2"}
+SAM_FAMILY = {"sam": "SAM", "sam-hq": "HQ-SAM", "sam2": "SAM 2", "sam3": "SAM 3", "edgetam": "EdgeTAM"}
 """Whose clicks are measured with random weights; the names of `bench.baselines.sam` and those of papers."""
 
 

@@ -34,6 +34,22 @@ Mask = NDArray[np.bool_]
 SHALLOW: dict[str, dict[str, Any]] = {
     "sam": {"vision_config": {"num_hidden_layers": 1, "global_attn_indexes": [0]}},
     "sam-hq": {"vision_config": {"num_hidden_layers": 1, "global_attn_indexes": [0]}},
+    "sam3": {
+        "vision_config": {
+            "model_type": "sam3_vision_model",
+            "backbone_config": {"model_type": "sam3_vit_model", "num_hidden_layers": 1, "global_attn_indexes": [0]},
+        }
+    },
+    "edgetam": {  # as published; the configuration's own defaults do not fit each other
+        "vision_config": {
+            "backbone_config": {
+                "model_type": "timm_wrapper",
+                "architecture": "repvit_m1",
+                "num_classes": 2,
+                "model_args": {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]},
+            }
+        }
+    },
 }
 """By family of SAM, a configuration whose image encoder is quick; sizes of what it hands on are those of its smallest
 published model."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
-from skipclick.evaluation.starts import box_of, noisy_mask, read_start
+from skipclick.evaluation.starts import GIVEN, box_of, noisy_mask, read_given, read_start
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.metrics import mask_iou
@@ -68,10 +68,11 @@ class Rules:
 
     protocol: Literal["paper", "serve"] = "paper"
     """"paper": as the released code evaluates. "serve": `Predictor.predict`, what annotators get."""
-    clicks: Literal["center", "jitter"] = "center"
-    """Where in the largest error: its deepest pixel, or anywhere in its inner half."""
+    clicks: Literal["center", "jitter", "weighted"] = "center"
+    """Where in the largest error: its deepest pixel, anywhere in its inner half, or anywhere, a pixel as likely as it
+    is deep."""
     seeds: tuple[int, ...] = ()
-    """Seeds of jittered clicks; every object is measured once with each."""
+    """Seeds of random clicks; every object is measured once with each."""
     num_clicks: int = 20
     """Maximum number of clicks per object, which is also the NoC of an object that fails."""
     thresholds: tuple[int, ...] = (85, 90, 95)
@@ -87,7 +88,8 @@ class Rules:
     only)."""
     start: str | None = None
     """What an object begins with: nothing, its "box" (whose middle is the first click), a mask with "noise" to be
-    corrected, or the masks in a folder, see `starts`."""
+    corrected, a mask that comes with the data set ("sp" or "stm" of DAVIS-585), or the masks in a folder, see
+    `starts`."""
 
     def to_dict(self) -> dict[str, Any]:
         """As it stands in result files."""
@@ -102,7 +104,7 @@ class Rules:
 
 def make_rules(
     protocol: Literal["paper", "serve"],
-    clicks: Literal["center", "jitter"],
+    clicks: Literal["center", "jitter", "weighted"],
     num_seeds: int,
     thresholds: Sequence[int],
     flip: bool | None,
@@ -122,7 +124,7 @@ def make_rules(
     return Rules(
         protocol=protocol,
         clicks=clicks,
-        seeds=tuple(range(num_seeds)) if clicks == "jitter" else (),
+        seeds=tuple(range(num_seeds)) if clicks != "center" else (),
         thresholds=tuple(sorted(set(thresholds))),
         target_iou=max(95, *thresholds) / 100,
         threshold=MASK_THRESHOLD if serve else Rules.threshold,
@@ -142,6 +144,8 @@ class _Session(Generic[F]):
     target: NDArray[np.int8]
     features: F
     encode_ms: float
+    starts: Mapping[str, Path] = field(default_factory=dict)
+    """Masks to start from that come with the data set."""
     encode_crop: Callable[[Box], ImageFeatures] | None = None
     """Of a session with zoom-in."""
     mask: NDArray[np.bool_] = field(init=False)
@@ -175,6 +179,8 @@ class _Session(Generic[F]):
             self.mask, self.first_click = box_of(self.target)
         elif rules.start == "noise":
             self.mask = noisy_mask(self.target, self.image, self.object_id)
+        elif rules.start in GIVEN:
+            self.mask = read_given(self.starts, rules.start, self.image, size)
         else:
             self.mask = read_start(Path(rules.start), self.image, self.object_id, size)
         if _zooms(model, rules):
@@ -192,7 +198,7 @@ class _Session(Generic[F]):
         self.given = list(correcting_clicks(self.mask, self.clicks)[:-1])
         return bool(self.given)
 
-    def next_click(self, seed: int | None) -> Click:
+    def next_click(self, seed: int | None, *, weighted: bool) -> Click:
         """Where the annotator clicks now."""
         if self.first_click is not None and not self.clicks:
             return self.first_click
@@ -200,7 +206,7 @@ class _Session(Generic[F]):
         if seed is None:
             return next_click(self.mask, self.target, clicked)
         address = (seed, zlib.crc32(self.image.encode()), self.object_id, len(clicked))
-        return jittered_click(self.mask, self.target, clicked, np.random.default_rng(address))
+        return jittered_click(self.mask, self.target, clicked, np.random.default_rng(address), weighted=weighted)
 
     def result(self) -> ObjectResult:
         return ObjectResult(
@@ -241,7 +247,7 @@ def evaluate(
 ) -> Iterator[ObjectResult]:
     """Simulate all objects of all samples, one photo after the other, in order.
 
-    An iterator: wrap it in `list`, or watch the results as they come. seed: of jittered clicks; None clicks centres.
+    An iterator: wrap it in `list`, or watch the results as they come. seed: of random clicks; None clicks centres.
     """
     for sample in samples:
         yield from evaluate_together(model, [sample], rules or Rules(), seed)
@@ -268,7 +274,8 @@ def evaluate_together(
             encode_ms = milliseconds()
         for object_id, target in sample.targets.items():
             encode_crop = crop_encoder(model, sample.image) if _zooms(model, rules) else None
-            sessions.append(_Session(sample.name, object_id, sample.category, target, features, encode_ms, encode_crop))
+            about = (sample.name, object_id, sample.category, target)
+            sessions.append(_Session(*about, features, encode_ms, sample.starts, encode_crop))
             with device:
                 sessions[-1].begin(model, rules)
     for first in range(0, len(sessions), MAX_BATCH):
@@ -279,7 +286,8 @@ def evaluate_together(
 def replay(model: ClickModel[F], image: NDArray[np.uint8], clicks: Sequence[Click], rules: Rules) -> NDArray[np.bool_]:
     """The mask, bool (H, W), after recorded clicks, given one after the other as they once were."""
     encode_crop = crop_encoder(model, image) if _zooms(model, rules) else None
-    session = _Session("", 1, None, np.zeros(image.shape[:2], np.int8), model.encode(image), 0.0, encode_crop)
+    target = np.zeros(image.shape[:2], np.int8)
+    session = _Session("", 1, None, target, model.encode(image), 0.0, encode_crop=encode_crop)
     for click in clicks:
         session.given.append(click)
         [(session.mask, session.state)], _ = _answers(model, [session], rules, nullcontext())
@@ -304,7 +312,7 @@ def _click_until_good(
     """Click all objects in step; those that are finished leave the batch."""
     while still_open := [session for session in sessions if session.is_open(rules)]:
         for session in still_open:
-            session.clicks.append(session.next_click(seed))
+            session.clicks.append(session.next_click(seed, weighted=rules.clicks == "weighted"))
         if led := [session for session in still_open if session.takes_lead(rules)]:
             answers, _ = _answers(model, led, rules, device)
             for session, (_, state) in zip(led, answers, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,9 @@ from skipclick.prompts import Click
 
 WORST, BEST = 0.60, 0.85
 """IoU with the object of a mask to be corrected."""
+
+GIVEN = ("sp", "stm")
+"""Masks that come with DAVIS-585: made of superpixels, and propagated from another frame by a video method."""
 
 _TRIES = 200
 
@@ -57,6 +61,16 @@ def read_start(folder: Path, image: str, object_id: int, size: tuple[int, int]) 
         f"{folder} has no mask to start from for object {object_id} of {image}: name it {image}.png, or "
         f"{image}-{object_id}.png where the photo has several objects"
     )
+
+
+def read_given(starts: Mapping[str, Path], kind: str, image: str, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask, bool (H, W), of one of the kinds in `GIVEN`. Raises `ValueError` if there is none of this size."""
+    if kind not in starts:
+        raise ValueError(f"{image} comes with no mask {kind!r} to start from: DAVIS-585 alone has them")
+    try:
+        return bitmask.read_file(starts[kind], size)
+    except OSError as error:
+        raise ValueError(f"{starts[kind]}: the mask to start from cannot be read ({error.strerror})") from None
 
 
 def _with_a_mistake(mask: NDArray[np.bool_], random: np.random.Generator, scale: float) -> NDArray[np.bool_]:

@@ -231,6 +231,8 @@ def test_workers_end_with_a_run_that_is_killed(davis: Path) -> None:
         (["--model", "grabcut", "grabcut"], "each model can be given once only"),
         (["--dataset", "DAVIS={davis}", "DAVIS={davis}"], "each data set can be given once only"),
         (["--seeds", "3"], "--clicks jitter"),
+        (["--start", "sp"], "come with DAVIS-585 alone"),
+        (["--no-mask-feedback"], "no such --model is given"),
         (["--resume"], "--output"),
         (["--output", "runs/noc.txt"], "ends in .json"),
         (["--protocol", "serve", "--flip"], "mirrored photo"),

@@ -95,3 +95,31 @@ def write_davis(folder: Path, num_photos: int = 2) -> Path:
         Image.fromarray(moved[0]).save(folder / "img" / f"{index}.png")
         Image.fromarray(np.where(moved[1] == 1, 255, 0).astype(np.uint8)).save(folder / "gt" / f"{index}.png")
     return folder
+
+
+class KeepsTheMask(DiscModel):
+    """Answers with the mask that it was given."""
+
+    def click(
+        self, features: tuple[int, int], clicks: Sequence[Click], previous: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        return np.zeros(features, np.float32) if previous is None else previous
+
+
+def keeps_the_mask() -> KeepsTheMask:
+    """For `--model bench_models:keeps_the_mask`."""
+    return KeepsTheMask(radius=1)
+
+
+def write_davis585(folder: Path) -> Path:
+    """A data set in DAVIS-585's layout: rectangles of which "sp" has the upper half and "stm" three quarters."""
+    image, _ = scene()
+    for sequence, frame, objects in (("bear", "00009", (40, 60)), ("cows", "00000", (40,))):
+        (folder / sequence).mkdir(parents=True)
+        Image.fromarray(image).save(folder / sequence / f"{frame}.jpg")
+        for number, height in enumerate(objects, start=1):
+            for prefix, rows in (("", height), ("init_sp_", height // 2), ("init_stm_", height * 3 // 4)):
+                mask = np.zeros((*image.shape[:2], 3), np.uint8)
+                mask[10 : 10 + rows, 20:80] = 255
+                Image.fromarray(mask).save(folder / sequence / f"{prefix}object{number}_{frame}.png")
+    return folder

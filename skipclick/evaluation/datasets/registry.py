@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from skipclick.evaluation.datasets.coco import list_coco
 from skipclick.evaluation.datasets.cvat import list_cvat
+from skipclick.evaluation.datasets.davis585 import list_davis585
 from skipclick.evaluation.datasets.image_mask_folders import any_colour, instance_ids, list_hqseg, list_pairs, trimap
 from skipclick.evaluation.datasets.label_studio_export import list_label_studio
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, describe_left_out, left_out_for
@@ -57,6 +58,13 @@ LAYOUTS = {
         num_photos=345,
         num_objects=345,
         resolution=(672, 672),
+    ),
+    "DAVIS-585": Layout(
+        expects="a folder for each sequence, with FRAME.jpg, OBJECT_FRAME.png (mask) and the masks to start from, "
+        "init_sp_OBJECT_FRAME.png and init_stm_OBJECT_FRAME.png (--start sp or stm)",
+        list_photos=list_davis585,
+        num_photos=585,
+        num_objects=585,
     ),
     "COCO_MVal": Layout(
         expects="img/ and gt/ (as DAVIS')",

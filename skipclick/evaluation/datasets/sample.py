@@ -37,6 +37,8 @@ class Sample:
     """Name of the class that all objects of the photo have, where the data set is divided into classes."""
     left_out: tuple[LeftOut, ...] = ()
     """Of the photo's annotations, those that are no objects."""
+    starts: Mapping[str, Path] = field(default_factory=dict)
+    """Masks of the photo's only object to start from, where the data set has them: by kind, the file."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Content:
     targets: Targets = field(repr=False)
     left_out: tuple[LeftOut, ...] = ()
     """Annotations that cannot be used."""
+    starts: Mapping[str, Path] = field(default_factory=dict)
+    """As of `Sample`."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Photo:
         left_out += [LeftOut(NO_PIXEL, f"{self.name}, object {one}") for one in content.targets if one not in objects]
         if not objects:
             left_out.append(LeftOut(NO_OBJECT, self.name))
-        return Sample(self.name, content.image, objects, self.category, tuple(left_out))
+        return Sample(self.name, content.image, objects, self.category, tuple(left_out), content.starts)
 
 
 def _size(shape: tuple[int, ...]) -> str:

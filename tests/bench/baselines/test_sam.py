@@ -91,6 +91,15 @@ def session(weights: Weights, clicks: list[Click]) -> list[NDArray[np.float32]]:
     return masks
 
 
+def test_without_mask_feedback_an_answer_is_of_the_clicks_alone(weights: Weights) -> None:
+    """And says so, as both ways are used in publications."""
+    baseline = load_baseline(f"{weights.family}:{weights.folder}", mask_feedback=False)
+    features = baseline.encode(PHOTO)
+    masks = [baseline.click(features, CLICKS[: count + 1], None) for count in range(len(CLICKS))]
+    assert not any(differ(masks, session_by_the_book(weights, CLICKS, feedback=False)))
+    assert ", clicks alone, transformers" in baseline.version
+
+
 def differ(masks: list[NDArray[np.float32]], others: list[NDArray[np.float32]]) -> list[bool]:
     return [bool((mask != other).any()) for mask, other in zip(masks, others, strict=True)]
 

@@ -27,7 +27,7 @@ from skipclick.evaluation.results import ObjectResult
 from skipclick.metrics import mask_iou
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest
-from skipclick.simulation import error_regions
+from skipclick.simulation import error_regions, jittered_click
 from skipclick.zoom import crop_encoder, predict_zoomed, zoom_request
 from tests.support.bench_models import BatchDiscModel, DiscModel, scene
 from tests.support.parity_files import for_each_golden, load_golden
@@ -129,6 +129,28 @@ def test_a_jittered_click_lies_in_the_error() -> None:
         false_negative, false_positive = error_regions(mask, target)
         assert (false_negative if click.positive else false_positive)[int(click.y), int(click.x)]
         mask = DiscModel(8).click(target.shape, result.clicks[:count], None) > 0.49
+
+
+def test_weighted_clicks_are_drawn_by_depth() -> None:
+    """In the error, a pixel as often as it is deep: at times near the outline, where the inner half never is."""
+    target = np.zeros((90, 120), np.int8)
+    cv2.circle(target.view(np.uint8), (60, 45), 30, (1,), cv2.FILLED)
+    drawn: dict[bool, list[float]] = {}
+    for weighted in (False, True):
+        rng = np.random.default_rng(1)
+        clicks = [
+            jittered_click(np.zeros(target.shape, np.bool_), target, [], rng, weighted=weighted) for _ in range(400)
+        ]
+        assert all(click.positive for click in clicks)
+        drawn[weighted] = [float(np.hypot(click.x - 60, click.y - 45)) for click in clicks]
+    assert max(drawn[False]) < 17 < 20 < max(drawn[True]) <= 30.5
+    assert np.mean(drawn[True]) == pytest.approx(15, abs=1)  # of a cone: half the radius
+    rules = make_rules("paper", "weighted", 2, [85], None)
+    assert rules.seeds == (0, 1)
+    sample = two_objects()
+    found_weighted = found(list(evaluate(DiscModel(8), [sample], replace(rules, num_clicks=2), seed=0)))
+    jitter = replace(rules, num_clicks=2, clicks="jitter")
+    assert found_weighted != found(list(evaluate(DiscModel(8), [sample], jitter, seed=0)))
 
 
 @pytest.fixture

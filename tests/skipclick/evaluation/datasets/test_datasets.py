@@ -29,6 +29,7 @@ def test_every_data_set_of_the_paper_has_its_network_size() -> None:
         "GrabCut": 448,
         "Berkeley": 448,
         "DAVIS": 672,
+        "DAVIS-585": None,
         "COCO_MVal": 448,
         "SBD": 448,
         "PascalVOC": 448,
