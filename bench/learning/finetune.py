@@ -26,12 +26,12 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -54,6 +54,8 @@ from skipclick.evaluation.versions import software_versions
 from train.cocolvis.workers import end_with_parent
 from train.finetune import Example, FinetuneConfig, TooFewError, finetune
 from train.finetune.gate import RULES, Measured, measured
+
+R = TypeVar("R")
 
 MIN_AREA = 100  # pixels; nobody annotates less
 MAX_OF_PHOTO = 4  # objects of a test photo, so that crowded ones do not outweigh the others
@@ -229,12 +231,48 @@ def whole_nocs(found: Measured) -> tuple[tuple[int, int], ...]:
     return tuple((int(at85), int(at90)) for at85, at90 in found.nocs)
 
 
-def resumed(path: Path, subject: dict[str, Any]) -> list[FinetuneResult]:
-    """What an earlier run left in its file, which is started if it is not there. subject: see `resume_journal`."""
+def resumed(path: Path, kind: str, subject: dict[str, Any], read: Callable[[dict[str, Any]], R]) -> list[R]:
+    """What an earlier run left in its file, which is started if it is not there. See `resume_journal`."""
     if not path.exists():
-        start_journal(path, FORMAT, subject, about={"software": software_versions()})
+        start_journal(path, kind, subject, about={"software": software_versions()})
         return []
-    return resume_journal(path, FORMAT, subject, FinetuneResult.from_dict, "name another --output")
+    return resume_journal(path, kind, subject, read, "name another --output")
+
+
+def in_own_process(run: Callable[..., R], *arguments: Any) -> R:
+    """What a function returns that is called in a process of its own, so that its memory is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
+        return pool.submit(run, *arguments).result()
+
+
+class Outcome(Protocol):
+    """What the test objects needed, on the base model or after a fine-tuning."""
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Of each test object."""
+
+    @property
+    def nocs(self) -> tuple[tuple[int, int], ...]:
+        """Of each test object: clicks to 85 % and to 90 %."""
+
+    @property
+    def report(self) -> Mapping[str, Any] | None:
+        """`train.finetune.Report`."""
+
+
+def changed_cells(base: Outcome, group: Sequence[Outcome]) -> str:
+    """Cells of a table about the fine-tunings of all seeds: NoC@85, NoC@90, the change of their mean against the base
+    with its interval over photos, and that of the retention set."""
+    start = np.array(base.nocs, np.float64).mean(axis=1)
+    nocs = np.stack([np.array(one.nocs, np.float64) for one in group])  # (seeds, objects, 2)
+    at85, at90 = nocs.mean(axis=(0, 1))
+    changes = (nocs.mean(axis=(0, 2)) - start)[:, None]
+    [(low, high)] = bootstrap_intervals(changes, base.images)
+    last = [one.report["retention"][-1] for one in group if one.report]
+    retention = sum(one["new"] - one["old"] for one in last) / len(group)
+    change = f"{changes.mean():+.2f} ({changes.mean() / start.mean():+.0%})"
+    return f"{at85:.2f} | {at90:.2f} | {change} | {low:+.2f} to {high:+.2f} | {retention:+.2f}"
 
 
 def tables(outcomes: Sequence[FinetuneResult]) -> str:
@@ -248,22 +286,12 @@ def tables(outcomes: Sequence[FinetuneResult]) -> str:
         base = next((one for one in outcomes if one.domain == name and not one.num_objects), None)
         if base is None:
             continue
-        start = np.array(base.nocs, np.float64)
-        at85, at90 = start.mean(axis=0)
-        lines.append(f"| {name} ({len(start)} objects) | base | | {at85:.2f} | {at90:.2f} | | | | |")
+        at85, at90 = np.mean(base.nocs, axis=0)
+        lines.append(f"| {name} ({len(base.nocs)} objects) | base | | {at85:.2f} | {at90:.2f} | | | | |")
         for count, group in _by_count(outcomes, name):
-            nocs = np.stack([np.array(one.nocs, np.float64) for one in group])  # (seeds, objects, 2)
-            at85, at90 = nocs.mean(axis=(0, 1))
-            changes = (nocs.mean(axis=(0, 2)) - start.mean(axis=1))[:, None]
-            [(low, high)] = bootstrap_intervals(changes, base.images)
-            share = changes.mean() / start.mean()
-            reports = [one.report for one in group if one.report]
-            retention = sum(one["retention"][-1]["new"] - one["retention"][-1]["old"] for one in reports) / len(group)
-            promoted = sum(bool(one["worth_promoting"]) for one in reports)
-            lines.append(
-                f"| | {count} | {len(group)} | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} ({share:+.0%}) "
-                f"| {low:+.2f} to {high:+.2f} | {retention:+.2f} | {promoted} of {len(group)} |"
-            )
+            promoted = sum(bool(one.report["worth_promoting"]) for one in group if one.report)
+            cells = changed_cells(base, group)
+            lines.append(f"| | {count} | {len(group)} | {cells} | {promoted} of {len(group)} |")
     trained = [one for one in outcomes if one.report]
     for count in sorted({one.num_objects for one in trained}):
         group = [one for one in trained if one.num_objects == count]
@@ -336,7 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "test photos": options.test_photos,
             "rules": RULES.to_dict(),
         }
-        outcomes = resumed(options.output, subject)
+        outcomes = resumed(options.output, FORMAT, subject, FinetuneResult.from_dict)
         outcomes = _measure(domains, options, config, outcomes)
         print(tables(outcomes))
         if options.plot:
@@ -357,9 +385,8 @@ def _measure(
     for domain, count, seed in wanted:
         if (domain.name, count, seed) in done:
             continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-            arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
-            outcome = pool.submit(run_one, *arguments).result()
+        arguments = (domain, count, seed, options.model, options.test_photos, config, options.threads)
+        outcome = in_own_process(run_one, *arguments)
         append_entry(options.output, asdict(outcome))
         outcomes.append(outcome)
         means = " / ".join(f"{mean:.2f}" for mean in np.mean(outcome.nocs, axis=0))

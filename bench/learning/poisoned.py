@@ -17,11 +17,9 @@ Each fine-tuning runs in a process of its own. An interrupted run goes on where 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +30,21 @@ import torch
 from numpy.typing import NDArray
 
 from bench.cli import CommandParser
-from bench.learning.finetune import MAX_OF_PHOTO, Domain, annotatable, in_order_of, whole_nocs
+from bench.learning.finetune import (
+    MAX_OF_PHOTO,
+    Domain,
+    annotatable,
+    changed_cells,
+    in_order_of,
+    in_own_process,
+    resumed,
+    whole_nocs,
+)
 from bench.models import checkpoint_sha256
 from skipclick import load_checkpoint
-from skipclick.evaluation.bootstrap import bootstrap_intervals
 from skipclick.evaluation.datasets import Sample, check_set
-from skipclick.evaluation.journal import append_entry, resume_journal, start_journal
+from skipclick.evaluation.journal import append_entry
 from skipclick.evaluation.option_types import positive
-from skipclick.evaluation.versions import software_versions
-from train.cocolvis.workers import end_with_parent
 from train.finetune import Example, FinetuneConfig, finetune
 from train.finetune.gate import RULES, measured, promotion_gate
 
@@ -189,24 +193,12 @@ def table(outcomes: Sequence[PoisonedResult]) -> str:
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for base in (one for one in outcomes if one.case.percent is None):
-        start = np.array(base.nocs, np.float64)
-        at85, at90 = start.mean(axis=0)
-        lines.append(f"| {base.case.domain} ({len(start)} objects) | base | | {at85:.2f} | {at90:.2f} | | | | | |")
+        at85, at90 = np.mean(base.nocs, axis=0)
+        lines.append(f"| {base.case.domain} ({len(base.nocs)} objects) | base | | {at85:.2f} | {at90:.2f} | | | | | |")
         for wrong, percent, group in _groups(outcomes, base.case.domain):
-            nocs = np.stack([np.array(one.nocs, np.float64) for one in group])  # (seeds, objects, 2)
-            at85, at90 = nocs.mean(axis=(0, 1))
-            changes = (nocs.mean(axis=(0, 2)) - start.mean(axis=1))[:, None]
-            [(low, high)] = bootstrap_intervals(changes, base.images)
-            last = [one.report["retention"][-1] for one in group if one.report]
-            retention = sum(one["new"] - one["old"] for one in last) / len(group)
-            without, promoted = (
-                f"{sum(one.promoted_without_rule for one in group)} of {len(group)}",
-                f"{sum(one.promoted for one in group)} of {len(group)}",
-            )
-            lines.append(
-                f"| | {wrong if percent else 'none'} | {percent} % | {at85:.2f} | {at90:.2f} | {changes.mean():+.2f} "
-                f"| {low:+.2f} to {high:+.2f} | {retention:+.2f} | {without} | {promoted} |"
-            )
+            promotions = [sum(one.promoted_without_rule for one in group), sum(one.promoted for one in group)]
+            cells = [changed_cells(base, group), *(f"{promoted} of {len(group)}" for promoted in promotions)]
+            lines.append(f"| | {wrong if percent else 'none'} | {percent} % | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
@@ -256,11 +248,7 @@ def measure(domains: Sequence[Domain], options: argparse.Namespace, config: Fine
         "rules": RULES.to_dict(),
         **{name: getattr(options, name) for name in chosen},
     }
-    outcomes: list[PoisonedResult] = []
-    if options.output.exists():
-        outcomes = resume_journal(options.output, FORMAT, subject, PoisonedResult.from_dict, "name another --output")
-    else:
-        start_journal(options.output, FORMAT, subject, about={"software": software_versions()})
+    outcomes = resumed(options.output, FORMAT, subject, PoisonedResult.from_dict)
     by_name = {domain.name: domain for domain in domains}
     wanted = [Case(name, "", None, 0) for name in by_name]
     wanted += [
@@ -273,8 +261,7 @@ def measure(domains: Sequence[Domain], options: argparse.Namespace, config: Fine
     for case in wanted:
         if any(one.case == case for one in outcomes):
             continue
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_parent) as pool:
-            outcome = pool.submit(run_one, case, by_name[case.domain], options, config).result()
+        outcome = in_own_process(run_one, case, by_name[case.domain], options, config)
         append_entry(options.output, asdict(outcome))
         outcomes.append(outcome)
         means = " / ".join(f"{mean:.2f}" for mean in np.mean(outcome.nocs, axis=0))

@@ -1,16 +1,13 @@
-"""The figures of runs of a fleet, as tables and pictures."""
+"""The figures of runs of a fleet, as tables, and a picture of one in which a replica dies."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from bench.plots import COLOURS, PAGE_WIDTH, STYLE
 from bench.scaling.fleet_simulation import Served
@@ -113,23 +110,11 @@ def failure_table(
     return "\n".join(lines)
 
 
-def draw_measured(rows: Sequence[FleetFigures], path: Path, title: str) -> None:
-    """Latency against the number of replicas, as PNG."""
-    with _figure(path, title) as axes:
-        for colour, (name, part) in zip(
-            COLOURS, (("later clicks", "later"), ("first on a photo", "first")), strict=False
-        ):
-            for percent, line in (("p50", "-"), ("p95", "--"), ("p99", ":")):
-                points = [(row.replicas, getattr(row, part).get(percent)) for row in rows]
-                points = [(x, y) for x, y in points if y is not None]
-                axes.plot(*zip(*points, strict=True), line, color=colour, marker="o", label=f"{name}, {percent}")
-        axes.set(xlabel="replicas", ylabel="latency, ms", yscale="log", xticks=[row.replicas for row in rows])
-        _plain_numbers(axes.yaxis)
-
-
 def draw_failure(served: Sequence[Served], failed: Sequence[float], seconds: float, path: Path, title: str) -> None:
     """Each click over time, as PNG."""
-    with _figure(path, title) as axes:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
+        axes = figure.subplots()
         for first, colour, name in ((False, COLOURS[0], "later clicks"), (True, COLOURS[1], "photo encoded for it")):
             points = [(one.begin, 1000 * one.seconds) for one in served if one.first == first]
             if points:
@@ -141,35 +126,8 @@ def draw_failure(served: Sequence[Served], failed: Sequence[float], seconds: flo
             axes.annotate(
                 what, (moment, 1), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points"
             )
-        axes.set(xlabel="time, s", ylabel="latency, ms", yscale="log")
-        _plain_numbers(axes.yaxis)
-
-
-def draw_needs(needs: Sequence[Need], path: Path, title: str) -> None:
-    """Replicas against annotators, as PNG."""
-    with _figure(path, title) as axes:
-        people = [one.enough.annotators for one in needs]
-        axes.plot(people, [one.enough.replicas for one in needs], "o-", color=COLOURS[0], label="enough replicas")
-        axes.set(xlabel="annotators", ylabel="replicas", xscale="log", yscale="log")
-        _plain_numbers(axes.xaxis)
-        _plain_numbers(axes.yaxis)
-
-
-@contextmanager
-def _figure(path: Path, title: str) -> Iterator[Any]:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PAGE_WIDTH, 3.0), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title)
-        yield axes
+        axes.set(title=title, xlabel="time, s", ylabel="latency, ms", yscale="log")
         figure.legend(fontsize=7, loc="outside right upper", handlelength=3)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             figure.savefig(temporary, format="png")
-
-
-def _plain_numbers(axis: Any) -> None:
-    """Label a logarithmic axis with 20 and 1,000 instead of powers of ten."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:,.0f}")
-    axis.set_minor_formatter(NullFormatter())

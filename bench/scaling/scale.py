@@ -7,8 +7,8 @@
     python bench/scaling/scale.py simulate --times vit-b-cpu --later 500 --first 2000
 
 --times says how long a replica's device is busy: a name, or a row of a result of bench/serving/latency.py as
-FILE:MODEL:RESOLUTION:DEVICE:DTYPE, such as runs/latency.json:vit-b:448:cuda:bfloat16. Each writes OUTPUT.json, .md and,
-except for `overhead`, .png. All but `simulate` need HAProxy (Debian package haproxy). Exit status 2 for wrong options.
+FILE:MODEL:RESOLUTION:DEVICE:DTYPE, such as runs/latency.json:vit-b:448:cuda:bfloat16. Each writes OUTPUT.json and .md,
+`failure` .png too. All but `simulate` need HAProxy (Debian package haproxy). Exit status 2 for wrong options.
 """
 
 from __future__ import annotations
@@ -23,15 +23,7 @@ from typing import Any
 from bench.cli import CommandParser, write_results
 from bench.scaling.capacity import TIMES, find_need, times_of
 from bench.scaling.fleet_simulation import Pace
-from bench.scaling.report import (
-    draw_failure,
-    draw_measured,
-    draw_needs,
-    failure_table,
-    measured_table,
-    need_table,
-    overhead_table,
-)
+from bench.scaling.report import draw_failure, failure_table, measured_table, need_table, overhead_table
 from bench.scaling.stub_fleet import measure, measure_failure, measure_overhead
 from bench.serving.loopback import exit_on_signals
 from skipclick.evaluation.option_types import positive
@@ -54,49 +46,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(options: argparse.Namespace, output: Path) -> tuple[str, dict[str, Any]]:
-    title, source, facts = _conditions(options)
+def _measure(options: argparse.Namespace, _: Path) -> tuple[str, dict[str, Any]]:
+    source, facts = _conditions(options)
     rows = [
         measure(options.times, people, replicas, options.seconds, PACE)
         for people in options.annotators
         for replicas in options.replicas
     ]
-    draw_measured(rows, output.with_suffix(".png"), f"{options.annotators[0]:,} annotators; {title}")
     return f"{source}\n\n{measured_table(rows)}", facts | {"rows": [asdict(row) for row in rows]}
 
 
 def _failure(options: argparse.Namespace, output: Path) -> tuple[str, dict[str, Any]]:
-    title, source, facts = _conditions(options)
+    source, facts = _conditions(options)
     people, replicas = options.annotators, options.replicas
     served, failed = measure_failure(options.times, people, replicas, options.seconds, PACE)
-    title = f"{people:,} annotators, {replicas} replicas; {title}"
+    title = f"{people:,} annotators, {replicas} replicas; {options.times.name}"
     draw_failure(served, failed, options.seconds, output.with_suffix(".png"), title)
     text = f"{source}\n\n{failure_table(people, replicas, served, failed, options.seconds)}"
     figures = {"annotators": people, "replicas": replicas, "failed": failed, "served": [asdict(one) for one in served]}
     return text, facts | figures
 
 
-def _simulate(options: argparse.Namespace, output: Path) -> tuple[str, dict[str, Any]]:
-    title, source, facts = _conditions(options)
+def _simulate(options: argparse.Namespace, _: Path) -> tuple[str, dict[str, Any]]:
+    source, facts = _conditions(options)
     needs = [
         find_need(options.times, people, options.seconds, PACE, options.later, options.first)
         for people in options.annotators
     ]
-    draw_needs(needs, output.with_suffix(".png"), title)
     return f"{source}\n\n{need_table(needs)}", facts | {"needs": [asdict(one) for one in needs]}
 
 
-def _overhead(options: argparse.Namespace, output: Path) -> tuple[str, dict[str, Any]]:
+def _overhead(options: argparse.Namespace, _: Path) -> tuple[str, dict[str, Any]]:
     added = measure_overhead(options.rounds)
     return overhead_table(added), {"overhead": added}
 
 
-def _conditions(options: argparse.Namespace) -> tuple[str, str, dict[str, Any]]:
-    """What a run assumes: as a title, with its source, and as facts for the result file."""
+def _conditions(options: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """What a run assumes: in words, and as facts for the result file."""
     times = options.times
-    title = f"{times.name}: encode {1000 * times.encode:g} ms, click {1000 * times.click:g} ms"
-    facts = {"times": asdict(times), "pace": asdict(PACE), "seconds": options.seconds}
-    return title, f"{title} ({times.source}).", facts
+    words = f"{times.name}: encode {1000 * times.encode:g} ms, click {1000 * times.click:g} ms ({times.source})."
+    return words, {"times": asdict(times), "pace": asdict(PACE), "seconds": options.seconds}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,10 +14,6 @@ import base64
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
-
-if not __package__:  # run as a script: the packages lie in the folder above bench
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import orjson
 import requests

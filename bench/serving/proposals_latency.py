@@ -18,9 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Event, Thread
 
-if not __package__:  # run as a script: the packages lie in the folder above bench
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bench.learning.finetune import (
+    FORMAT,
     Domain,
     FinetuneResult,
     accepted_masks,
@@ -81,18 +83,22 @@ def test_more_objects_than_there_are_is_an_error(tmp_path: Path) -> None:
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     path, subject = tmp_path / "runs" / "finetune.jsonl", {"model": "abc", "recipe": {"steps": 3}}
-    assert resumed(path, subject) == []
+
+    def found(**others: Any) -> list[FinetuneResult]:
+        return resumed(path, FORMAT, subject | others, FinetuneResult.from_dict)
+
+    assert found() == []
     with path.open("a") as file:
         for one in OUTCOMES:
             file.write(json.dumps(asdict(one)) + "\n")
         file.write('{"domain": "hor')  # killed while it wrote
-    assert resumed(path, subject) == OUTCOMES
-    assert resumed(path, subject) == OUTCOMES  # the unfinished line is gone
+    assert found() == OUTCOMES
+    assert found() == OUTCOMES  # the unfinished line is gone
     with pytest.raises(ValueError, match="started with different recipe"):
-        resumed(path, subject | {"recipe": {"steps": 4}})
+        found(recipe={"steps": 4})
     path.write_text("nothing of ours\n")
     with pytest.raises(ValueError, match="not a journal of this command"):
-        resumed(path, subject)
+        found()
 
 
 def test_the_table_holds_the_base_beside_means_over_seeds() -> None:

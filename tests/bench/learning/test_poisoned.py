@@ -83,7 +83,7 @@ def test_the_table_and_the_file() -> None:
     poisoned = PoisonedResult(Case("horses", "half", 50, 0), images, ((3, 5), (3, 5)), False, True, report, 9.0)
     lines = table([base, poisoned]).splitlines()
     assert lines[2] == "| horses (2 objects) | base | | 2.00 | 4.00 | | | | | |"
-    assert lines[3] == "| | half | 50 % | 3.00 | 5.00 | +1.00 | +1.00 to +1.00 | +0.25 | 1 of 1 | 0 of 1 |"
+    assert lines[3] == "| | half | 50 % | 3.00 | 5.00 | +1.00 (+33%) | +1.00 to +1.00 | +0.25 | 1 of 1 | 0 of 1 |"
     for one in (base, poisoned):
         assert PoisonedResult.from_dict(json.loads(json.dumps(asdict(one)))) == one
 
