@@ -38,6 +38,7 @@ NO_LABEL = "object"
 """The class of masks without a label."""
 NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one most agree with, else the oldest"
 
+_LONGEST_NAME = 200  # bytes of a photo's or a label's name in names of files, which have 255 at most
 _PAGE = 20  # tasks that Label Studio is asked for at once; each comes with all its masks
 _UNSAFE = re.compile(r"[^-\w. ]")  # in names of files
 _PAUSE = 1.0  # seconds before a second try
@@ -213,7 +214,7 @@ def _write_masks(output: Path, labels: Sequence[str]) -> None:
     with atomic_write(output / "masks" / "index.jsonl") as temporary, temporary.open("w", encoding="utf-8") as index:
         for image, name in _named(output):
             for number, one in enumerate(image["objects"], 1):
-                path = output / "masks" / name / f"{number}-{_UNSAFE.sub('_', one['label'])}.png"
+                path = output / "masks" / name / f"{number}-{_part_of_a_name(_UNSAFE.sub('_', one['label']))}.png"
                 encoded, png = cv2.imencode(".png", mask_of(image, one).astype(np.uint8) * 255)
                 assert encoded
                 with atomic_write(path) as aside:
@@ -249,13 +250,19 @@ def _named(output: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """All images with a name each: the stem of the file, where that is taken with the task's id behind it."""
     taken: set[str] = set()
     for image in _images(output):
-        stem = name = PurePosixPath(image["file_name"]).stem
+        stem = name = _part_of_a_name(PurePosixPath(image["file_name"]).stem)
         if name in taken:
             name = f"{stem}-task{image['task']}"
         if name in taken:
             name = f"{stem}-image{image['id']}"
         taken.add(name)
         yield image, name
+
+
+def _part_of_a_name(text: str) -> str:
+    """A text as a part of a file's name: some are too long for one, or have characters that no disk takes."""
+    printable = "".join(char if char.isprintable() else "_" for char in text)
+    return printable.encode(errors="replace")[:_LONGEST_NAME].decode(errors="ignore")
 
 
 def _labels(config: LabelingConfig, kept: Path) -> list[str]:

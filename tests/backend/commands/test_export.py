@@ -163,6 +163,22 @@ def test_files_of_one_name_stay_apart(api: LabelStudioApi, studio: FakeLabelStud
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["photo-task2.txt", "photo.txt"]
 
 
+@pytest.mark.parametrize("kind", ["yolo-seg", "masks"])
+@pytest.mark.parametrize("name", ["a%00b%0A", "名" * 100, "x" * 900], ids=["control", "wide", "long"])
+def test_names_that_no_disk_takes_are_no_trouble(
+    api: LabelStudioApi, studio: FakeLabelStudio, tmp_path: Path, kind: str, name: str
+) -> None:
+    """Addresses of photos and labels may be anything."""
+    task = bodies.task(1, bodies.annotation(1, 1, [region("a", ring(), label="ŝ" * 300)]))
+    twin = bodies.task(2, bodies.annotation(2, 2, [region("b", ring())]))
+    task["data"] = twin["data"] = {"image": f"/data/upload/1/{name}.png"}
+    studio.tasks = [task, twin]
+    (line,) = run(api, tmp_path, kind)
+    assert "2 objects in 2 images" in line
+    found = tmp_path.glob("labels/*.txt") if kind == "yolo-seg" else tmp_path.glob("masks/*/*.png")
+    assert len(list(found)) == 2
+
+
 def test_nothing_accepted_is_an_empty_export(api: LabelStudioApi, tmp_path: Path) -> None:
     assert run(api, tmp_path, "coco")[0].endswith("0 objects in 0 images; 0 of 0 tasks were new or changed")
     assert not COCO(tmp_path / "annotations.json").anns
