@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from http import HTTPStatus
 from threading import BoundedSemaphore
@@ -68,6 +68,7 @@ from backend.label_studio.regions import (
     read_mask,
     read_start,
 )
+from backend.memory_budget import MemoryBudget
 from backend.nuclio import build_nuclio
 from backend.pages import build_pages
 from backend.places import places
@@ -98,6 +99,16 @@ logger = logging.getLogger(__name__)
 _BAD_INPUT = (ProtocolError, InteractionError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
+_LONG_BODY = 1 << 20
+"""Bytes of a body from which on it takes one of the places for bodies, and its share of the memory for them."""
+
+_BODIES_BYTES = 256 << 20
+"""Memory for long bodies, all together, or REQUEST_MAX_BYTES if that is more. Each is there up to four times while it
+is read and parsed."""
+
+_BODIES_PATIENCE = 5.0
+"""Seconds that a long body waits for memory."""
+
 _SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 
 
@@ -109,7 +120,7 @@ def create_app(settings: Settings, annotator: Annotator) -> Flask:
 def build_app(settings: Settings, readiness: Readiness, training: Training | None = None) -> Flask:
     """The server around an annotator that may still be loading; without `training` it learns nothing."""
     app = Flask(__name__, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_body`
+    app.config["MAX_CONTENT_LENGTH"] = settings.request_max_bytes + 1  # see `_Bodies`
     limits = Limits(settings.request_max_clicks, settings.image_max_pixels)
     output = Output(
         settings.mask_min_part, settings.polygon_min_iou, settings.polygon_max_points, settings.correct_regions
@@ -119,13 +130,14 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     shares = places(settings.threads)
     slots, warming = BoundedSemaphore(shares.predictions), BoundedSemaphore(shares.warming)
     learning, pages = BoundedSemaphore(shares.learning), BoundedSemaphore(shares.pages)
+    bodies = _Bodies(settings, BoundedSemaphore(shares.bodies))
     proposing = Proposing(settings.predict_seconds) if settings.predict == "similar" else None
     _observe_requests(app, telemetry)
     _refuse_strangers(app, settings)
     _answer_errors(app, settings)
     app.register_blueprint(build_pages(readiness, training, lambda: _slot(pages), proposing is not None))
     if settings.cvat == "on":
-        app.register_blueprint(build_nuclio(settings, readiness, lambda: _body(settings), lambda: _slot(slots)))
+        app.register_blueprint(build_nuclio(settings, readiness, bodies.read, lambda: _slot(slots)))
 
     @app.get("/")
     @app.get("/health")
@@ -139,7 +151,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
     @app.post("/setup")
     def setup() -> Response:
-        body = read_setup(read_json(_body(settings, SETUP_MAX_BYTES)))
+        body = read_setup(read_json(bodies.read(SETUP_MAX_BYTES)))
         g.facts["project"] = body.project
         config = parse_labeling_config(body.label_config)
         check_labeling_config(config)
@@ -154,13 +166,13 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     def predict() -> Response:
         deadline = time.monotonic() + settings.request_timeout
         annotator = readiness.service().annotator
-        answer = _predict(_body(settings), annotator, signs, slots, limits, output, deadline, proposing)
+        answer = _predict(bodies.read(), annotator, signs, slots, limits, output, deadline, proposing)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
     @app.post("/warm")
     def warm() -> Response:
         """Like /predict for a task that was opened, but answered when its image is ready, for `backend warm`."""
-        body = read_predict(read_json(_body(settings)))
+        body = read_predict(read_json(bodies.read()))
         if len(body.tasks) != 1:
             raise ProtocolError(f"one task is warmed at a time, this request has {len(body.tasks)}")
         annotator = readiness.service().annotator
@@ -171,7 +183,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     @app.post("/webhook")
     def webhook() -> tuple[Response, int]:
         """Answered as soon as the event is written down: Label Studio sends it inside the annotator's own request."""
-        raw = _body(settings, WEBHOOK_MAX_BYTES)
+        raw = bodies.read(WEBHOOK_MAX_BYTES)
         body = read_json(raw)
         action = read_webhook(body)
         g.facts["action"] = action[:40]
@@ -387,20 +399,51 @@ def _asked_project() -> int:
     return project
 
 
-def _body(settings: Settings, most: int | None = None) -> bytes:
-    """The request's body. Werkzeug refuses announced lengths, but only cuts off bodies that come in chunks. `most`:
-    bytes, where fewer than REQUEST_MAX_BYTES are enough."""
-    if most is not None and (request.content_length or 0) > most:
-        raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")
-    try:
-        raw = request.get_data(cache=False)
-    except (OSError, ParseException) as error:  # chunks that are malformed, or end too early
-        raise ProtocolError(f"the body cannot be read: {type(error).__name__}") from None
-    if most is not None and len(raw) > most:
-        raise ProtocolError(f"the body is larger than the {most >> 20} MB that {request.path} takes")
-    if len(raw) > settings.request_max_bytes:
-        raise RequestEntityTooLarge
-    return raw
+class _Bodies:
+    """Reads requests' bodies, the long ones within a number of places and an amount of memory."""
+
+    def __init__(self, settings: Settings, places: BoundedSemaphore) -> None:
+        self._most = settings.request_max_bytes
+        self._places = places
+        self._budget = MemoryBudget(max(_BODIES_BYTES, self._most), _BODIES_PATIENCE)
+
+    def read(self, most: int | None = None) -> bytes:
+        """The request's body; what a long one holds is let go of at the request's end. `most`: bytes, where fewer than
+        REQUEST_MAX_BYTES are enough.
+
+        Raises `ProtocolError`, `RequestEntityTooLarge`, and `OverloadedError` where other long bodies leave no room.
+        """
+        trouble = f"the body is larger than the {(most or 0) >> 20} MB that {request.path} takes"
+        if most is not None and (request.content_length or 0) > most:
+            raise ProtocolError(trouble)
+        pieces, size = [], 0
+        try:
+            while piece := request.stream.read(_LONG_BODY):  # what a client only announces takes no memory
+                pieces.append(piece)
+                size += len(piece)
+                # Werkzeug refuses announced lengths, but only cuts off bodies that come in chunks.
+                if size > self._most:
+                    raise RequestEntityTooLarge
+                if most is not None and size > most:
+                    raise ProtocolError(trouble)
+                if len(pieces) > 1:
+                    self._hold(size if len(pieces) == 2 else len(piece))
+        except (OSError, ParseException) as error:  # chunks that are malformed, or end too early
+            raise ProtocolError(f"the body cannot be read: {type(error).__name__}") from None
+        if len(pieces) > 1:
+            self._take_place()
+        return b"".join(pieces)
+
+    def _hold(self, num_bytes: int) -> None:
+        try:
+            g.at_the_end.callback(self._budget.take(num_bytes).release)
+        except MemoryError:
+            raise OverloadedError("long bodies of other requests take all the memory for them; try again") from None
+
+    def _take_place(self) -> None:
+        if not self._places.acquire(blocking=False):
+            raise OverloadedError("too many long bodies are worked on; try again, or raise THREADS")
+        g.at_the_end.callback(self._places.release)
 
 
 @contextmanager
@@ -432,6 +475,13 @@ def _observe_requests(app: Flask, telemetry: Telemetry) -> None:
         given = request.headers.get("X-Request-ID", "")  # of a proxy, whose log then speaks of the same request
         g.request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(6)
         g.begin, g.facts = time.perf_counter(), {}
+        g.at_the_end = ExitStack()
+
+    @app.teardown_request
+    def let_go(_: BaseException | None) -> None:
+        at_the_end = g.pop("at_the_end", None)
+        if at_the_end is not None:
+            at_the_end.close()
 
     @app.after_request
     def end(response: Response) -> Response:

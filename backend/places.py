@@ -25,6 +25,8 @@ class Places:
     """Threads that may put together what /metrics and /status say."""
     clients: int
     """Threads that may wait for a client in the middle of a request or an answer."""
+    bodies: int
+    """Threads that may work on a long body: parsing it takes long, and two are parsed at once."""
 
 
 def places(threads: int) -> Places:
@@ -38,4 +40,5 @@ def places(threads: int) -> Places:
         warming=min(4, predictions),
         pages=2,
         clients=max(1, threads // 4),
+        bodies=max(1, threads // 2),
     )

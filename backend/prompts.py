@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 
 import numpy as np
@@ -20,6 +21,11 @@ class ImageReference:
     password: str | None = field(default=None, repr=False)
     content: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
     """Of an image that the tool sent along: gives the encoded file, whose digest `url` is then."""
+
+    @cached_property
+    def url_digest(self) -> str:
+        """The SHA-256 of `url`, hexadecimal; made once, since a click asks several times and a data URI is long."""
+        return sha256(self.url.encode(errors="surrogatepass")).hexdigest()
 
 
 def sent_image(digest: str, content: Callable[[], bytes]) -> ImageReference:

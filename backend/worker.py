@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import resource
 import socket
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from io import BytesIO
 from threading import BoundedSemaphore
 from types import FrameType
@@ -37,6 +39,10 @@ _LEAVING = 2.0
 
 _HELD = 256 << 10
 """Bytes of a request that wait without a thread until all of it is there, or more than this."""
+
+_OPEN_FILES = 4096
+"""Files and connections that the process may have open, if the system lets it: some systems start with fewer than
+gunicorn takes connections."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 _UNMEASURED = re.compile(rb"\r\n(transfer-encoding|expect):", re.IGNORECASE)
@@ -133,6 +139,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     readiness: Readiness | None = None
     training: Training | None = None
+    is_out_of_files = False
+
+    def init_process(self) -> None:
+        """Begin, with as many files as connections need."""
+        allow_files(_OPEN_FILES)
+        super().init_process()
 
     def load_wsgi(self) -> None:
         """Import the app, in this process alone: gunicorn's main process has no use for torch."""
@@ -165,6 +177,38 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             return keepalive
         finally:
             incoming.release()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept a connection; where no more files can be opened, it waits until one is closed."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.is_out_of_files = True
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Do what there is to do. Whoever holds all connections and says nothing must not keep others out: then those
+        that have been silent for longest are closed."""
+        super().wait_for_and_dispatch_events(timeout)
+        while self.nr_conns >= self.worker_connections or self.is_out_of_files:
+            if not self._close_longest_silent():
+                if self.is_out_of_files:
+                    time.sleep(_PROMPT)  # all are being answered; the next connection stays where it is meanwhile
+                break
+            self.is_out_of_files = False
+
+    def _close_longest_silent(self) -> bool:
+        """Close a connection without a whole request, or else one that waits for its next; whether there was any."""
+        silent = self.pending_conns or self.keepalived_conns
+        if not silent:
+            return False
+        conn = silent.popleft()
+        with suppress(OSError, KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+        return True
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
         """Close a connection that is not kept. gunicorn would wait for the client's own end of it first, in the thread
@@ -217,6 +261,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.training.close()
         if self.readiness is not None:
             self.readiness.close()
+
+
+def allow_files(count: int) -> None:
+    """Let this process open so many files, or as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _deadline(conn: Any, patience: float) -> float:

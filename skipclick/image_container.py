@@ -27,6 +27,17 @@ _BLOCK = 1 << 16
 _LARGEST_EXIF = 1 << 20
 _LARGEST_BOXES = 1 << 22
 _LARGEST_FILE = 1 << 62
+_MOST_PARTS = 100_000
+"""Segments, chunks, boxes or blocks that are looked at: a file may consist of millions of empty ones."""
+_MOST_SCANS = 100
+"""Of a JPEG. Encoders write about ten; each takes a pass over all pixels, and one that says nothing has few bytes."""
+_MOST_NUMBERS = 500_000
+"""In a TIFF's directory: strips or tiles of 80 megapixels are fewer."""
+_MOST_TAGS = 4096
+
+
+class TooManyPartsError(ValueError):
+    """The file has more parts than any photo: looking at them would take longer than its pixels do."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class Container:
 
 
 def open_container(file: BinaryIO) -> Container:
-    """Reads no more of the seekable `file` than the headers before the pixels."""
+    """Reads no more of the seekable `file` than the headers before the pixels. Raises `TooManyPartsError`,
+    also while the file is read, for what would take a decoder longer, or more memory, than any pixels."""
     start = _read(file, 0, 12)
     if start.startswith(b"\xff\xd8\xff"):
         return _open_jpeg(file)
@@ -52,8 +64,13 @@ def open_container(file: BinaryIO) -> Container:
         return _open_png(file)
     if start[4:8] == b"ftyp":
         return _open_avif(file)
+    is_tiff = start[:4] in _TIFF_SIGNATURES
+    if is_tiff:
+        _check_tiff(file, start)
+    elif start.startswith(b"GIF8"):
+        _check_gif(file)
     file.seek(0)
-    return Container(file, None if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else UPRIGHT)
+    return Container(file, None if is_tiff else UPRIGHT)
 
 
 def is_cut_off(file: BinaryIO) -> bool:
@@ -123,6 +140,10 @@ def _of_parts(file: BinaryIO, parts: Iterator[_Part]) -> BinaryIO:
     return io.BufferedReader(_Parts(file, parts), _BLOCK)
 
 
+def _too_many(parts: str) -> str:
+    return f"it has more than {_MOST_PARTS:,} {parts}"
+
+
 def _read(file: BinaryIO, start: int, count: int) -> bytes:
     file.seek(start)
     return file.read(count)
@@ -130,8 +151,9 @@ def _read(file: BinaryIO, start: int, count: int) -> bytes:
 
 # JPEG
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])")  # any number of 0xff may precede it
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD8))
+_SCAN = re.compile(rb"\xff\xda")
 _START_OF_SCAN, _EXIF_SEGMENT, _JFIF_SEGMENT, _ADOBE_SEGMENT = 0xDA, 0xE1, 0xE0, 0xEE
 _METADATA_SEGMENTS = (*range(0xE0, 0xF0), 0xFE)
 _JPEG_END = b"\xff\xd9"
@@ -149,7 +171,9 @@ def _read_jpeg_head(file: BinaryIO) -> tuple[bytes, int, int]:
     Of the metadata only the two segments that tell the colours stay: JFIF's and Adobe's, if they are long enough.
     """
     head, turn, at = bytearray(b"\xff\xd8"), None, 2
-    while (found := _jpeg_marker(file, at)) is not None:
+    for _ in range(_MOST_PARTS):
+        if (found := _jpeg_marker(file, at)) is None:
+            break
         marker, at = found
         if marker in _WITHOUT_LENGTH:
             continue
@@ -165,6 +189,8 @@ def _read_jpeg_head(file: BinaryIO) -> tuple[bytes, int, int]:
             head += bytes([0xFF, marker]) + length_bytes + data
         if marker == _START_OF_SCAN:
             break
+    else:
+        raise TooManyPartsError(_too_many("segments"))
     return bytes(head), turn or UPRIGHT, at
 
 
@@ -196,14 +222,26 @@ def _tells_colours(marker: int, data: bytes) -> bool:
 
 def _jpeg_parts(file: BinaryIO, head: bytes, scans: int) -> Iterator[_Part]:
     """The head, what follows, and an end that is there in any case: a decoder that has to wait for more bytes may keep
-    the last rows to itself, and all of a progressive picture."""
+    the last rows to itself, and all of a progressive picture. Of too many scans the first ones."""
     yield head
-    at, step = scans, 2 * _BLOCK
-    while len(block := _read(file, at, 2 * step)) == 2 * step:
-        yield at, step
+    at, step, left = scans, 2 * _BLOCK, _MOST_SCANS - 1
+    while len(block := _read(file, at, 2 * step)) == 2 * step and left >= 0:
+        length, left = _within_scans(block[: step + 1], left)  # the last byte may begin a marker
+        yield at, min(length, step)
         at += step
-    yield at, _without_partial_segment(block)
+    if left >= 0:
+        yield at, min(_without_partial_segment(block), _within_scans(block, left)[0])
     yield _JPEG_END
+
+
+def _within_scans(block: bytes, left: int) -> tuple[int, int]:
+    """The length of a part of a file that has `left` more scans at most, and how many are left then; below 0: one more
+    than those begins in it."""
+    for found in _SCAN.finditer(block):
+        left -= 1
+        if left < 0:
+            return found.start(), left
+    return len(block), left
 
 
 def _without_partial_segment(end: bytes) -> int:
@@ -257,12 +295,16 @@ def _open_png(file: BinaryIO) -> Container:
 def _png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Name, start of the data and length of each chunk, up to the end or to what cannot be a chunk."""
     at = len(_PNG_SIGNATURE)
-    while len(head := _read(file, at, 8)) == 8 and all(0x20 < byte < 0x7F for byte in head[4:]):
+    for _ in range(_MOST_PARTS):
+        head = _read(file, at, 8)
+        if len(head) < 8 or not all(0x20 < byte < 0x7F for byte in head[4:]):
+            return
         length = int.from_bytes(head[:4], "big")
         yield head[4:], at + 8, length
         if head[4:] == b"IEND":
             return
         at += 12 + length
+    raise TooManyPartsError(_too_many("chunks"))
 
 
 def _png_parts(
@@ -309,7 +351,9 @@ def _open_avif(file: BinaryIO) -> Container:
 def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Name, start and length of each box on the outermost level."""
     at = 0
-    while len(head := _read(file, at, 16)) >= 8:
+    for _ in range(_MOST_PARTS):
+        if len(head := _read(file, at, 16)) < 8:
+            return
         length, name = struct.unpack(">L4s", head[:8])
         if length == 1 and len(head) == 16:
             length = int.from_bytes(head[8:], "big")
@@ -319,3 +363,56 @@ def _boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         at += length
         if at > _LARGEST_FILE:  # nowhere that a file can be read
             return
+    raise TooManyPartsError(_too_many("boxes"))
+
+
+# TIFF
+
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BYTE_KINDS = (1, 2, 6, 7)
+"""Types of tags whose values are bytes or texts: no decoder makes numbers of them."""
+
+
+def _check_tiff(file: BinaryIO, start: bytes) -> None:
+    """Raise `TooManyPartsError` for a first directory with more entries, or more numbers in them, than photos have: a
+    decoder makes an object of each before it knows the photo's size."""
+    order, is_big = ("<" if start.startswith(b"II") else ">"), b"+" in start[:4]
+    at = struct.unpack(f"{order}Q", _read(file, 8, 8))[0] if is_big else struct.unpack(f"{order}L", start[4:8])[0]
+    count, entry = (f"{order}Q", f"{order}HHQ8x") if is_big else (f"{order}H", f"{order}HHL4x")
+    if at > _LARGEST_FILE:
+        raise ValueError("its directory lies nowhere in the file")
+    num_entries = struct.unpack(count, _read(file, at, struct.calcsize(count)))[0]
+    if num_entries > _MOST_TAGS:
+        raise TooManyPartsError(f"its directory has {num_entries} entries")
+    entries = _read(file, at + struct.calcsize(count), num_entries * struct.calcsize(entry))
+    whole = entries[: len(entries) - len(entries) % struct.calcsize(entry)]
+    num_numbers = sum(number for _, kind, number in struct.iter_unpack(entry, whole) if kind not in _BYTE_KINDS)
+    if num_numbers > _MOST_NUMBERS:
+        raise TooManyPartsError(f"its directory has {num_numbers} numbers")
+
+
+# GIF
+
+
+def _check_gif(file: BinaryIO) -> None:
+    """Raise `TooManyPartsError` for more blocks before the first picture than any comment or profile has."""
+    flags = _read(file, 10, 1)
+    at = 13 + (3 << ((flags[0] & 7) + 1) if flags and flags[0] & 0x80 else 0)
+    file.seek(at)
+    for _ in range(_MOST_PARTS):
+        kind = file.read(1)
+        if kind in (b"", b",", b";"):
+            return
+        if kind == b"!":
+            file.read(1)
+            _pass_over_blocks(file)
+    raise TooManyPartsError(_too_many("blocks"))
+
+
+def _pass_over_blocks(file: BinaryIO) -> None:
+    for _ in range(_MOST_PARTS):
+        length = file.read(1)
+        if length in (b"", b"\0"):
+            return
+        file.seek(length[0], io.SEEK_CUR)
+    raise TooManyPartsError(_too_many("blocks"))

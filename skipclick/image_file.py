@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from skipclick.exif import UPRIGHT, orientation
-from skipclick.image_container import Container, is_cut_off, open_container
+from skipclick.image_container import Container, TooManyPartsError, is_cut_off, open_container
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 """What browsers show, and TIFF. Pillow knows dozens more, some of which run other programs (EPS)."""
@@ -41,7 +41,11 @@ _STRIP = 1 << 20
 _BYTES_IN_STRIPS = 40
 """Of a pixel, in all copies of a strip: floats have the most."""
 
-_ORIENTATION_TAG, _BITS_TAG, _SAMPLES_TAG = 274, 258, 277
+_ORIENTATION_TAG, _BITS_TAG, _SAMPLES_TAG, _TILE_TAGS = 274, 258, 277, (322, 323)
+_LONGEST_MARGIN = 1 << 12
+"""Pixels by which a TIFF's tile may be longer than the photo that lies in it."""
+_RUNS_UP_TO = 4_000_000
+"""Pixels of a BMP with run lengths, which Pillow's decoder follows one by one in Python."""
 _DAMAGE = (OSError, SyntaxError, EOFError, IndexError, struct.error)
 """What Pillow raises when pixels end too early or make no sense."""
 
@@ -98,6 +102,7 @@ def decode(
             if enough is not None:
                 image.draft(None, (enough, enough))  # does nothing but for JPEG
             reduced = image.size != (width, height)
+            _check_effort(image)
             admit((width, height), _decoding_bytes(image, container, width * height))
             if complete and image.format == "JPEG" and is_cut_off(file):
                 raise UndecodableError(_cut_off(file))  # the decoder would fill the gap, and say nothing
@@ -132,10 +137,28 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
         raise UndecodableError(_why_not(file, error)) from None
 
 
+def _check_effort(image: Image.Image) -> None:
+    """Raise `UndecodableError` for a file that takes far more to decode than its pixels do."""
+    tiles = getattr(image, "tile", [])
+    if tiles and tiles[0][0] == "bmp_rle" and image.width * image.height > _RUNS_UP_TO:
+        raise UndecodableError(
+            f"the BMP has run lengths and more than {_RUNS_UP_TO:,} pixels: save it as PNG, or without compression"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = _tiff_tile(image)
+        if width > image.width + _LONGEST_MARGIN or height > image.height + _LONGEST_MARGIN:
+            raise UndecodableError(f"the TIFF has tiles of {width} x {height} pixels, larger than the image")
+
+
 def _why_not(file: BinaryIO, error: Exception) -> str:
     start = _first_bytes(file)
-    if start and (is_cut_off(file) or "truncated" in str(error)):
-        return _cut_off(file)
+    try:
+        if start and (is_cut_off(file) or "truncated" in str(error)):
+            return _cut_off(file)
+    except TooManyPartsError as too_many:
+        error = too_many
+    if isinstance(error, TooManyPartsError):
+        return f"{_no_image(start)}: {error}"
     return f"{_no_image(start)} ({type(error).__name__})"
 
 
@@ -220,7 +243,16 @@ def _decoding_bytes(image: Image.Image, container: Container, num_stored: int) -
         kept = 20  # of `_twelve_bits`
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         kept = _tiff_value_bytes(image)  # one strip may be the whole photo
+        tile_width, tile_height = _tiff_tile(image)
+        num_stored = max(num_stored, tile_width * tile_height)
     return num_stored * kept + num_pixels * (own + 3) + _BYTES_IN_STRIPS * min(_STRIP, num_pixels)
+
+
+def _tiff_tile(image: TiffImagePlugin.TiffImageFile) -> tuple[int, int]:
+    """(width, height) of the tiles in which a TIFF has its pixels, of which one is decoded at a time; 0 without any."""
+    sides = [image.tag_v2.get(tag, 0) for tag in _TILE_TAGS]
+    width, height = (side if isinstance(side, int) else 0 for side in sides)
+    return width, height
 
 
 def _tiff_value_bytes(image: TiffImagePlugin.TiffImageFile) -> int:

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from backend.finetune.locks import locked
+from backend.finetune.small_files import read_small
 from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -209,7 +210,7 @@ def working_on(path: Path) -> Iterator[Callable[..., None]]:
 def read_job(path: Path) -> Job:
     """A job's file as it is now. Raises `OSError` or `ValueError`."""
     try:
-        job = Job(**orjson.loads(path.read_bytes()))
+        job = Job(**orjson.loads(read_small(path)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"it is no training's file ({error})") from None
     wrong = [

@@ -78,8 +78,8 @@ class Training:
         self._is_known = is_known
         self._command = tuple(command)
         self._children: list[subprocess.Popen[bytes]] = []
-        self._due: dict[int, float] = {}  # when to look whether a project has enough that is new, Unix time
-        self._to_adapt: dict[int, float] = {}  # when to look whether there is anything to adapt to, Unix time
+        self._due: dict[int, float] = {}  # when to look whether a project has enough that is new, monotonic time
+        self._to_adapt: dict[int, float] = {}  # when to look whether there is anything to adapt to, monotonic time
         self._adapted_to: dict[int, int] = {}  # by project: the highest id of an object that it was adapted to
         self._asked_at: deque[float] = deque(maxlen=MOST_QUEUED)  # when trainings were asked for, monotonic time
         self._catching_up_at = 0.0  # when a process may catch up with annotations, monotonic time
@@ -112,9 +112,9 @@ class Training:
         project = receive(self._store, body, raw)
         if project is not None:
             with self._lock:
-                self._due[project] = time.time() + self._quiet_seconds
+                self._due[project] = time.monotonic() + self._quiet_seconds
                 if self._immediate:
-                    self._to_adapt[project] = time.time() + _SETTLED
+                    self._to_adapt[project] = time.monotonic() + _SETTLED
             self._wake.set()
         return project
 
@@ -238,36 +238,34 @@ class Training:
     def _ask_where_due(self) -> None:
         """Ask for a training of each project that has enough for one and is left in peace for long enough."""
         with self._lock:
-            due = [project for project, moment in self._due.items() if moment <= time.time()]
+            due = [project for project, moment in self._due.items() if moment <= time.monotonic()]
         for project in due:
             with self._lock:
                 self._due.pop(project, None)  # an event that comes meanwhile makes it due once more
-            again: float | None = time.time() + _AGAIN  # where the store, or Label Studio, cannot be read
+            wait: float | None = _AGAIN  # where the store, or Label Studio, cannot be read
             try:
-                again = self._ask_if_due(project)
+                wait = self._ask_if_due(project)
             finally:
-                if again is not None:
+                if wait is not None:
                     with self._lock:
-                        self._due.setdefault(project, again)
+                        self._due.setdefault(project, time.monotonic() + wait)
 
     def _ask_if_due(self, project: int) -> float | None:
-        """Ask for a training of a project if it has enough for one; otherwise the Unix time at which to look again,
-        None for when its next event comes. Nobody is told to try again, so this server does."""
-        changed_at = self._store.counts(project).changed_at
-        ahead = changed_at > time.time()  # the clock was: that moment says nothing
-        moment = 0.0 if ahead else changed_at + self._quiet_seconds
+        """Ask for a training of a project if it has enough for one. In how many seconds to look again; None for when
+        its next event comes. Nobody is told to try again, so this server does."""
+        quiet = time.time() - self._store.counts(project).changed_at  # below 0: the clock was ahead, and says nothing
+        if 0 <= quiet < self._quiet_seconds:
+            return self._quiet_seconds - quiet
         job = self.jobs.newest(project)
         if job is not None and job.active:
-            moment = time.time() + self._quiet_seconds
-        if moment > time.time():
-            return moment
+            return self._quiet_seconds
         new = self._store.new_since(project, job.last_object if job is not None else 0)
         if new < self._after_objects:
             return None
         try:
             self._check_queue()
         except _QueueFullError:
-            return time.time() + _AGAIN
+            return _AGAIN
         try:
             self._check_known(project)
         except ValueError as error:
@@ -307,7 +305,7 @@ class Training:
     def _adapt_where_due(self, device: int) -> None:
         """Adapt the head of one project with new masks; the others wait for the device."""
         with self._lock:
-            project = next((project for project, moment in self._to_adapt.items() if moment <= time.time()), None)
+            project = next((project for project, moment in self._to_adapt.items() if moment <= time.monotonic()), None)
             if project is None:
                 return
             del self._to_adapt[project]

@@ -28,6 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
+from backend.finetune.small_files import read_small
 from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick
@@ -128,14 +129,14 @@ class Versions:
         """One version. Raises `ValueError` if there is none of this number."""
         folder = self._of(project) / f"v{number}"
         try:
-            about = json.loads((folder / _ABOUT).read_bytes())
+            about = json.loads(read_small(folder / _ABOUT))
             if not isinstance(about, dict) or not all(isinstance(about.get(key), str) for key in _FACTS):
                 raise ValueError
             return Version(project, number, folder, about)
         except (FileNotFoundError, NotADirectoryError):
             have = ", ".join(f"v{one}" for one in self.numbers(project)) or "none"
             raise ValueError(f"project {project} has no version v{number}; there is {have}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"{folder / _ABOUT} is damaged; promote another version or prune this one") from None
 
     def current(self, project: int) -> int | None:
@@ -247,7 +248,7 @@ class Versions:
     def _history(self, project: int) -> list[int | None]:
         """What is in service, then what was before it; None stands for the base."""
         try:
-            lines = (self._of(project) / _POINTER).read_text(encoding="utf-8", errors="replace").split()
+            lines = read_small(self._of(project) / _POINTER).decode(errors="replace").split()
         except FileNotFoundError:
             return []
         return [int(line[1:]) if re.fullmatch(r"v[1-9]\d*", line) else None for line in lines]

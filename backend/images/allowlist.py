@@ -44,6 +44,7 @@ _CLOUD_SERVICES = tuple(
         "fd00:c1::/32",  # Oracle Cloud
         "fd00:42::42/128",  # Scaleway
         "fd00:a9fe:a9fe::/48",  # Linode
+        "64:ff9b:1::/48",  # where a network translates to IPv4 addresses, perhaps to these
     )
 )
 """Where clouds tell a machine its own credentials and secrets, besides the link-local addresses that most use."""

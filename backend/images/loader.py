@@ -59,6 +59,8 @@ _CLOUD_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "azure-blob"
 """As data has them, and as Label Studio resolves them: Hadoop and Spark have names of their own for S3."""
 
 _MAX_REDIRECTS = 5
+_MAX_ADDRESS = 1 << 16
+"""Characters of a reference that is no data URI: what parses addresses takes a step in Python for each."""
 _CHUNK = 1 << 16
 _SIGHTINGS_BYTES = 64 << 20
 """Memory for what was seen of the photos, not for the photos: those of 60,000 tasks."""
@@ -497,7 +499,7 @@ def _inline_name(reference: ImageReference) -> str | None:
     if reference.content is not None:
         return content_name("bytes", reference.url.removeprefix("sha256:"))  # as `digest_name` calls the same file
     if reference.url.startswith("data:"):
-        return content_name("data", sha256(reference.url.encode(errors="surrogatepass")).hexdigest())
+        return content_name("data", reference.url_digest)
     return None
 
 
@@ -516,10 +518,15 @@ def _is_cloud(url: str) -> bool:
 
 
 def _canonical(reference: ImageReference) -> ImageReference:
-    """A reference as browsers read it; a cloud scheme as Label Studio resolves it."""
+    """A reference as browsers read it, the same object if it is one already; a cloud scheme as Label Studio resolves
+    it."""
     url = cleaned(reference.url)
-    scheme, _, rest = url.partition(":")
-    return replace(reference, url=f"{_CLOUD_SCHEMES[scheme]}:{rest}" if _is_cloud(url) else url)
+    if len(url) > _MAX_ADDRESS and not url.startswith("data:"):
+        raise ImageError(f"{describe(url[:_MAX_ADDRESS])} is an address of {len(url)} characters")
+    if _is_cloud(url):
+        scheme, _, rest = url.partition(":")
+        url = f"{_CLOUD_SCHEMES[scheme]}:{rest}"
+    return reference if url == reference.url else replace(reference, url=url)
 
 
 def _name_of_decoded(file: BinaryIO) -> str:

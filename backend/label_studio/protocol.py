@@ -120,6 +120,9 @@ class SetupBody:
     hostname: str = ""
 
 
+_RLE_KEY = b'"rle":'
+
+
 def read_json(raw: bytes) -> Any:
     """The body's JSON, in which lists of an "rle" key are the text "first:last", their place in `raw`.
 
@@ -127,6 +130,8 @@ def read_json(raw: bytes) -> Any:
     costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Texts are valid Unicode and
     numbers finite, see `json_bodies`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
     """
+    if raw.count(_RLE_KEY) > json_bodies.MAX_CONTAINERS:  # before there is a piece of the body for each
+        raise ProtocolError(f"the body has more than {json_bodies.MAX_CONTAINERS:,} masks")
     try:
         return json_bodies.loads(_without_masks(raw))
     except orjson.JSONDecodeError:
@@ -139,8 +144,8 @@ def read_json(raw: bytes) -> Any:
 
 def _without_masks(raw: bytes) -> bytes:
     pieces, position = [], 0
-    while (key := raw.find(b'"rle":', position)) >= 0:
-        first = key + len(b'"rle":')
+    while (key := raw.find(_RLE_KEY, position)) >= 0:
+        first = key + len(_RLE_KEY)
         first += raw[first : first + 1] == b" "
         pieces.append(raw[position:first])
         position = first

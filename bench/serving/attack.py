@@ -4,8 +4,9 @@
     python bench/serving/attack.py --only "stopped clients" bombs     some of them
 
 For each attack: how long /health took at most, whether clicks failed, how long they took beside a quiet time before,
-and the server's memory. The attackers take their processor time from the same machine. A minute after the last attack
-nothing of them must be left. Writes OUTPUT.json. Exit status 1 if a limit was passed, 2 if there is nothing to attack.
+and the server's memory. The attackers are a process of the lowest priority: on a machine of few processors they would
+otherwise be measured, and not the server. A minute after the last attack nothing of them must be left. Writes
+OUTPUT.json. Exit status 1 if a limit was passed, 2 if there is nothing to attack.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -27,6 +29,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +39,7 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.finetune.processes import lower
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, write_results
 from bench.serving.annotators import drawn_photo
@@ -115,6 +119,10 @@ class Outcome:
     """The most that the server's process had."""
     answers: dict[int, int]
     """What the attacker was told, by HTTP status."""
+    server_processors: float = 0.0
+    """Processor time of the server's process, of each second."""
+    attackers_processors: float = 0.0
+    """The same of the attackers."""
     faults: list[str] = field(default_factory=list)
 
 
@@ -404,23 +412,74 @@ def resident_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def processor_seconds(pid: int) -> float:
+    """Time on processors that a process has had."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")  # utime and stime
+
+
+class Attackers:
+    """A process of the lowest priority that makes one attack after the other, when it is told to."""
+
+    def __init__(self, server: Attacked) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would have copies of this process's threads' locks
+        self._orders, others_end = context.Pipe()
+        self._process = context.Process(target=_attack_when_told, args=(others_end, server), daemon=True)
+        self._process.start()
+        others_end.close()
+        self._orders.recv()  # it is ready
+
+    @property
+    def process(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def begin(self, attack: str) -> None:
+        """Attack, until `end`."""
+        self._orders.send(attack)
+
+    def end(self) -> Counter[int]:
+        """What the attack was answered, by HTTP status."""
+        self._orders.send("")
+        answers: Counter[int] = self._orders.recv()
+        return answers
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _attack_when_told(orders: Connection, server: Attacked) -> None:
+    os.setsid()
+    lower(os.getpid())
+    _large_events()
+    orders.send("ready")
+    with suppress(EOFError):
+        while True:
+            attack, stop, answers = orders.recv(), threading.Event(), Counter[int]()
+            thread = threading.Thread(target=lambda: answers.update(ATTACKS[attack](server, stop)))  # noqa: B023
+            thread.start()
+            orders.recv()
+            stop.set()
+            thread.join()
+            orders.send(answers)
+
+
 def watched(
-    server: Attacked, target: Target, workload: Workload, attack: Attack | None
+    server: Attacked, target: Target, workload: Workload, attackers: Attackers | None = None, attack: str = ""
 ) -> tuple[Load, Watch, Counter[int]]:
     """Let the team click for its time, under an attack or in peace."""
     stop, watch, answers = threading.Event(), Watch(server), Counter[int]()
-
-    def attacking() -> None:
-        if attack is not None:
-            answers.update(attack(server, stop))
-
-    threads = [threading.Thread(target=watch.run, args=(stop,)), threading.Thread(target=attacking)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=watch.run, args=(stop,))
+    thread.start()
+    if attackers is not None:
+        attackers.begin(attack)
     load = measure(target, workload, count_hits=False)
+    if attackers is not None:
+        answers = attackers.end()
     stop.set()
-    for thread in threads:
-        thread.join()
+    thread.join()
     return load, watch, answers
 
 
@@ -517,18 +576,24 @@ def _attack(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
         def workload(number: int) -> Workload:
             return Workload(options.annotators, 1_000_000, options.seconds, options.think, first_seed=100 * number)
 
-        _large_events()  # now: the annotators are threads of this process
+        attackers = Attackers(server)
+        stack.callback(attackers.close)
         for name in pictures:  # of a source that hangs photos can be had which are known
             server.post("/predict", _click(f"/data/upload/1/{name}", 1, size))
         ready = resident_bytes(server.worker)
-        usual, watch, _ = watched(server, target, workload(0), None)
+        usual, watch, _ = watched(server, target, workload(0))
         print(
             f"in peace: 95 % of later clicks within {_p95(usual):.0f} ms, /health {watch.health_seconds:.2f} s, "
             f"{ready >> 20} MB",
             flush=True,
         )
         for number, name in enumerate(options.only, 1):
-            load, watch, answers = watched(server, target, workload(number), ATTACKS[name])
+            before, begin = _times(server, attackers), time.monotonic()
+            load, watch, answers = watched(server, target, workload(number), attackers, name)
+            seconds = time.monotonic() - begin
+            of_server, of_attackers = (
+                (now - then) / seconds for then, now in zip(before, _times(server, attackers), strict=True)
+            )
             latencies = load.latencies(first=False) or [0.0]
             outcome = Outcome(
                 name,
@@ -540,6 +605,8 @@ def _attack(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
                 _p95(usual),
                 watch.resident_bytes,
                 dict(answers),
+                of_server,
+                of_attackers,
             )
             outcome.faults = judge(outcome, ready + MEMORY, options.health, options.slowdown)
             outcomes.append(outcome)
@@ -547,11 +614,18 @@ def _attack(options: argparse.Namespace) -> tuple[list[Outcome], list[str]]:
         return outcomes, what_is_left(server, ready + MEMORY, 60.0)
 
 
+def _times(server: Attacked, attackers: Attackers) -> tuple[float, float]:
+    """Seconds on processors of the server and of the attackers."""
+    return processor_seconds(server.worker), processor_seconds(attackers.process)
+
+
 def _line(outcome: Outcome) -> str:
     told = ", ".join(f"{number} x {status or 'nothing'}" for status, number in sorted(outcome.answers.items()))
     seen = (
         f"/health {outcome.health_seconds:.2f} s, {outcome.clicks} clicks, 95 % within {outcome.p95_ms:.0f} ms, "
-        f"longest {outcome.longest_ms:.0f}, {outcome.resident_bytes >> 20} MB, the attacker got {told or 'nothing'}"
+        f"longest {outcome.longest_ms:.0f}, {outcome.resident_bytes >> 20} MB, processors for the server "
+        f"{outcome.server_processors:.2f}, for the attackers {outcome.attackers_processors:.2f}, who got "
+        f"{told or 'nothing'}"
     )
     return f"{outcome.attack}: {'; '.join(outcome.faults) if outcome.faults else 'held'} ({seen})"
 

@@ -193,6 +193,9 @@ EVERYWHERE = ImageHosts(("*",))
         ("100.100.100.200", "unusable"),
         ("168.63.129.16", "unusable"),
         ("::ffff:100.100.100.200", "unusable"),
+        ("64:ff9b:1::a9fe:a9fe", "unusable"),
+        ("64:ff9b:1:a9fe:00a9:fe00::", "unusable"),
+        ("fd00:ec2::23", "unusable"),
         ("64:ff9b::a83f:8110", "unusable"),
         ("fd12::1", "private"),
         ("::ffff:127.0.0.1", "private"),
@@ -521,6 +524,17 @@ def test_wherever_label_studio_keeps_images_they_are_fetched(label_studio: Host,
     assert fetch(loader(label_studio), path) == (4, 6, 3)
 
 
+@pytest.mark.parametrize("url", ["/data/upload/1/{}.png", "http://a.example/{}", "s3://bucket/{}", "//a.example/{}"])
+def test_addresses_without_end_are_refused_before_they_are_parsed(label_studio: Host, url: str) -> None:
+    images = loader(label_studio, EVERYWHERE)
+    for part in ("a", "%", "é", "/..", "@"):
+        reference = ImageReference(url.format(part * 70_000), 7)
+        for ask in (images.place, images.recent, images.load):
+            with pytest.raises(ImageError, match=r"an address of \d+ characters"):
+                ask(reference)
+    assert label_studio.seen == []
+
+
 def test_the_error_about_a_file_tells_nothing_of_its_content(label_studio: Host) -> None:
     label_studio.answers["/data/x"] = (200, {}, b"secret-7")
     with pytest.raises(ImageError, match="of no kind that is known") as error:
@@ -786,6 +800,36 @@ class StuckPredictor(DiscPredictor):
         return super().encode(image)
 
 
+@pytest.mark.parametrize(
+    ("most", "trouble"), [(1 << 20, "too many long bodies are worked on"), (20_000, "take all the memory for them")]
+)
+def test_long_bodies_leave_threads_and_memory_for_others(
+    make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch, most: int, trouble: str
+) -> None:
+    """While one is worked on, as many as there are places or memory for."""
+    monkeypatch.setattr("backend.app._LONG_BODY", 4000)
+    monkeypatch.setattr("backend.app._BODIES_BYTES", 0)
+    monkeypatch.setattr("backend.app._BODIES_PATIENCE", 0.05)
+    stuck = StuckPredictor()
+    app = create_app(Settings(threads=2, request_max_bytes=most), make_annotator(predictor=stuck))
+    long = clicked_bodies("03")[0] | {"padding": "x" * 12_000}
+    with ThreadPoolExecutor(1) as pool:
+        click = pool.submit(app.test_client().post, "/predict", json=long)
+        assert stuck.inside.wait(5)
+        for route in ("/predict", "/setup", "/webhook"):
+            answer = app.test_client().post(route, json=long)
+            assert answer.status_code == 503
+            assert trouble in answer.json["error"]
+            assert answer.headers["Retry-After"]
+        assert app.test_client().post("/webhook", json={"action": "x"}).status_code == 201
+        assert app.test_client().get("/health").status_code == 200
+        stuck.go_on.set()
+        assert click.result(10).status_code == 200
+    assert app.test_client().post("/predict", json=long).status_code == 200  # all of it was given back
+    for _ in range(3):
+        assert app.test_client().post("/predict", data=b"[" * 12_000).status_code == 400
+
+
 def test_a_click_that_waits_too_long_is_given_up(make_annotator: MakeAnnotator) -> None:
     stuck = StuckPredictor()
     app = create_app(Settings(request_timeout=0.2), make_annotator(predictor=stuck))
@@ -803,6 +847,18 @@ def test_lists_that_never_end_take_no_long_time(client: FlaskClient) -> None:
     """Looking for the end of each would take time with the square of the body's length: minutes for this one."""
     answer = client.post("/predict", data=b'{"a":' + b'"rle":[' * 600_000, content_type="application/json")
     assert answer.status_code == 400
+
+
+def test_keys_of_masks_without_end_take_no_memory(client: FlaskClient) -> None:
+    body = b'{"a": 1' + b',"rle":1' * 600_000 + b"}"
+    tracemalloc.start()
+    try:
+        answer = client.post("/predict", data=body, content_type="application/json")
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 400
+    assert "500,000 masks" in answer.json["error"]
 
 
 @pytest.mark.slow

@@ -3,20 +3,25 @@
 
 from __future__ import annotations
 
+import errno
+import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
 from threading import BoundedSemaphore
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import worker
-from backend.worker import _HELD, BufferedSocket, DeadlineSocket, _is_whole, _receive
+from backend.worker import _HELD, BufferedSocket, DeadlineSocket, Worker, _is_whole, _receive, allow_files
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -209,3 +214,73 @@ def test_what_has_arrived_is_kept_until_the_rest_is_there(pair: Pair) -> None:
     assert received.getvalue() == b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
     client.close()
     assert _receive(server, BytesIO())
+
+
+class Connection:
+    """As gunicorn keeps it while its client is silent."""
+
+    def __init__(self) -> None:
+        self.client, self.sock = socket.socketpair()
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def is_open(self) -> bool:
+        return self.sock.fileno() >= 0
+
+
+@pytest.fixture
+def full() -> Iterator[tuple[Worker, list[Connection]]]:
+    """A worker with as many connections as it may have: two without a whole request, two that wait for their next."""
+    connections = [Connection() for _ in range(4)]
+    worker = Worker.__new__(Worker)
+    worker.worker_connections = worker.nr_conns = 4
+    worker.pending_conns, worker.keepalived_conns = deque(connections[:2]), deque(connections[2:])
+    worker.poller = selectors.DefaultSelector()
+    for one in connections:
+        worker.poller.register(one.sock, selectors.EVENT_READ, lambda _: None)
+    yield worker, connections
+    worker.poller.close()
+    for one in connections:
+        one.client.close()
+        one.close()
+
+
+def test_whoever_holds_all_connections_and_says_nothing_makes_room(full: tuple[Worker, list[Connection]]) -> None:
+    worker, connections = full
+    for num_closed in range(1, 5):
+        worker.wait_for_and_dispatch_events(0)
+        assert [one.is_open() for one in connections] == [False] * num_closed + [True] * (4 - num_closed)
+        assert worker.nr_conns == 3
+        worker.nr_conns = 4  # the next one has come
+    worker.wait_for_and_dispatch_events(0)  # all are being answered: nobody is closed
+    assert worker.nr_conns == 4
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_where_no_file_can_be_opened_a_silent_connection_is_closed(
+    full: tuple[Worker, list[Connection]], number: int
+) -> None:
+    """The process would end otherwise, and the next one as well."""
+    worker, connections = full
+    worker.nr_conns = 3
+
+    def accept() -> Any:
+        raise OSError(number, "too many open files")
+
+    worker.accept(SimpleNamespace(accept=accept))  # type: ignore[arg-type]
+    worker.wait_for_and_dispatch_events(0)
+    assert [one.is_open() for one in connections] == [False, True, True, True]
+    worker.wait_for_and_dispatch_events(0)
+    assert connections[1].is_open()
+
+
+def test_as_many_files_as_connections_need_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits, hard = [], [1 << 20]
+    monkeypatch.setattr(worker.resource, "getrlimit", lambda _: (1024, hard[0]))
+    monkeypatch.setattr(worker.resource, "setrlimit", lambda _, found: limits.append(found))
+    allow_files(4096)
+    hard[0] = 2000
+    allow_files(4096)
+    allow_files(1000)
+    assert limits == [(4096, 1 << 20), (2000, 2000)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from skipclick import strokes
 from skipclick.cleaning import clean
 from skipclick.masks import BoxMask
 from skipclick.prompts import Click
@@ -61,6 +64,28 @@ def test_clicks_lie_on_the_stroke_and_apart(path: list[tuple[int, int]], thickne
     apart = np.hypot(*(places[:, None] - places[None]).transpose(2, 0, 1))[np.triu_indices(len(clicks), 1)]
     assert not len(apart) or apart.min() >= HEIGHT / 10
     assert stroke.clicks() == clicks
+
+
+@given(points, st.integers(1, 30), st.integers(50, 5000))
+def test_of_large_strokes_squares_are_looked_at(path: list[tuple[int, int]], thickness: int, finest: int) -> None:
+    stroke = Stroke(line(*path, path[-1], thickness=thickness), positive=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strokes, "_FINEST", finest)
+        clicks = stroke.clicks()
+    assert 1 <= len(clicks) <= MAX_CLICKS
+    assert all(stroke.mask[int(click.y), int(click.x)] for click in clicks)
+
+
+def test_a_stroke_over_a_whole_photo_takes_little_more_memory_than_the_photo() -> None:
+    mask = np.ones((4000, 5000), bool)
+    tracemalloc.start()
+    try:
+        clicks = Stroke(mask, positive=True).clicks()
+        assert tracemalloc.get_traced_memory()[1] < 10 * mask.nbytes
+    finally:
+        tracemalloc.stop()
+    assert 1990 <= clicks[0].x <= 3010  # along the middle of the longer side
+    assert clicks[0].y == pytest.approx(2000, abs=5)
 
 
 @given(points, points, st.booleans(), st.floats(0, 0.5))

@@ -258,6 +258,25 @@ def test_a_project_that_label_studio_does_not_know_gets_no_training_by_itself(
     assert not training._due
 
 
+def test_a_clock_that_is_set_back_delays_nothing(
+    make_training: MakeTraining, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a day ahead when the last mask was accepted, and is right while others wait for their training."""
+    monkeypatch.setattr("backend.finetune.scheduler._SETTLED", 0.0)
+    training = make_training(immediate=True)
+    with monkeypatch.context() as ahead:
+        tomorrow = time.time() + 86400
+        ahead.setattr(time, "time", lambda: tomorrow)
+        note(training, 1, 2, 3)
+        training._store.settle()
+    time.sleep(0.01)
+    training.step()
+    assert newest(jobs).asked_by == "3 new objects"
+    training.cancel(1)
+    training.step()
+    assert not training._to_adapt
+
+
 def test_not_while_annotators_are_at_it(make_training: MakeTraining, jobs: Jobs) -> None:
     training = make_training(quiet_seconds=1000.0)
     note(training, 1, 2, 3)

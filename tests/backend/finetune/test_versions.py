@@ -67,6 +67,19 @@ def test_prototypes_are_kept_and_damage_is_noticed(versions: Versions) -> None:
         without.prototypes()
 
 
+def test_a_head_with_a_value_that_is_no_number_is_never_in_service(versions: Versions) -> None:
+    """One is enough for empty masks, and the digest says nothing of it."""
+    model = tuned_model(1)
+    with torch.no_grad():
+        next(iter(head_state(model).values())).view(-1)[0] = float("nan")
+    version = versions.write(12, model, base_model(), about={}, report={})
+    with pytest.raises(ValueError, match="no finite numbers"):
+        version.head()
+    with pytest.raises(ValueError, match="no finite numbers"):
+        versions.promote(12, 1)
+    assert versions.current(12) is None
+
+
 def test_a_written_version_is_not_in_service_before_it_is_promoted(versions: Versions) -> None:
     assert versions.current(12) is None
     write(versions)

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -511,6 +513,23 @@ def test_a_data_uri_is_named_by_itself(clock: Clock, make_annotator: MakeAnnotat
             annotator.annotate(ImageReference(uri, 1), CLICK, None, SIZE)
         clock.now += 1000
     assert predictor.levels == [10, 200]
+
+
+def test_a_data_uri_is_hashed_once(
+    clock: Clock, make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has megabytes, and each click comes with it."""
+    uri = f"data:image/bmp;base64,{base64.b64encode(picture(10)).decode()}"
+    hashed: list[int] = []
+
+    def counted(data: bytes) -> Any:
+        hashed.append(len(data))
+        return sha256(data)
+
+    for module in ("backend.prompts", "backend.images.loader"):
+        monkeypatch.setattr(f"{module}.sha256", counted)
+    make_annotator(images=loader("http://127.0.0.1:1", clock)).annotate(ImageReference(uri, 1), CLICK, None, SIZE)
+    assert hashed.count(len(uri)) == 1
 
 
 # --- the words of hosts
