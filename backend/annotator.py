@@ -41,23 +41,23 @@ from backend.images.loader import ImageSource
 from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
+from skipclick.masks import Box as View
 from skipclick.masks import BoxMask
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
 from skipclick.proposals import DEFAULT_RULE, Proposal, ProposalRule, propose
 from skipclick.simulation import correcting_clicks
 from skipclick.zoom import (
-    NOTHING,
     ZoomPrediction,
     ZoomRequest,
     ZoomRule,
     ZoomState,
     likely_view,
+    local_side,
     predict_zoomed,
     whole_view,
     zoom_request,
 )
-from skipclick.zoom import Box as View
 
 _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
@@ -477,8 +477,9 @@ class Annotator:
                 request = ClickRequest(photo.features, begun, state)
             else:
                 if isinstance(state, torch.Tensor):  # a box is no mask yet: its first answer is on the whole photo
-                    known = BoxMask.of(start.mask).box if isinstance(start, StartMask) else NOTHING
-                    state = ZoomState(state, None, whole_view(photo.features.image_size), known)
+                    size = photo.features.image_size
+                    known = BoxMask.of(start.mask if isinstance(start, StartMask) else np.zeros(size, np.bool_))
+                    state = ZoomState(state, None, whole_view(size), known, 1.0)
                 crop = partial(self._awaited_crop, photo, stages, given_up)
                 request = zoom_request(photo.features, begun, state, crop, self._zoom)
             return self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result()
@@ -520,6 +521,8 @@ class Annotator:
         earlier click on the object."""
         assert self._zoom is not None
         size = photo.features.image_size
+        if local_side(state, clicks, size, self._zoom) is not None:
+            return  # the next click is answered on a crop around itself
         view, subject = likely_view(state, clicks, size, self._zoom), (photo.name, clicks[0])
         with self._lock:
             is_queued = self._likely.pop(subject, None) is not None

@@ -40,7 +40,7 @@ from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD, BoxMask
 from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
-from skipclick.zoom import NOTHING, ZoomRequest, ZoomState, predict_zoomed, whole_view
+from skipclick.zoom import ZoomRequest, ZoomState, predict_zoomed, whole_view
 from train.config import RECIPES, Run, TrainConfig
 from train.dataset import ObjectDataset, collate
 from train.distributed import joined_group
@@ -153,9 +153,10 @@ def click_figures(setting: Setting, scope: Scope) -> Figures:
     predictor = Predictor(build(setting), (setting.resolution,) * 2, setting.device, setting.dtype, keep_taps=True)
     features, close = predictor.encode(photo), predictor.encode(crop)
     first = ClickRequest(features, points[:1])
+    nothing = BoxMask.of(np.zeros(size, np.bool_))
     state = predictor.predict([first])[0].state
     later = ClickRequest(features, points, state)
-    zoomed = ZoomRequest(close, view, size, points, ZoomState(state, None, whole_view(size), NOTHING))
+    zoomed = ZoomRequest(close, view, size, points, ZoomState(state, None, whole_view(size), nothing, 0.0))
     calls: dict[str, Callable[[], object]] = {
         "encode, ms": lambda: predictor.encode(photo),
         "first click, ms": lambda: predictor.predict([first]),

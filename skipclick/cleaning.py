@@ -80,14 +80,7 @@ def _without_specks(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> 
         pixels[small_parts] = 0
     if small_holes is None and small_parts is None:
         return mask
-    inner = BoxMask.of(pixels[1:-1, 1:-1].astype(np.bool_))
-    box = (
-        inner.box[0] + mask.box[0],
-        inner.box[1] + mask.box[1],
-        inner.box[2] + mask.box[0],
-        inner.box[3] + mask.box[1],
-    )
-    return BoxMask(mask.size, box, inner.pixels)
+    return BoxMask.of(pixels[1:-1, 1:-1].astype(np.bool_)).placed(mask.size, *mask.box[:2])
 
 
 def _small(

@@ -17,6 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 MASK_THRESHOLD = 0.5  # a pixel is the object's where its probability exceeds this (released demo)
+Box = tuple[int, int, int, int]
+"""(top, left, bottom, right) in pixels of the photo, the last two exclusive."""
+
+NOTHING: Box = (0, 0, 0, 0)
+"""The box of an empty mask."""
+
 ROWS_IN_CACHE = 64  # rows of the photo that a processor enlarges at a time, so that they stay in its cache
 
 
@@ -26,8 +32,8 @@ class BoxMask:
 
     size: tuple[int, int]
     """(H, W) of the photo in pixels."""
-    box: tuple[int, int, int, int]
-    """(top, left, bottom, right) in pixels, the last two exclusive; (0, 0, 0, 0) for an empty mask."""
+    box: Box
+    """Around the object; `NOTHING` for an empty mask."""
     pixels: NDArray[np.bool_]
     """bool (bottom - top, right - left); outside the box nothing is the object's."""
 
@@ -47,12 +53,73 @@ class BoxMask:
         """Bytes of memory held."""
         return self.pixels.nbytes
 
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(np.count_nonzero(self.pixels))
+
     def full(self) -> NDArray[np.bool_]:
         """The whole mask, bool (H, W)."""
-        whole = np.zeros(self.size, np.bool_)
-        top, left, bottom, right = self.box
-        whole[top:bottom, left:right] = self.pixels
-        return whole
+        return self.within((0, 0, *self.size))
+
+    def within(self, view: Box) -> NDArray[np.bool_]:
+        """The part of the mask in a view of the photo, bool of the view's size."""
+        seen = np.zeros((view[2] - view[0], view[3] - view[1]), np.bool_)
+        common = intersection(self.box, view)
+        seen[slices(common, view)] = self.pixels[slices(common, self.box)]
+        return seen
+
+    def placed(self, size: tuple[int, int], top: int, left: int) -> BoxMask:
+        """The mask as a part of a photo of `size` (H, W), whose pixel (top, left) is the first of this mask."""
+        if self.empty:
+            return _empty(size)
+        down, right = self.box[2] + top, self.box[3] + left
+        return BoxMask(size, (self.box[0] + top, self.box[1] + left, down, right), self.pixels)
+
+
+def replace_within(mask: BoxMask, view: Box, inner: BoxMask) -> BoxMask:
+    """A mask whose part in a view of the photo is another one, `inner`, of the view's size."""
+    placed = inner.placed(mask.size, view[0], view[1])
+    if intersection(mask.box, view) == mask.box:  # nothing of it stays
+        return placed
+    around = union(mask.box, placed.box)
+    pixels = mask.within(around)
+    common = intersection(around, view)
+    pixels[slices(common, around)] = placed.within(common)
+    return BoxMask.of(pixels).placed(mask.size, around[0], around[1])
+
+
+def overlap(one: BoxMask, other: BoxMask) -> float:
+    """Intersection over union of two masks of one photo, 0 to 1; of two empty ones 1."""
+    common = intersection(one.box, other.box)
+    shared = int(np.count_nonzero(one.within(common) & other.within(common)))
+    together = one.area + other.area - shared
+    return shared / together if together else 1.0
+
+
+def intersection(one: Box, other: Box) -> Box:
+    """The pixels of both boxes; `NOTHING` if there are none."""
+    top, left, bottom, right = (
+        max(one[0], other[0]),
+        max(one[1], other[1]),
+        min(one[2], other[2]),
+        min(one[3], other[3]),
+    )
+    return (top, left, bottom, right) if top < bottom and left < right else NOTHING
+
+
+def union(one: Box, other: Box) -> Box:
+    """The smallest box that holds both."""
+    if NOTHING in (one, other):
+        return other if one == NOTHING else one
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
+
+
+def slices(box: Box, frame: Box) -> tuple[slice, slice]:
+    """The rows and columns of a box in an array that holds the pixels of another box around it."""
+    if box == NOTHING:
+        return slice(0), slice(0)
+    return slice(box[0] - frame[0], box[2] - frame[0]), slice(box[1] - frame[1], box[3] - frame[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +188,7 @@ def enlarge(probability: Tensor, size: tuple[int, int], *, antialias: bool) -> E
 
 
 def _empty(size: tuple[int, int]) -> BoxMask:
-    return BoxMask(size, (0, 0, 0, 0), np.zeros((0, 0), np.bool_))
+    return BoxMask(size, NOTHING, np.zeros((0, 0), np.bool_))
 
 
 def _wider(rows: Tensor, width: int, antialias: bool) -> Tensor:

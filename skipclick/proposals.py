@@ -261,6 +261,4 @@ def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_], most: float) -> b
 def _outside(mask: BoxMask, taken: NDArray[np.bool_]) -> BoxMask:
     """A mask without the pixels that are taken, bool (H, W) of the photo."""
     top, left, bottom, right = mask.box
-    inner = BoxMask.of(mask.pixels & ~taken[top:bottom, left:right])
-    moved = inner.box[0] + top, inner.box[1] + left, inner.box[2] + top, inner.box[3] + left
-    return BoxMask(mask.size, moved, inner.pixels)
+    return BoxMask.of(mask.pixels & ~taken[top:bottom, left:right]).placed(mask.size, top, left)

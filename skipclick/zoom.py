@@ -1,7 +1,8 @@
 """Zoom-in: from the second click on, the network looks at a crop of the photo around the object.
 
 A network that sees 320 or 448 pixels of a photo draws a small object coarsely. The first click is answered on the whole
-photo, each further one on the view that `next_view` chooses from the answer before and the clicks:
+photo, each further one on the view that `next_view` chooses from the answer before and the clicks: a crop around the
+object or, once the mask hardly changes any more, a smaller one around the click, outside of which the mask stays.
 
     photo, encode_crop, state = predictor.encode(image), crop_encoder(predictor, image), None
     for count in range(1, len(clicks) + 1):
@@ -27,15 +28,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skipclick.features import ImageFeatures
-from skipclick.masks import BoxMask, enlarge, weighted_rows
+from skipclick.masks import NOTHING, Box, BoxMask, enlarge, overlap, replace_within, weighted_rows
 from skipclick.predictor import ClickRequest, Predictor, check_clicks
 from skipclick.prompts import Click
-
-Box = tuple[int, int, int, int]
-"""(top, left, bottom, right) in pixels of the photo, the last two exclusive."""
-
-NOTHING: Box = (0, 0, 0, 0)
-"""The box of an empty mask."""
 
 FEATHER = 1 / 16
 """Part of a crop's side, along each border within the photo, in which its answer fades into the one before."""
@@ -56,6 +51,15 @@ class ZoomRule:
     """Sides of a crop have at least this part of the network's pixels: closer up there is nothing more to be seen."""
     loosest: float = 1.8
     """A crop is left for a closer one when its sides are more than this many times as long; likewise."""
+    local_from: int = 3
+    """From this click on, a click on a mask that has settled is answered on a crop around itself, and the mask outside
+    that crop stays."""
+    settled: float = 0.95
+    """A mask has settled when it has at least this IoU with the one before it."""
+    local: float = 0.7
+    """Sides of a crop around a click, a square, in the geometric mean of those of the box around mask and clicks."""
+    largest_local: float = 0.5
+    """Where that would be more than this part of the object's view, the click is answered on that view."""
 
 
 DEFAULT_RULE = ZoomRule()
@@ -63,17 +67,20 @@ DEFAULT_RULE = ZoomRule()
 
 @dataclass(frozen=True, eq=False)
 class ZoomState:
-    """What the next click needs of the answer before it; its size depends on nothing but the network's."""
+    """What the next click needs of the answer before it."""
 
     whole: Tensor
     """(H, W) of the network, in its dtype, on its device: the object's probability over the photo, with that of the
     crops so far averaged in."""
     crop: Tensor | None
-    """The same over `view`; None where that is the whole photo."""
+    """The same over `view`, with that of crops around clicks averaged in; None where that is the whole photo."""
     view: Box
-    """What the last click was answered on."""
-    mask_box: Box
-    """Around the mask; `NOTHING` if it is empty."""
+    """The last one that held the whole object."""
+    mask: BoxMask
+    score: float
+    """Mean probability inside the mask, 0 if it is empty."""
+    agreement: float = 0.0
+    """IoU of the mask with the one before it."""
 
     @property
     def resolution(self) -> tuple[int, int]:
@@ -83,7 +90,7 @@ class ZoomState:
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.whole.nbytes + (0 if self.crop is None else self.crop.nbytes)
+        return self.whole.nbytes + (0 if self.crop is None else self.crop.nbytes) + self.mask.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,21 +112,27 @@ class ZoomRequest:
 class ZoomPrediction:
     """What the annotator gets, and what the next click needs."""
 
-    mask: BoxMask
-    score: float
-    """Mean probability inside the mask, 0 if it is empty."""
     state: ZoomState
+
+    @property
+    def mask(self) -> BoxMask:
+        return self.state.mask
+
+    @property
+    def score(self) -> float:
+        """Mean probability inside the mask, 0 if it is empty."""
+        return self.state.score
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory held."""
-        return self.mask.nbytes + self.state.nbytes
+        return self.state.nbytes
 
 
 def start_zoomed(predictor: Predictor, mask: NDArray[np.bool_]) -> ZoomState:
     """The state of an object of which a mask of the photo, bool (H, W), is known before its first click."""
     whole = whole_view((mask.shape[0], mask.shape[1]))
-    return ZoomState(predictor.start_state(mask), None, whole, BoxMask.of(mask).box)
+    return ZoomState(predictor.start_state(mask), None, whole, BoxMask.of(mask), 1.0)
 
 
 def whole_view(size: tuple[int, int]) -> Box:
@@ -130,28 +143,53 @@ def whole_view(size: tuple[int, int]) -> Box:
 def next_view(
     previous: ZoomState | None, clicks: Sequence[Click], size: tuple[int, int], rule: ZoomRule = DEFAULT_RULE
 ) -> Box:
-    """The view for the last of `clicks`: the likely one, or where that click falls outside it, one around all.
+    """The view for the last of `clicks`: the likely one, or where that click falls outside it, one around all; later
+    on a part of it around the click.
 
     It follows from the clicks and the answer to all but the last, and from nothing else.
     """
-    if previous is None or previous.mask_box == NOTHING:
+    if previous is None or previous.mask.empty:
         return whole_view(size)
     view = likely_view(previous, clicks[:-1], size, rule)
-    if contains(core(view, size), around(clicks[-1:], size)):
-        return view
-    return new_view(around(clicks, size, previous.mask_box), size, previous.resolution, rule)
+    if not contains(core(view, size), around(clicks[-1:], size)):
+        return new_view(around(clicks, size, previous.mask.box), size, previous.resolution, rule)
+    side = local_side(previous, clicks[:-1], size, rule)
+    return view if side is None else _square_around(clicks[-1], side, size)
+
+
+def local_side(
+    previous: ZoomState, clicks: Sequence[Click], size: tuple[int, int], rule: ZoomRule = DEFAULT_RULE
+) -> int | None:
+    """How wide and high the crop around the click after `clicks` will be, to which `previous` is the answer; None where
+    that click will be answered on the view of the whole object."""
+    if len(clicks) + 1 < rule.local_from or previous.agreement < rule.settled or previous.mask.empty:
+        return None
+    top, left, bottom, right = around(clicks, size, previous.mask.box)
+    least = rule.smallest * math.sqrt(math.prod(previous.resolution))
+    side = round(max(rule.local * math.sqrt((bottom - top) * (right - left)), least))
+    view = likely_view(previous, clicks, size, rule)
+    local = min(side, size[0]) * min(side, size[1])
+    return side if local <= rule.largest_local * _area(view) else None
+
+
+def _square_around(click: Click, side: int, size: tuple[int, int]) -> Box:
+    """With a click in its middle, as far as the photo's border allows."""
+    (top, left, _, _), (height, width) = around([click], size), (min(side, size[0]), min(side, size[1]))
+    top, left = min(max(top - height // 2, 0), size[0] - height), min(max(left - width // 2, 0), size[1] - width)
+    return top, left, top + height, left + width
 
 
 def likely_view(
     previous: ZoomState, clicks: Sequence[Click], size: tuple[int, int], rule: ZoomRule = DEFAULT_RULE
 ) -> Box:
-    """The view for the click after `clicks`, to which `previous` is the answer, unless that click falls outside it.
+    """The view for the click after `clicks`, to which `previous` is the answer, unless that click falls outside it or
+    is answered on a crop around itself.
 
     The present crop stays while mask and clicks fit into it with room to spare and it is not far too large.
     """
-    if previous.mask_box == NOTHING:
+    if previous.mask.empty:
         return whole_view(size)
-    box = around(clicks, size, previous.mask_box)
+    box = around(clicks, size, previous.mask.box)
     closer = new_view(box, size, previous.resolution, rule)
     view = previous.view
     is_tight = math.sqrt(_area(view) / _area(closer)) <= rule.loosest
@@ -263,9 +301,8 @@ def predict_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> lis
         work.append((request, enlarged, seamless.to(predictor.dtype, copy=True)))
     answers = []
     for request, enlarged, probability in work:
-        inner, score = enlarged.fetch()
-        mask = _in_photo(inner, request)
-        answers.append(ZoomPrediction(mask, score, _state(request, probability, mask.box, antialias)))
+        mask, score = _in_photo(*enlarged.fetch(), request)
+        answers.append(ZoomPrediction(_state(request, probability, mask, score, antialias)))
     return answers
 
 
@@ -278,15 +315,6 @@ def _check(request: ZoomRequest) -> None:
         raise ValueError(
             f"the features are of {request.features.image_size[1]} x {request.features.image_size[0]} pixels, but the "
             f"view {view} has {right - left} x {bottom - top}; encode that part of the photo"
-        )
-    if (
-        request.previous is not None
-        and request.previous.mask_box != NOTHING
-        and not contains(view, request.previous.mask_box)
-    ):
-        raise ValueError(
-            f"the view {view} cuts off a part of the mask, which lies in {request.previous.mask_box}; "
-            "give the view of `next_view`"
         )
 
 
@@ -333,28 +361,47 @@ def _ramp(length: int, at_start: bool, at_end: bool, device: torch.device) -> Te
     return weights.to(device)
 
 
-def _in_photo(inner: BoxMask, request: ZoomRequest) -> BoxMask:
-    """A view's mask as the photo's: outside the view nothing was the object's before, and nothing is now."""
-    if inner.empty:
-        return BoxMask(request.size, NOTHING, inner.pixels)
-    top, left = request.view[:2]
-    box = (inner.box[0] + top, inner.box[1] + left, inner.box[2] + top, inner.box[3] + left)
-    return BoxMask(request.size, box, inner.pixels)
+def _in_photo(inner: BoxMask, inner_score: float, request: ZoomRequest) -> tuple[BoxMask, float]:
+    """The photo's mask, which outside the view stays what it was, and its score; from those of the view."""
+    before = request.previous
+    if before is None or _holds_object(request.view, before):
+        return inner.placed(request.size, *request.view[:2]), inner_score
+    mask = replace_within(before.mask, request.view, inner)
+    outside = mask.area - inner.area
+    return mask, (inner_score * inner.area + before.score * outside) / max(1, mask.area)
 
 
-def _state(request: ZoomRequest, probability: Tensor, mask_box: Box, antialias: bool) -> ZoomState:
+def _holds_object(view: Box, before: ZoomState) -> bool:
+    """Whether a view holds all of a mask."""
+    return before.mask.empty or contains(view, before.mask.box)
+
+
+def _state(request: ZoomRequest, probability: Tensor, mask: BoxMask, score: float, antialias: bool) -> ZoomState:
     """The state after an answer on the request's view, (h, w) in the network's dtype."""
-    photo = whole_view(request.size)
-    if request.view == photo:
-        return ZoomState(probability, None, photo, mask_box)
-    whole = torch.zeros_like(probability) if request.previous is None else request.previous.whole.clone()
+    photo, view, before = whole_view(request.size), request.view, request.previous
+    agreement = 0.0 if before is None else overlap(before.mask, mask)
+    if view == photo:
+        return ZoomState(probability, None, photo, mask, score, agreement)
+    nothing = torch.zeros_like(probability)
+    whole = _averaged_into(nothing if before is None else before.whole, photo, probability, view, antialias)
+    if before is None or _holds_object(view, before):
+        return ZoomState(whole, probability, view, mask, score, agreement)
+    crop = before.crop
+    if crop is not None:
+        crop = _averaged_into(crop, before.view, probability, view, antialias)
+    return ZoomState(whole, crop, before.view, mask, score, agreement)
+
+
+def _averaged_into(target: Tensor, target_view: Box, source: Tensor, view: Box, antialias: bool) -> Tensor:
+    """A copy of what is known over one view, (h, w), with an answer over another view in place of what was known
+    there."""
     rows, columns = (
-        _inside(length, extent, stretch, antialias)
-        for length, extent, stretch in zip(whole.shape, request.size, _stretches(request.view), strict=True)
+        _inside(length, over, stretch, antialias)
+        for length, over, stretch in zip(target.shape, _stretches(target_view), _stretches(view), strict=True)
     )
-    averaged = _resample(probability, request.view, photo, antialias, rows, columns)
-    whole[rows, columns] = averaged.to(whole.dtype)
-    return ZoomState(whole, probability, request.view, mask_box)
+    changed = target.clone()
+    changed[rows, columns] = _resample(source, view, target_view, antialias, rows, columns).to(target.dtype)
+    return changed
 
 
 def _stretches(view: Box) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -362,9 +409,9 @@ def _stretches(view: Box) -> tuple[tuple[int, int], tuple[int, int]]:
     return (view[0], view[2]), (view[1], view[3])
 
 
-def _inside(length: int, extent: int, stretch: tuple[int, int], antialias: bool) -> slice:
-    """Of the network's `length` pixels over a photo's `extent` those whose centres lie in a stretch of it."""
-    first, last = np.searchsorted(_centres(length, (0, extent), antialias), (stretch[0] - 0.5, stretch[1] - 0.5))
+def _inside(length: int, over: tuple[int, int], stretch: tuple[int, int], antialias: bool) -> slice:
+    """Of the network's `length` pixels over one stretch of the photo those whose centres lie in another."""
+    first, last = np.searchsorted(_centres(length, over, antialias), (stretch[0] - 0.5, stretch[1] - 0.5))
     return slice(int(first), int(last))
 
 

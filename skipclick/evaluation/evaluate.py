@@ -23,11 +23,11 @@ from skipclick.evaluation.datasets import Sample
 from skipclick.evaluation.results import ObjectResult
 from skipclick.evaluation.starts import GIVEN, box_of, noisy_mask, read_given, read_start
 from skipclick.features import ImageFeatures
-from skipclick.masks import MASK_THRESHOLD
+from skipclick.masks import MASK_THRESHOLD, Box
 from skipclick.metrics import mask_iou
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import correcting_clicks, jittered_click, next_click
-from skipclick.zoom import Box, ZoomRequest, crop_encoder, predict_zoomed, start_zoomed, zoom_request
+from skipclick.zoom import ZoomRequest, crop_encoder, predict_zoomed, start_zoomed, zoom_request
 
 F = TypeVar("F")
 

@@ -12,7 +12,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skipclick.masks import MASK_THRESHOLD, BoxMask, enlarge
+from skipclick.masks import MASK_THRESHOLD, BoxMask, enlarge, overlap, replace_within
+from skipclick.metrics import mask_iou
 
 sides = st.integers(2, 40)
 ROUNDING = 2e-6  # of two ways to interpolate values up to 1 in float32
@@ -107,3 +108,29 @@ def test_a_gpu_gives_the_same_mask(antialias: bool) -> None:
     theirs, other_score = enlarge(probability.cuda(), (301, 407), antialias=antialias).fetch()
     assert (ours.full() != theirs.full()).mean() < 1e-4
     assert score == pytest.approx(other_score, abs=1e-4)
+
+
+pixels = array_shapes(min_dims=2, max_dims=2, min_side=2, max_side=12).flatmap(lambda shape: arrays(np.bool_, shape))
+
+
+@given(pixels, st.data())
+def test_a_part_of_a_mask_takes_another_parts_place(whole: NDArray[np.bool_], data: st.DataObject) -> None:
+    rows, columns = (sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in whole.shape)
+    view = rows[0], columns[0], rows[1], columns[1]
+    inner = data.draw(arrays(np.bool_, (rows[1] - rows[0], columns[1] - columns[0])))
+    expected = whole.copy()
+    expected[rows[0] : rows[1], columns[0] : columns[1]] = inner
+    mask = BoxMask.of(whole)
+    np.testing.assert_array_equal(mask.within(view), whole[rows[0] : rows[1], columns[0] : columns[1]])
+    found = replace_within(mask, view, BoxMask.of(inner)) if inner.size else mask
+    np.testing.assert_array_equal(found.full(), expected)
+    assert found.box == BoxMask.of(expected).box
+    assert found.size == whole.shape
+    assert found.area == expected.sum()
+
+
+@given(array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(lambda shape: arrays(np.bool_, (2, *shape))))
+def test_overlap_is_intersection_over_union(masks: NDArray[np.bool_]) -> None:
+    one, other = masks
+    expected = mask_iou(one, other.astype(np.int8)) if (one | other).any() else 1.0
+    assert overlap(BoxMask.of(one), BoxMask.of(other)) == pytest.approx(expected)

@@ -18,15 +18,13 @@ from torch import Tensor
 
 from skipclick import Click, Predictor, load_checkpoint
 from skipclick.features import ImageFeatures
-from skipclick.masks import enlarge
+from skipclick.masks import NOTHING, Box, BoxMask, enlarge
 from skipclick.metrics import mask_iou
 from skipclick.model import PreparedFeatures, SkipClick
 from skipclick.predictor import ClickRequest
 from skipclick.simulation import next_click
 from skipclick.zoom import (
     FEATHER,
-    NOTHING,
-    Box,
     ZoomPrediction,
     ZoomRequest,
     ZoomRule,
@@ -36,6 +34,7 @@ from skipclick.zoom import (
     core,
     crop_encoder,
     likely_view,
+    local_side,
     new_view,
     next_view,
     predict_zoomed,
@@ -46,11 +45,17 @@ from tests.support.small_models import SMALL, SMALL_CONV
 
 RESOLUTION = (64, 96)
 RULE = ZoomRule()
+NEVER_LOCAL = ZoomRule(local_from=100)
 
 
-def state(mask_box: Box, size: tuple[int, int], view: Box | None = None) -> ZoomState:
-    whole = torch.zeros(RESOLUTION)
-    return ZoomState(whole, None if view is None else whole, view or whole_view(size), mask_box)
+def filled(box: Box, size: tuple[int, int]) -> BoxMask:
+    """A box full of object; it takes no memory."""
+    return BoxMask(size, box, np.broadcast_to(np.True_, (box[2] - box[0], box[3] - box[1])))
+
+
+def state(mask_box: Box, size: tuple[int, int], view: Box | None = None, agreement: float = 0.0) -> ZoomState:
+    whole, mask = torch.zeros(RESOLUTION), filled(mask_box, size)
+    return ZoomState(whole, None if view is None else whole, view or whole_view(size), mask, 1.0, agreement)
 
 
 sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))
@@ -63,7 +68,12 @@ def situations(draw: st.DrawFn) -> tuple[ZoomState, list[Click], tuple[int, int]
     rows, columns = (sorted(draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))) for n in size)
     points = draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.booleans()), min_size=2, max_size=5))
     clicks = [Click(x * size[1], y * size[0], positive) for x, y, positive in points]
-    return state((rows[0], columns[0], rows[1] + 1, columns[1] + 1), size), clicks, size
+    agreement = draw(st.sampled_from([0.0, RULE.settled, 1.0]))
+    return state((rows[0], columns[0], rows[1] + 1, columns[1] + 1), size, agreement=agreement), clicks, size
+
+
+def area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def pixel(click: Click, size: tuple[int, int]) -> Box:
@@ -79,9 +89,9 @@ class TestViews:
         self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
     ) -> None:
         before, clicks, size = situation
-        view = next_view(before, clicks, size)
+        view = next_view(before, clicks, size, NEVER_LOCAL)
         assert contains(whole_view(size), view)
-        assert contains(view, before.mask_box)
+        assert contains(view, before.mask.box)
         assert contains(view, pixel(clicks[-1], size))
         if view != whole_view(size):
             parts = (view[2] - view[0]) / size[0], (view[3] - view[1]) / size[1]
@@ -94,15 +104,40 @@ class TestViews:
         """So what is encoded ahead is what will be needed."""
         before, clicks, size = situation
         likely = likely_view(before, clicks[:-1], size)
-        if contains(core(likely, size), pixel(clicks[-1], size)):
+        is_inside = contains(core(likely, size), pixel(clicks[-1], size))
+        if is_inside and local_side(before, clicks[:-1], size) is None:
             assert next_view(before, clicks, size) == likely
+
+    @given(situations())
+    def test_a_click_on_a_settled_mask_is_looked_at_closely(
+        self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
+    ) -> None:
+        before, clicks, size = situation
+        side, view = local_side(before, clicks[:-1], size), next_view(before, clicks, size)
+        likely = likely_view(before, clicks[:-1], size)
+        if side is not None and contains(core(likely, size), pixel(clicks[-1], size)):
+            assert len(clicks) >= RULE.local_from
+            assert before.agreement >= RULE.settled
+            assert contains(whole_view(size), view)
+            assert contains(view, pixel(clicks[-1], size))
+            assert (view[2] - view[0], view[3] - view[1]) == (min(side, size[0]), min(side, size[1]))
+            assert area(view) <= RULE.largest_local * area(likely)
+        else:
+            assert view == next_view(before, clicks, size, NEVER_LOCAL)
+
+    def test_a_mask_that_still_changes_is_looked_at_whole(self) -> None:
+        size, clicks = (1000, 1500), [Click(700, 500), Click(720, 500), Click(690, 490)]
+        moving, settled = (state((300, 400, 800, 1000), size, agreement=part) for part in (0.94, 0.96))
+        assert next_view(moving, clicks, size) == likely_view(moving, clicks[:-1], size)
+        assert next_view(settled, clicks, size) == (299, 499, 682, 882)  # 0.7 of the mean side, around (690, 490)
+        assert next_view(settled, clicks[1:], size) == likely_view(settled, clicks[1:-1], size)  # its second click
 
     @given(situations())
     def test_a_view_is_kept_while_nothing_moves(
         self, situation: tuple[ZoomState, list[Click], tuple[int, int]]
     ) -> None:
         before, clicks, size = situation
-        view = next_view(before, clicks, size)
+        view = next_view(before, clicks, size, NEVER_LOCAL)
         after = before if view == whole_view(size) else replace(before, crop=before.whole, view=view)
         assert likely_view(after, clicks, size) == view
 
@@ -131,7 +166,7 @@ class TestViews:
         crop = new_view((450, 650, 550, 800), size, RESOLUTION)
         before = state((450, 650, 550, crop[3]), size, crop)
         view = next_view(before, [Click(700, 500), Click(700, 510)], size)
-        assert contains(core(view, size), before.mask_box)
+        assert contains(core(view, size), before.mask.box)
 
     def test_a_crop_far_too_large_is_left_for_a_closer_one(self) -> None:
         size = (1000, 1500)
@@ -176,13 +211,18 @@ def photo() -> NDArray[np.uint8]:
 CLICKS = [Click(200, 110), Click(215.5, 120.25, positive=False), Click(190, 100), Click(205, 130)]
 
 
+def without_mask(before: ZoomState) -> ZoomState:
+    """Its maps are of any photo's; so every view holds the whole object."""
+    return replace(before, mask=filled(NOTHING, before.mask.size))
+
+
 def fixed_views(predictor: Predictor, image: NDArray[np.uint8], views: Sequence[Box]) -> list[ZoomPrediction]:
     """A session on given views, whatever the masks are."""
     encode = crop_encoder(predictor, image)
     size = (image.shape[0], image.shape[1])
     answers: list[ZoomPrediction] = []
     for count, view in enumerate(views, 1):
-        before = replace(answers[-1].state, mask_box=NOTHING) if answers else None
+        before = without_mask(answers[-1].state) if answers else None
         answers += predict_zoomed(predictor, [ZoomRequest(encode(view), view, size, CLICKS[:count], before)])
     return answers
 
@@ -195,7 +235,7 @@ WHOLE = (0, 0, 240, 360)
 def test_on_the_whole_photo_answers_are_the_predictors_bit_for_bit(model: SkipClick, photo: NDArray[np.uint8]) -> None:
     predictor = predictor_of(model)
     features = predictor.encode(photo)
-    never = ZoomRule(largest=0.0)
+    never = ZoomRule(largest=0.0, local_from=100)
     before = plain = None
     for count in range(1, len(CLICKS) + 1):
         request = zoom_request(features, CLICKS[:count], before, crop_encoder(predictor, photo), never)
@@ -232,7 +272,7 @@ def test_the_same_request_gives_the_same_bits(model: SkipClick, photo: NDArray[n
 def test_views_of_all_kinds_share_a_batch(model: SkipClick, photo: NDArray[np.uint8]) -> None:
     predictor = predictor_of(model)
     encode = crop_encoder(predictor, photo)
-    first, cropped = (replace(one.state, mask_box=NOTHING) for one in fixed_views(predictor, photo, [WHOLE, CROP]))
+    first, cropped = (without_mask(one.state) for one in fixed_views(predictor, photo, [WHOLE, CROP]))
     requests = [
         ZoomRequest(encode(WHOLE), WHOLE, (240, 360), CLICKS[:1]),
         ZoomRequest(encode(CROP), CROP, (240, 360), CLICKS[:2], first),
@@ -262,7 +302,8 @@ def test_the_size_of_a_state_is_bounded(photo: NDArray[np.uint8]) -> None:
     for answer in fixed_views(predictor, photo, shrinking):
         maps = [one for one in (answer.state.whole, answer.state.crop) if one is not None]
         assert {one.dtype for one in maps} == {torch.bfloat16}
-        assert sum(one.untyped_storage().nbytes() for one in maps) == answer.state.nbytes
+        held = sum(one.untyped_storage().nbytes() for one in maps) + answer.mask.nbytes
+        assert answer.nbytes == answer.state.nbytes == held
         assert len(maps) <= 2
 
 
@@ -270,13 +311,10 @@ def test_what_does_not_belong_together_is_refused(photo: NDArray[np.uint8]) -> N
     predictor = Predictor(SkipClick(SMALL_CONV).eval())
     features = crop_encoder(predictor, photo)(CROP)
     good = ZoomRequest(features, CROP, (240, 360), CLICKS[:1])
-    (answer,) = predict_zoomed(predictor, [good])
-    cut_off = replace(good, previous=replace(answer.state, mask_box=(0, 0, 10, 10)))
     for wrong, message in [
         (replace(good, view=(60, 120, 180, 301)), "encode that part"),
         (replace(good, view=(60, 300, 180, 480)), "no part of a photo"),
         (replace(good, clicks=[Click(1, 1)]), "no clicks"),
-        (cut_off, "cuts off a part of the mask"),
     ]:
         with pytest.raises(ValueError, match=message):
             predict_zoomed(predictor, [wrong])
@@ -323,8 +361,7 @@ class TestSeams:
     """What an answer on a crop leaves at the crop's border."""
 
     def answer(self, antialias: bool, known: Tensor, said: Tensor) -> ZoomPrediction:
-        mask_box = enlarge(known, SIZE, antialias=antialias).fetch()[0].box
-        before = ZoomState(known, None, whole_view(SIZE), mask_box)
+        before = ZoomState(known, None, whole_view(SIZE), *enlarge(known, SIZE, antialias=antialias).fetch())
         request = ZoomRequest(seen_as((160, 240)), VIEW, SIZE, [Click(240, 160)] * 2, before)
         (answer,) = predict_zoomed(Saying(said, antialias), [request])  # type: ignore[arg-type]
         return answer
@@ -356,7 +393,7 @@ class TestSeams:
             (0, 0, 160, 240),
             SIZE,
             [Click(9, 9)] * 2,
-            ZoomState(known, None, whole_view(SIZE), NOTHING),
+            ZoomState(known, None, whole_view(SIZE), filled(NOTHING, SIZE), 0.0),
         )
         (answer,) = predict_zoomed(Saying(torch.ones(RESOLUTION), antialias), [request])  # type: ignore[arg-type]
         assert answer.mask.box[:2] == (0, 0)
@@ -371,6 +408,71 @@ class TestSeams:
         edge = cv2.morphologyEx(before.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
         assert not ((answer.mask.full() != before) & ~edge).any()
         torch.testing.assert_close(answer.state.whole, known, atol=0.02, rtol=0)
+
+
+LOCAL = (120, 180, 220, 300)  # below and right of the middle of `VIEW`
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+class TestLocal:
+    """What an answer on a crop around a click changes, and what it leaves alone."""
+
+    def before(self, antialias: bool, crop: bool) -> ZoomState:
+        whole = disc(SIZE, (160, 240), 50)
+        seen = _resample(whole, whole_view(SIZE), VIEW, antialias) if crop else None
+        mask, score = enlarge(whole, SIZE, antialias=antialias).fetch()
+        return ZoomState(whole, seen, VIEW if crop else whole_view(SIZE), mask, score, 1.0)
+
+    def answer(self, antialias: bool, before: ZoomState, said: Tensor) -> ZoomPrediction:
+        request = ZoomRequest(seen_as((100, 120)), LOCAL, SIZE, [Click(240, 170)] * 3, before)
+        (answer,) = predict_zoomed(Saying(said, antialias), [request])  # type: ignore[arg-type]
+        return answer
+
+    @pytest.mark.parametrize("crop", [True, False])
+    def test_outside_the_crop_the_mask_stays(self, antialias: bool, crop: bool) -> None:
+        before = self.before(antialias, crop)
+        changed = {}
+        for name, said in {"all": torch.ones(RESOLUTION), "none": torch.zeros(RESOLUTION)}.items():
+            answer = self.answer(antialias, before, said)
+            after, old = answer.mask.full(), before.mask.full()
+            inside = np.zeros(SIZE, np.bool_)
+            inside[LOCAL[0] : LOCAL[2], LOCAL[1] : LOCAL[3]] = True
+            np.testing.assert_array_equal(after[~inside], old[~inside])
+            centre = after[LOCAL[0] + 10 : LOCAL[2] - 10, LOCAL[1] + 10 : LOCAL[3] - 10]
+            assert centre.all() == (name == "all")
+            assert centre.any() == (name == "all")
+            assert answer.state.view == before.view
+            assert answer.mask.box == BoxMask.of(after).box
+            assert answer.state.agreement == pytest.approx(mask_iou(after, old.astype(np.int8)))
+            changed[name] = answer.state
+        for one, known in ((changed["all"].whole, before.whole), (changed["all"].crop, before.crop)):
+            if one is not None and known is not None:
+                assert (one >= known - 1e-6).all()
+                assert (one != known).any()
+
+    def test_an_answer_that_changes_nothing_moves_no_edge(self, antialias: bool) -> None:
+        before = self.before(antialias, crop=True)
+        assert before.crop is not None
+        answer = self.answer(antialias, before, _resample(before.crop, VIEW, LOCAL, antialias))
+        old = before.mask.full()
+        edge = cv2.morphologyEx(old.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        assert not ((answer.mask.full() != old) & ~edge).any()
+        assert answer.state.agreement > 0.98
+        assert answer.score == pytest.approx(before.score, abs=0.01)
+        torch.testing.assert_close(answer.state.whole, before.whole, atol=0.02, rtol=0)
+
+    def test_there_is_no_step_at_the_crops_border(self, antialias: bool) -> None:
+        """The crop says the opposite of what is known: along its border both meet, within some pixels."""
+        before = self.before(antialias, crop=True)
+        assert before.crop is not None
+        said = 1 - _resample(before.crop, VIEW, LOCAL, antialias)
+        after, old = self.answer(antialias, before, said).mask.full(), before.mask.full()
+        top, left, bottom, right = LOCAL
+        border = np.zeros(SIZE, np.bool_)
+        border[top:bottom, left:right] = True
+        border[top + 1 : bottom - 1, left + 1 : right - 1] = False
+        edge = cv2.dilate(cv2.morphologyEx(old.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), None)
+        assert not ((after != old) & border & (edge == 0)).any()
 
 
 @pytest.mark.parametrize("antialias", [True, False])

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skipclick import Click, Predictor
+from skipclick.masks import NOTHING, Box
 from skipclick.prompts import scale_clicks
 from skipclick.simulation import TRAINING_THRESHOLD, jittered_click, next_click
-from skipclick.zoom import DEFAULT_RULE, NOTHING, Box, ZoomRule, around, new_view
+from skipclick.zoom import DEFAULT_RULE, ZoomRule, around, new_view
 from train.augment import AugmentConfig, Frame, labels_in, pixels_in, random_colours, random_window
 from train.sampler import SamplerConfig, sample_object
 from train.scene import Scene
