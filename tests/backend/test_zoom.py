@@ -237,6 +237,22 @@ def test_encoding_ahead_goes_after_all_that_somebody_waits_for(make_annotator: M
     assert order == ["somebody's photo"]
 
 
+def test_nothing_is_encoded_ahead_of_a_click_that_gets_a_crop_around_itself(
+    make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody knows where it will be."""
+    annotator = make_annotator()
+    asked(annotator, OBJECTS[0][:1])
+    wait_until(lambda: annotator.encodes()["crop ahead"] == 1)
+    annotator._features.free()
+    monkeypatch.setattr("backend.annotator.local_side", lambda *_: 40)
+    annotator._encode_ahead(*ahead_of(annotator))
+    assert not annotator._likely
+    monkeypatch.undo()
+    annotator._encode_ahead(*ahead_of(annotator))
+    wait_until(lambda: annotator.encodes()["crop ahead"] == 2)
+
+
 def ahead_of(annotator: Annotator) -> tuple[object, ...]:
     """The arguments of `_encode_ahead` after the first click on an object."""
     head = annotator._heads.base
