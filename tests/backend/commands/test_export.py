@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
+from label_studio_sdk.converter.converter import Converter, Format
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
@@ -161,6 +163,38 @@ def test_files_of_one_name_stay_apart(api: LabelStudioApi, studio: FakeLabelStud
         one["data"]["image"] = f"/data/local-files/?d=folder{number}/photo.jpg"
     run(api, tmp_path, "yolo-seg")
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["photo-task2.txt", "photo.txt"]
+
+
+def test_label_studios_own_export_of_the_same_masks(
+    api: LabelStudioApi, studio: FakeLabelStudio, tmp_path: Path
+) -> None:
+    """What docs/masks.md says of it. The day this fails, it says too much."""
+    y, x = np.ogrid[:1080, :1920]
+    mask = (np.hypot(y - 500, x - 600) < 300) & (np.hypot(y - 500, x - 600) > 100)
+    mask[700:900, 1500:1700] = True
+    numbers = range(1, 6)
+    studio.tasks = [
+        bodies.task(number, bodies.annotation(number, number, [region(f"r{number}", mask)], completed_by=1))
+        for number in numbers
+    ]
+    begin = time.perf_counter()
+    list(export(api, 1, "coco", tmp_path / "ours", mask.size))
+    seconds = time.perf_counter() - begin
+    ours = COCO(tmp_path / "ours" / "annotations.json")
+    (tmp_path / "tasks.json").write_text(json.dumps(studio.tasks))
+    begin = time.perf_counter()
+    converter = Converter(bodies.CONFIG, project_dir=None)
+    converter.convert(str(tmp_path / "tasks.json"), str(tmp_path / "theirs"), Format.BRUSH_TO_COCO, is_dir=False)
+    print(f"{len(numbers)} masks, 1920 x 1080: {seconds:.1f} s; Label Studio's: {time.perf_counter() - begin:.1f} s")
+    theirs = COCO(tmp_path / "theirs" / "result_coco.json")
+    assert len(ours.getAnnIds()) == len(numbers)
+    for one in ours.loadAnns(ours.getAnnIds()):
+        np.testing.assert_array_equal(ours.annToMask(one), mask)
+    assert len(theirs.getAnnIds()) == 2 * len(numbers), "each part is an object of its own"
+    parts = theirs.loadAnns(theirs.getAnnIds(imgIds=theirs.getImgIds()[:1]))
+    whole = np.any([theirs.annToMask(one) for one in parts], axis=0)
+    print(f"IoU of its parts together with the mask: {(whole & mask).sum() / (whole | mask).sum():.3f}")
+    assert whole[500, 600], "holes are filled"
 
 
 @pytest.mark.parametrize("kind", ["yolo-seg", "masks"])
