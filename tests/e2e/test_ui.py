@@ -95,6 +95,7 @@ def url() -> Iterator[str]:
     environment |= {
         "DEVICE": "cpu",
         "DTYPE": "float32",
+        "PREDICT": "similar",
         "BASIC_AUTH_USER": LOGIN["username"],
         "BASIC_AUTH_PASS": LOGIN["password"],
     }
@@ -324,6 +325,25 @@ def test_the_last_training_is_shown_with_its_picture(window: Window) -> None:
     with window.page.expect_response("**/status"):
         pass  # what the reader folded stays folded
     assert not picture.is_visible()
+
+
+def test_each_project_s_proposals_are_shown_with_what_was_measured(window: Window) -> None:
+    measured = {"objects": 12, "proposals": 11, "precision": 0.8182, "recall": 0.75, "helps": True}
+    bad = {"objects": 40, "proposals": 0, "recall": 0.0, "helps": False}
+    for project, found in ((13, measured), (14, bad), (15, None)):
+        folder = OUTPUT / "models" / "versions" / str(project)
+        (folder / "v2").mkdir(parents=True)
+        about = {"base": "skipclick-lite", "backbone": "", "head": ""} | ({} if found is None else {"proposals": found})
+        (folder / "v2" / "about.json").write_text(json.dumps(about))
+        (folder / "current").write_text("v2\n")
+    lines = window.page.locator("#proposals dd")
+    window.page.locator("#proposals dd").nth(2).wait_for()
+    assert lines.all_inner_texts() == [
+        "on · precision 82 %, recall 75 % · 11 proposed for 12 held-out objects · skipclick-lite+p13.v2",
+        "off, not good enough · recall 0 % · 0 proposed for 40 held-out objects · skipclick-lite+p14.v2",
+        "off, its training did not measure them · skipclick-lite+p15.v2",
+    ]
+    window.picture("13-proposals")
 
 
 def test_without_the_password_there_is_no_page(browser: Browser, url: str) -> None:
