@@ -79,6 +79,8 @@ def published_row(name: str, table: int, *, adapted: bool = False) -> str | None
     if isinstance(config.backbone, ConvNetConfig):  # the paper's are vision transformers
         return None
     row = next((row for row in PRESETS for tap in ("released", "paper") if preset(row, config, tap) == config), None)
+    if "dinov3" in config.backbone.name:
+        return "DINOv3" if row == "skip" and "DINOv3" in TABLES[table].rows else None
     if row is None or table in (1, 4):
         return ABLATION.get(row or "")
     if row != "skip":

@@ -170,6 +170,7 @@ def radar_figure(results: Results, dataset: str, percent: int) -> Figure:
         line = ":" if name.endswith(", published") else "-"
         axes.plot([*angles, 0], [*curve, curve[0]], line, color=_colour(index), marker=MARKERS[index % 7], label=name)
     axes.set_xticks(angles, [heads.get(name, name) for name in names])
+    axes.tick_params(axis="x", pad=14)  # names stay clear of the ring
     axes.set_title(f"{dataset}, {metric}: nearer to the middle is better")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
     return figure

@@ -137,7 +137,7 @@ def published_table(
     if absent:
         notes.append(f"Data sets not given: {', '.join(absent)} (`--list` says what their folders hold).")
     if alone:
-        notes.append(f"Methods without a model given: {', '.join(alone)}.")
+        notes.append(f"Methods without a model given: {', '.join(alone)}")
     notes += _caveats(results, [name for name in table.datasets if name not in absent], num_objects)
     return f"### {table.title}\n\n" + "\n".join(lines) + "\n\n" + "\n".join(f"- {n}" for n in notes)
 
@@ -269,8 +269,19 @@ def _caveats(results: Results, names: Sequence[str], published_objects: int | No
         ours, theirs = num_objects(results, name), published_objects or LAYOUTS[name].num_objects
         if theirs is not None and ours != theirs:
             found.append(f"{name}: {ours} objects here, {theirs} published; these figures are not comparable.")
+        sides = {one.resolution for run in results.runs for one in run.measurements if one.dataset == name}
+        if usual := LAYOUTS[name].resolution:
+            found += [
+                f"{name}: measured at {height} × {width} pixels, SkipClick's published figures at "
+                f"{usual[0]} × {usual[1]}."
+                for height, width in sorted(side for side in sides if side and side != usual)
+            ]
     if rules.get("protocol", "paper") != "paper" or rules.get("clicks", "center") != "center":
         found.append("Published figures follow --protocol paper with --clicks center, and these do not.")
+    if rules.get("start") is not None:
+        found.append("Published figures begin with nothing, and these with --start.")
+    if published_objects is None and not rules.get("flip", True):
+        found.append("SkipClick's published figures average with the mirrored photo, and these do not.")
     return found
 
 

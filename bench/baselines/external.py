@@ -55,7 +55,10 @@ def load_external(name: str) -> ExternalModel:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"{name}: cannot import {module_name!r} ({error}); PYTHONPATH must hold its folder") from error
+        raise ValueError(
+            f"{name}: cannot import {module_name!r} ({error}); PYTHONPATH must hold its folder, or, if a baseline was "
+            "meant, --list has the names"
+        ) from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):
         raise ValueError(f"{name}: module {module_name!r} has no callable {factory_name!r}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,8 @@ class SegmentAnything:
             ValueError: the weights cannot be loaded, or are not the family's.
         """
         kind = FAMILIES[family]
+        if weights.startswith(("/", ".", "~")) and not Path(weights).is_dir():  # no name on the hub begins so
+            raise ValueError(f"{family}:{weights} cannot be loaded from {weights!r}: there is no such folder")
         config = _load(transformers.AutoConfig, weights)
         if config.model_type not in kind.model_types:
             raise ValueError(f"{weights} holds a {config.model_type} model, not one of the family {family!r}")
@@ -225,6 +228,7 @@ def click_inputs(
 
 def _load(kind: Any, weights: str, **options: Any) -> Any:
     """`from_pretrained`, whose own messages run over several lines."""
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         return kind.from_pretrained(weights, **options)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -12,7 +12,7 @@ import torch
 from bench.models import ModelSpec, checkpoint_sha256, is_checkpoint, load_model, network_size, published_row
 from skipclick import Predictor
 from skipclick.checkpoint import save_checkpoint
-from skipclick.config import preset
+from skipclick.config import VitConfig, preset
 from skipclick.model import SkipClick
 from tests.support.small_models import SMALL
 
@@ -67,6 +67,10 @@ def test_a_model_stands_beside_the_row_of_its_architecture(vit: str, tmp_path: P
     frozen = tmp_path / "frozen.safetensors"
     save_checkpoint(SkipClick(preset("frozen", SMALL, "paper")), frozen, version="frozen")
     assert [published_row(str(frozen), number) for number in (1, 2)] == ["+ Frozen Backbone", None]
+    dinov3 = tmp_path / "dinov3.safetensors"
+    shape = VitConfig(name="vit_base_patch16_dinov3_qkvb", embed_dim=24, num_heads=2, depth=4, taps=(0, 1, 2, 3))
+    save_checkpoint(SkipClick(replace(SMALL, backbone=shape, patch_size=16)), dinov3, version="dinov3")
+    assert [published_row(str(dinov3), number) for number in (1, 4)] == [None, "DINOv3"]
     assert published_row("sam-hq:x", 3) == "HQ-SAM"
     assert published_row("sam:x", 1) is published_row("grabcut", 2) is published_row("bundled", 4) is None
 

@@ -138,10 +138,19 @@ def test_a_table_by_class_has_the_papers_order_and_both_figures() -> None:
 
 
 def test_what_a_table_lacks_is_said() -> None:
-    text = paper_table(results(run("a", measurement("DAVIS", [2] * 208))), 4, {"a": "Baseline"})
+    davis = replace(measurement("DAVIS", [2] * 208), resolution=LAYOUTS["DAVIS"].resolution)
+    text = paper_table(results(run("a", davis)), 4, {"a": "Baseline"})
     assert "DAVIS: 208 objects here, 345 published; these figures are not comparable." in text
     assert "Data sets not given: GrabCut, Berkeley, SBD, HQSeg-44k" in text
     assert "Methods without a model given: + Frozen Backbone, " in text
+    assert "mirrored" not in text
+    assert "published figures at" not in text
+    other = run("a", replace(measurement("SHSeg", [2]), resolution=(448, 448)))
+    changed = paper_table(results(other, rules=RULES | {"flip": False, "start": "box"}), 3, {"a": "SAM + Schön et al."})
+    assert "SHSeg: measured at 448 × 448 pixels, SkipClick's published figures at 896 × 896." in changed
+    assert "average with the mirrored photo, and these do not" in changed
+    assert "begin with nothing, and these with --start" in changed
+    assert "al.." not in changed
     served = RULES | {"protocol": "serve"}
     assert "these do not" in paper_table(results(run("a", measurement("SHSeg", [2])), rules=served), 3, {})
 

@@ -175,6 +175,11 @@ def test_weights_of_another_family_are_refused(weights: Weights) -> None:
                 load_baseline(f"{family}:{weights.folder}")
 
 
+def test_a_folder_that_is_not_there_is_no_name_on_the_hub() -> None:
+    with pytest.raises(ValueError, match="there is no such folder"):
+        load_baseline("sam:/nowhere/sam-vit-base")
+
+
 def copied(weights: Weights, folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).write_bytes((weights.folder / name).read_bytes())
