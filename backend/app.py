@@ -26,6 +26,7 @@ from backend.access import foreign_page, password_check, unknown_host
 from backend.annotator import Annotator, GivenUp, OverloadedError, SizeMismatchError
 from backend.cvat.protocol import InteractionError
 from backend.factory import Service
+from backend.finetune.job_store import RefusedError
 from backend.finetune.locks import BusyError
 from backend.finetune.scheduler import Training
 from backend.finetune.store import BacklogError
@@ -42,6 +43,7 @@ from backend.label_studio.labeling_config import (
     parse_labeling_config,
 )
 from backend.label_studio.protocol import (
+    MOST_PAINTED,
     Json,
     Limits,
     MaskRequest,
@@ -96,7 +98,15 @@ again, when the next page is opened."""
 
 logger = logging.getLogger(__name__)
 
-_BAD_INPUT = (ProtocolError, InteractionError, ConfigError, ImageError, SizeMismatchError, AuthorizationError)
+_BAD_INPUT = (
+    ProtocolError,
+    InteractionError,
+    ConfigError,
+    ImageError,
+    SizeMismatchError,
+    AuthorizationError,
+    RefusedError,
+)
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
 _LONG_BODY = 1 << 20
@@ -166,7 +176,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
     def predict() -> Response:
         deadline = time.monotonic() + settings.request_timeout
         annotator = readiness.service().annotator
-        answer = _predict(bodies.read(), annotator, signs, slots, limits, output, deadline, proposing)
+        answer = _predict(bodies, annotator, signs, slots, limits, output, deadline, proposing)
         return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), content_type="application/json")
 
     @app.post("/warm")
@@ -230,7 +240,7 @@ def build_app(settings: Settings, readiness: Readiness, training: Training | Non
 
 
 def _predict(
-    raw: bytes,
+    bodies: _Bodies,
     annotator: Annotator,
     signs: SignMemory,
     slots: BoundedSemaphore,
@@ -239,7 +249,8 @@ def _predict(
     deadline: float,
     proposing: Proposing | None,
 ) -> dict[str, Any]:
-    """The answer to a /predict body; at the monotonic time `deadline` nobody waits for it any more."""
+    """The answer to a /predict request; at the monotonic time `deadline` nobody waits for it any more."""
+    raw = bodies.read()
     body = read_predict(read_json(raw))
     project = project_number(body.project)
     g.facts |= {"project": body.project, "tasks": len(body.tasks)}
@@ -257,12 +268,19 @@ def _predict(
         with _slot(slots):
             return _picture(body, prompts, project, annotator, output, given_up)
 
+    is_room_held = False
+
     def decode(region: Json, height: int, width: int) -> NDArray[np.bool_]:
+        nonlocal is_room_held
         if given_up():
             raise OverloadedError("the request was given up, or took longer than REQUEST_TIMEOUT")
+        if not is_room_held:  # one at a time is decoded
+            bodies.hold_mask(2 * height * width)
+            is_room_held = True
         return read_mask(region, raw, height, width)
 
     def painted(region: Json, positive: bool, height: int, width: int) -> Stroke:
+        bodies.hold_mask(height * width)
         return Stroke(decode(region, height, width), positive)
 
     with _slot(slots) if body.context else nullcontext():
@@ -387,7 +405,7 @@ def _start_training(training: Training | None, project: int | None) -> str:
 
 def _switched_on(training: Training | None) -> Training:
     if training is None:
-        raise ValueError(_SWITCHED_OFF)
+        raise RefusedError(_SWITCHED_OFF)
     return training
 
 
@@ -406,6 +424,8 @@ class _Bodies:
         self._most = settings.request_max_bytes
         self._places = places
         self._budget = MemoryBudget(max(_BODIES_BYTES, self._most), _BODIES_PATIENCE)
+        # A byte for a pixel: the strokes of one request, which stay, and a mask of the largest photo as it is decoded.
+        self._masks = MemoryBudget(MOST_PAINTED + 2 * settings.image_max_pixels, _BODIES_PATIENCE)
 
     def read(self, most: int | None = None) -> bytes:
         """The request's body; what a long one holds is let go of at the request's end. `most`: bytes, where fewer than
@@ -426,24 +446,29 @@ class _Bodies:
                     raise RequestEntityTooLarge
                 if most is not None and size > most:
                     raise ProtocolError(trouble)
+                if len(pieces) == 2:
+                    self._take_place()
                 if len(pieces) > 1:
-                    self._hold(size if len(pieces) == 2 else len(piece))
+                    _hold(self._budget, size if len(pieces) == 2 else len(piece), "long bodies")
         except (OSError, ParseException) as error:  # chunks that are malformed, or end too early
             raise ProtocolError(f"the body cannot be read: {type(error).__name__}") from None
-        if len(pieces) > 1:
-            self._take_place()
         return b"".join(pieces)
 
-    def _hold(self, num_bytes: int) -> None:
-        try:
-            g.at_the_end.callback(self._budget.take(num_bytes).release)
-        except MemoryError:
-            raise OverloadedError("long bodies of other requests take all the memory for them; try again") from None
+    def hold_mask(self, num_pixels: int) -> None:
+        """Reserve memory for a mask in the body, until the request's end. Raises `OverloadedError`."""
+        _hold(self._masks, num_pixels, "masks")
 
     def _take_place(self) -> None:
         if not self._places.acquire(blocking=False):
             raise OverloadedError("too many long bodies are worked on; try again, or raise THREADS")
         g.at_the_end.callback(self._places.release)
+
+
+def _hold(budget: MemoryBudget, num_bytes: int, what: str) -> None:
+    try:
+        g.at_the_end.callback(budget.take(num_bytes).release)
+    except MemoryError:
+        raise OverloadedError(f"{what} of other requests take all the memory for them; try again") from None
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Places:
     clients: int
     """Threads that may wait for a client in the middle of a request or an answer."""
     bodies: int
-    """Threads that may work on a long body: parsing it takes long, and two are parsed at once."""
+    """Threads that may receive, parse and work on a long body, which takes long in Python."""
 
 
 def places(threads: int) -> Places:
@@ -40,5 +40,5 @@ def places(threads: int) -> Places:
         warming=min(4, predictions),
         pages=2,
         clients=max(1, threads // 4),
-        bodies=max(1, threads // 2),
+        bodies=max(1, threads // 4),
     )

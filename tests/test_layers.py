@@ -14,7 +14,19 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 """A package imports itself and those before it."""
 
 BACKEND = (
-    {"settings", "access", "logs", "executor", "places", "prompts", "device", "outgoing", "memory_budget", "punctual"},
+    {
+        "settings",
+        "access",
+        "logs",
+        "executor",
+        "places",
+        "prompts",
+        "device",
+        "outgoing",
+        "memory_budget",
+        "punctual",
+        "small_files",
+    },
     {"label_studio", "cvat"},
     {"images"},
     {"finetune"},

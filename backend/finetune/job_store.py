@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from backend.finetune.locks import locked
-from backend.finetune.small_files import read_small
+from backend.small_files import read_small
 from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -86,6 +86,10 @@ class Job:
         return self.state in ACTIVE
 
 
+class RefusedError(ValueError):
+    """Somebody asked for something that cannot be done; the message says why."""
+
+
 class Jobs:
     """The folder of all jobs."""
 
@@ -97,9 +101,9 @@ class Jobs:
         return self._folder / str(job.project) / f"{job.number:04}.json"
 
     def picture(self, project: int, number: int) -> Path:
-        """The picture of a job's report, an absolute path. Raises `ValueError` if there is none."""
+        """The picture of a job's report, an absolute path. Raises `RefusedError` if there is none."""
         if number not in self.pictured(project):
-            raise ValueError(f"training {number} of project {project} has left no picture")
+            raise RefusedError(f"training {number} of project {project} has left no picture")
         return self._folder.absolute() / str(project) / f"{number:04}.png"
 
     def adaptation_log(self, project: int) -> Path:

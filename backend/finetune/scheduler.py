@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-from backend.finetune.job_store import Job, Jobs, now, read_job, write_job
+from backend.finetune.job_store import Job, Jobs, RefusedError, now, read_job, write_job
 from backend.finetune.locks import BusyError
 from backend.finetune.processes import kill, kill_group, lower, process_name, seconds_running
 from backend.finetune.store import AnnotationStore, BacklogError
@@ -45,7 +45,7 @@ COMMAND = (sys.executable, "-m", "backend.finetune")
 logger = logging.getLogger(__name__)
 
 
-class _QueueFullError(ValueError):
+class _QueueFullError(RefusedError):
     """Too many trainings wait."""
 
 
@@ -142,9 +142,9 @@ class Training:
             raise _QueueFullError(f"{num_waiting} trainings wait already; ask again when some of them are done")
 
     def _check_known(self, project: int) -> None:
-        """Raises `ValueError` for a project that Label Studio does not know."""
+        """Raises `RefusedError` for a project that Label Studio does not know."""
         if not self._is_known(project):
-            raise ValueError(f"Label Studio has no project {project}, or does not show it to this server's key")
+            raise RefusedError(f"Label Studio has no project {project}, or does not show it to this server's key")
 
     def _check_pace(self) -> None:
         """Raises `BacklogError` where trainings are asked for faster than people do: each asks Label Studio."""
@@ -161,7 +161,7 @@ class Training:
         with self.jobs.changing():
             job = self.jobs.newest(project)
             if job is None or not job.active:
-                raise ValueError(f"project {project} has no training to cancel")
+                raise RefusedError(f"project {project} has no training to cancel")
             if job.state == "running":
                 self._end_running()
                 job = read_job(self.jobs.path(job))
@@ -268,7 +268,7 @@ class Training:
             return _AGAIN
         try:
             self._check_known(project)
-        except ValueError as error:
+        except RefusedError as error:
             logger.warning("no training for %d new objects: %s", new, error)
             return None
         self._enqueue(project, f"{new} new objects")
@@ -330,7 +330,8 @@ class Training:
                 self._fail(job, f"it took longer than FINETUNE_JOB_SECONDS={self._job_seconds:g}")
 
     def _end_running(self) -> None:
-        """End the process that works, whichever server has started it. Raises `ValueError` where that is elsewhere."""
+        """End the process that works, whichever server has started it. Raises `RefusedError` where that one is
+        elsewhere."""
         own = next((child for child in self._children if child.poll() is None), None)
         with self.jobs.device() as free:
             if free is not None:
@@ -339,9 +340,12 @@ class Training:
             if own is not None:  # nobody has its number before it is asked how it ended
                 kill_group(own.pid)
             elif holder:
-                kill(holder)
+                try:
+                    kill(holder)
+                except ValueError as error:
+                    raise RefusedError(str(error)) from None
             else:
-                raise ValueError("the training is just being started; try again in a few seconds")
+                raise RefusedError("the training is just being started; try again in a few seconds")
         self._await_end()
 
     def _await_end(self) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
-from backend.finetune.small_files import read_small
+from backend.small_files import read_small
 from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
 from skipclick.model import SkipClick

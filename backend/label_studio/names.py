@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from backend.label_studio.auth import as_called
+from backend.small_files import read_small
 from skipclick.atomic_io import atomic_write
 
 FILE = "label-studio-names.json"
@@ -75,7 +76,7 @@ class ToldNames:
             written = self._file.stat().st_mtime_ns
             if written == self._read_at:
                 return
-            found = orjson.loads(self._file.read_bytes())
+            found = orjson.loads(read_small(self._file))
             told = {
                 name: float(moment)
                 for text, moment in found.items()

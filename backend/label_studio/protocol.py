@@ -45,7 +45,7 @@ Recall = Callable[[str, str], bool | None]
 ReadStroke = Callable[[Json, bool, int, int], "Stroke"]
 """(region, sign, height, width) -> what was painted. Raises `ValueError` for what does not fit."""
 
-_MOST_PAINTED = 400 << 20
+MOST_PAINTED = 400 << 20
 """Pixels of all strokes of a request together."""
 
 
@@ -307,7 +307,7 @@ def mask_request(
         raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
     width, height = _size(newest, limits)
     painted = [item for item in group if item["type"] == BRUSH]
-    if len(painted) * width * height > _MOST_PAINTED:
+    if len(painted) * width * height > MOST_PAINTED:
         raise ProtocolError(f"{len(painted)} strokes are more than a photo of {width} x {height} pixels can have")
     strokes = {_id(item): _stroke(item, read_stroke, width, height) for item in painted if read_stroke is not None}
     tag, image, item_index, _ = _group(newest)

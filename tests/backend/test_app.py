@@ -193,6 +193,23 @@ def test_what_label_studio_tells_is_kept_and_start_training_is_queued(learning: 
     assert "no training to cancel" in learning.delete("/training?project=1").json["error"]
 
 
+def test_refusals_that_are_expected_take_one_line_of_the_log(
+    annotator: Annotator, learning: FlaskClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0, "is_known": lambda project: False}
+    training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
+    strict = build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
+    off = create_app(Settings(), annotator).test_client()
+    answers = [
+        strict.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}}),
+        learning.delete("/training?project=7"),
+        learning.get("/training/picture?project=7&number=1"),
+        off.get("/training?project=7"),
+    ]
+    assert [answer.status_code for answer in answers] == [400] * 4
+    assert [record.exc_info for record in caplog.records if record.levelname == "WARNING"] == [None] * 4
+
+
 def test_a_trainings_picture_is_shown(learning: FlaskClient, tmp_path: Path) -> None:
     for _ in range(2):
         learning.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 7}})

@@ -801,17 +801,18 @@ class StuckPredictor(DiscPredictor):
 
 
 @pytest.mark.parametrize(
-    ("most", "trouble"), [(1 << 20, "too many long bodies are worked on"), (20_000, "take all the memory for them")]
+    ("threads", "most", "trouble"),
+    [(2, 1 << 20, "too many long bodies are worked on"), (8, 20_000, "take all the memory for them")],
 )
 def test_long_bodies_leave_threads_and_memory_for_others(
-    make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch, most: int, trouble: str
+    make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch, threads: int, most: int, trouble: str
 ) -> None:
     """While one is worked on, as many as there are places or memory for."""
     monkeypatch.setattr("backend.app._LONG_BODY", 4000)
     monkeypatch.setattr("backend.app._BODIES_BYTES", 0)
     monkeypatch.setattr("backend.app._BODIES_PATIENCE", 0.05)
     stuck = StuckPredictor()
-    app = create_app(Settings(threads=2, request_max_bytes=most), make_annotator(predictor=stuck))
+    app = create_app(Settings(threads=threads, request_max_bytes=most), make_annotator(predictor=stuck))
     long = clicked_bodies("03")[0] | {"padding": "x" * 12_000}
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(app.test_client().post, "/predict", json=long)

@@ -5,6 +5,9 @@ Label Studio 1.23 sends no stroke (tests/e2e/test_mask_tags.py); this server's p
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,11 @@ import pytest
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
+from backend import app as app_module
+from backend.annotator import Annotator
+from backend.app import create_app
 from backend.label_studio.regions import read_mask
+from backend.settings import Settings
 from skipclick import bitmask, brush_rle
 from skipclick.masks import BoxMask
 from tests.support.fakes import RADIUS
@@ -148,3 +155,29 @@ def test_a_mask_to_start_from_that_does_not_fit_is_refused(client: FlaskClient, 
     reply = client.post("/predict", json=body(click(80, 60), start=start))
     assert reply.status_code == 400
     assert sentence in reply.json["error"]
+
+
+def test_strokes_leave_memory_for_others(
+    make_annotator: Callable[..., Annotator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request may claim any size: nothing says that there is a photo of it."""
+    monkeypatch.setattr(app_module, "_BODIES_PATIENCE", 0.05)
+    monkeypatch.setattr(app_module, "MOST_PAINTED", HEIGHT * WIDTH)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> NDArray[np.bool_]:
+        inside.set()
+        go_on.wait(10)
+        return read_mask(*arguments)
+
+    monkeypatch.setattr(app_module, "read_mask", slow)
+    client = create_app(Settings(image_max_pixels=HEIGHT * WIDTH), make_annotator()).test_client
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(client().post, "/predict", json=body(stroke(LINE)))
+        assert inside.wait(5)
+        answer = client().post("/predict", json=body(stroke(LINE)))
+        assert answer.status_code == 503
+        assert "masks of other requests take all the memory" in answer.json["error"]
+        go_on.set()
+        assert first.result(10).status_code == 200
+    assert client().post("/predict", json=body(stroke(LINE))).status_code == 200  # all of it was given back

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from backend.finetune.job_store import Jobs
-from backend.finetune.small_files import read_small
 from backend.finetune.versions import Versions
+from backend.label_studio.names import FILE, ToldNames
+from backend.small_files import read_small
 
 
 def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
@@ -45,8 +46,9 @@ def test_anything_else_is_refused_at_once(tmp_path: Path, kind: str) -> None:
 def test_jobs_and_versions_of_other_projects_are_found_beside_it(tmp_path: Path, kind: str) -> None:
     jobs, versions = Jobs(tmp_path), Versions(tmp_path)
     jobs.enqueue(2, "a test", 0)
-    for name in ("jobs/1/0001.json", "versions/1/v1/about.json", "versions/2/current"):
+    for name in ("jobs/1/0001.json", "versions/1/v1/about.json", "versions/2/current", FILE):
         put(tmp_path / name, kind)
+    assert ToldNames(tmp_path).names() == []
     assert [job.project for job in jobs.newest_of_each()] == [2]
     assert jobs.newest(1) is None
     with pytest.raises((OSError, ValueError)):
