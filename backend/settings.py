@@ -197,8 +197,8 @@ class Settings(BaseSettings):
     memo_cache_bytes: Size = Field(default=512 << 20, description="memory for the masks of earlier clicks")
     zoom: Annotated[Literal["auto", "off"], Is("auto or off")] = Field(
         default="auto",
-        description="`auto` looks at a crop around the object from the second click on, so that small objects get fine "
-        "edges; `off` looks at the whole photo always",
+        description="`auto` looks at a crop around the object from the second click on and later around the click, so "
+        "that small objects and parts get fine edges; `off` looks at the whole photo always",
     )
     photo_cache_bytes: Size = Field(
         default=256 << 20,
