@@ -1,4 +1,4 @@
-"""`skipclick segment | convert | compile | info`: masks from the shell, and checkpoints from one form to the other."""
+"""`skipclick segment | convert | compile | info`: masks from the shell, and conversion of checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from skipclick.zoom import crop_encoder, predict_zoomed, start_zoomed, zoom_requ
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or 2 after one line on standard error where the input is at fault."""
+    """Returns 0, or 2 after one line on standard error for wrong input."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"a click {'on the object' if positive else 'that corrects what is too much'}; may be repeated",
         )
     segment.add_argument(
-        "--start", type=Path, metavar="MASK.png", help="correct this mask of the photo, white on black, by the clicks"
+        "--start", type=Path, metavar="MASK.png", help="mask of the photo that the clicks correct, white on black"
     )
     segment.add_argument("-o", "--output", type=Path, required=True, help="the mask, a PNG of 0 and 255")
     segment.add_argument("--overlay", type=Path, help="a picture of photo, mask and clicks")
@@ -72,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
         "--zoom",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="from the second click on look at a crop around the object (default: yes)",
+        help="from the second click on, use a crop around the object (default: yes)",
     )
     segment.add_argument(
         "--min-part",
         type=float,
         default=0.001,
         metavar="SHARE",
-        help="drop islands and fill holes smaller than this share of the mask, unless clicked on (default: 0.001)",
+        help="remove islands and fill holes smaller than this share of the mask, unless clicked on (default: 0.001)",
     )
     segment.set_defaults(run=_segment)
     convert = commands.add_parser("convert", help="write the authors' released .pth as .safetensors")
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     compiled = commands.add_parser(
         "compile",
-        help="make the graphs that OpenVINO runs a checkpoint by",
+        help="make OpenVINO's graphs of a checkpoint",
         description="Servers find the graphs beside the checkpoint. They hold for one resolution and one version of "
         "OpenVINO; where there are none, a server makes its own at its first start.",
     )
@@ -96,16 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     compiled.add_argument("out", type=Path, nargs="?", help="folder (default: beside the checkpoint)")
     _add_resolution(compiled)
     compiled.set_defaults(run=_compile)
-    info = commands.add_parser("info", help="show what a checkpoint holds")
+    info = commands.add_parser("info", help="show what a checkpoint contains")
     info.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     info.set_defaults(run=_info)
     return parser
 
 
 def _add_resolution(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--resolution", type=int, help="side in pixels that the network works at (default: the model's)"
-    )
+    command.add_argument("--resolution", type=int, help="side in pixels of the network's input (default: the model's)")
 
 
 def _positive_click(text: str) -> Click:
@@ -129,7 +127,7 @@ def _segment(options: argparse.Namespace) -> None:
         raise ValueError("no clicks; give at least one --positive X,Y")
     if not 0 <= options.min_part < 1:
         raise ValueError(
-            f"--min-part {options.min_part} is no share of the mask; give a number from 0 to 1, such as 0.001"
+            f"--min-part {options.min_part} is not a share of the mask; give a number from 0 to 1, such as 0.001"
         )
     image = _read_photo(options.photo)
     begun = bitmask.read_file(options.start, (image.shape[0], image.shape[1])) if options.start else None

@@ -77,7 +77,7 @@ class VitBackbone(nn.Module):
 class ConvBackbone(nn.Module):
     """Outputs of the tapped stages of a ConvNet.
 
-    Raises `ValueError` where timm's network of this name has other strides or widths than the configuration says.
+    Raises `ValueError` if timm's network of this name has other strides or widths than the configuration says.
     """
 
     def __init__(self, config: ConvNetConfig, pretrained: bool = False) -> None:

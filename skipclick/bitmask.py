@@ -35,7 +35,7 @@ def size_of(url: str) -> tuple[int, int]:
     """The size (H, W) that a bitmask's PNG announces. Raises `ValueError` if it is none."""
     header = _bytes(url, 64)
     if header[:8] != _SIGNATURE or header[12:16] != b"IHDR":
-        raise ValueError("the bitmask is no PNG")
+        raise ValueError("the bitmask is not a PNG")
     width, height = struct.unpack(">II", header[16:24])
     return height, width
 
@@ -44,7 +44,7 @@ def decode(url: str, height: int, width: int) -> NDArray[np.bool_]:
     """The mask, bool (H, W), of a bitmask as Label Studio stores it: the pixels that are half opaque or more.
 
     A PNG without transparency is read by its brightness, white on black, as other tools write masks. Raises
-    `ValueError` where it is no PNG or has another size, before anything of it is decoded.
+    `ValueError` if it is not a PNG or has another size, before anything of it is decoded.
     """
     if size_of(url) != (height, width):
         raise ValueError(f"the bitmask has {size_of(url)[1]} x {size_of(url)[0]} pixels, its image {width} x {height}")
@@ -53,7 +53,7 @@ def decode(url: str, height: int, width: int) -> NDArray[np.bool_]:
 
 def read_file(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask, bool (H, W), in a PNG file: what is white, or of one with transparency what is opaque. Raises
-    `ValueError` where it is no PNG or has another size (H, W)."""
+    `ValueError` if it is not a PNG or has another size (H, W)."""
     mask = _decoded(path.read_bytes(), str(path))
     if mask.shape != size:
         raise ValueError(f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels, but its photo {size[1]} x {size[0]}")
@@ -80,9 +80,9 @@ def _png(image: Image.Image, transparency: bytes | None = None) -> bytes:
 def _bytes(url: str, first: int | None = None) -> bytes:
     """What a data URL of a PNG holds; of a long one only the beginning if `first` characters suffice."""
     if not url.startswith(_PREFIX):
-        raise ValueError(f'the bitmask is no data URL that begins with "{_PREFIX}"')
+        raise ValueError(f'the bitmask is not a data URL that begins with "{_PREFIX}"')
     text = url[len(_PREFIX) :]
     try:
         return base64.b64decode(text if first is None else text[:first], validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("the bitmask is no base64") from None
+        raise ValueError("the bitmask is not base64") from None

@@ -120,7 +120,7 @@ def _pack(header: int, records: NDArray[np.int64], record_bits: NDArray[np.int64
 def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     """The alpha values, uint8 (H, W), of a brush RLE as Label Studio stores it.
 
-    Raises ValueError where the stream is not one: values that are no bytes, a word size other than 8 bits, an
+    Raises ValueError if the stream is not one: values that are not bytes, a word size other than 8 bits, an
     image of another size than height × width, an end before all values have come. What follows is ignored.
     """
     num_values = height * width * _CHANNELS

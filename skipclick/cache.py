@@ -1,4 +1,4 @@
-"""Caches within budgets of bytes: in memory, in another place's memory, in files; and the cache over all of them."""
+"""Caches with budgets in bytes: in memory, in another device's memory, in files; and the cache over all of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Generic, Protocol, TypeVar
 
 from skipclick.atomic_io import atomic_write
 
-_MAX_COPYING = 8  # values on their way to slower tiers; each is held in the fastest one's memory until it is there
-_ABANDONED = 3600.0  # seconds after which a half-written file has no writer any more
+_MAX_COPYING = 8  # values being copied to slower tiers; each occupies the fastest tier's memory until it is copied
+_ABANDONED = 3600.0  # seconds after which an unfinished file is abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ T = TypeVar("T", bound=Sized)
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What a cache did since it was made, and what it holds now."""
+    """What a cache did since its creation, and what it contains now."""
 
     hits: int
     misses: int
@@ -45,7 +45,7 @@ class CacheStats:
 
 
 class Tier(Protocol[T]):
-    """One place where values are kept. Thread-safe."""
+    """One place where values are stored. Thread-safe."""
 
     def get(self, key: Hashable) -> T | None: ...
 
@@ -61,8 +61,8 @@ class Tier(Protocol[T]):
 class ByteLru(Generic[T]):
     """Values by key within `budget_bytes`; the least recently used leave first. Thread-safe.
 
-    A value larger than the whole budget is not kept. Eviction only drops the cache's own reference, so a
-    value that a caller still holds stays alive until that caller lets go of it.
+    A value larger than the whole budget is not stored. Eviction only drops the cache's own reference, so a value that a
+    caller still uses stays alive until the caller releases it.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -84,7 +84,7 @@ class ByteLru(Generic[T]):
             return self._values[key][0]
 
     def put(self, key: Hashable, value: T) -> None:
-        """Keep `value` under `key`, in place of what was there."""
+        """Store `value` under `key`, replacing the previous one."""
         size = value.nbytes
         with self._lock:
             if key in self._values:
@@ -103,12 +103,12 @@ class ByteLru(Generic[T]):
             return self._values[key][0] if key in self._values else None
 
     def drop(self, key: Hashable) -> None:
-        """Let go of the value of `key`, if there is one."""
+        """Remove the value of `key`, if there is one."""
         with self._lock:
             self._bytes -= self._values.pop(key, (None, 0))[1]
 
     def clear(self) -> None:
-        """Let go of everything; counts as evictions."""
+        """Remove everything; counts as evictions."""
         with self._lock:
             self._evictions += len(self._values)
             self._values.clear()
@@ -125,9 +125,9 @@ class ByteLru(Generic[T]):
 
 
 class MovedLru(ByteLru[T]):
-    """A `ByteLru` whose values live in another place, such as host memory under a GPU's.
+    """A `ByteLru` whose values are stored elsewhere, such as in host memory for a GPU.
 
-    `away` gives a copy of a value there, `back` one that can be worked with.
+    `away` copies a value there, `back` returns a copy to work with.
     """
 
     def __init__(self, budget_bytes: int, away: Callable[[T], T], back: Callable[[T], T]) -> None:
@@ -141,13 +141,14 @@ class MovedLru(ByteLru[T]):
         return None if value is None else self._back(value)
 
     def put(self, key: Hashable, value: T) -> None:
-        """Keep a copy of `value`, unless there is one."""
+        """Store a copy of `value`, unless there is one."""
         if key not in self:
             super().put(key, self._away(value))
 
 
 class FileLru(Generic[T]):
-    """Values as files of one folder within `budget_bytes`, which outlive the process; the longest unread leave first.
+    """Values as files in one folder within `budget_bytes`, which outlive the process; the least recently read leave
+    first.
 
     Several processes may share a folder. A file that cannot be read is dropped and counts as a miss.
     """
@@ -187,7 +188,7 @@ class FileLru(Generic[T]):
         return value
 
     def put(self, key: Hashable, value: T) -> None:
-        """Write `value`, unless there is a file; then remove the oldest until the budget holds. Raises `OSError`."""
+        """Write `value`, unless there is a file; then remove the oldest until the budget is met. Raises `OSError`."""
         path = self._path(key)
         if value.nbytes > self.budget_bytes or path.exists():
             return
@@ -244,10 +245,10 @@ def _remove(path: Path) -> None:
 
 
 class SharedCache(Generic[T]):
-    """Values by key, made once however many threads ask, and kept in tiers, the fastest first.
+    """Values by key, computed once however many threads ask, and stored in tiers, the fastest first.
 
-    What is made enters the first tier at once and is copied to the others in the background, so that dropping
-    it from a faster tier costs nothing. What a slower tier still has comes back to the faster ones.
+    A new value enters the first tier at once and is copied to the others in the background, so that eviction from a
+    faster tier costs nothing. A value found in a slower tier is copied back to the faster ones.
     """
 
     def __init__(self, name: str, first: ByteLru[T], slower: Mapping[str, Tier[T]] | None = None) -> None:
@@ -261,11 +262,11 @@ class SharedCache(Generic[T]):
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="cache-copy")
 
     def get_or_make(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value kept under `key`, or else what `make` returns.
+        """The value stored under `key`, otherwise what `make` returns.
 
-        While one thread makes it, others that ask for the same key wait for its result. What `make` raises is
-        raised in all of them and not kept: the next one to ask tries again. One that was cancelled concerns only
-        whoever asked first; of the others one makes it in its place.
+        While one thread computes it, others that ask for the same key wait for its result. What `make` raises is
+        raised in all of them and not stored: the next caller tries again. If the first caller was cancelled, one of
+        the others computes the value instead.
         """
         while True:
             with self._lock:
@@ -284,7 +285,7 @@ class SharedCache(Generic[T]):
                 continue
 
     def _land(self, key: Hashable, mine: Future[T], make: Callable[[], T]) -> T:
-        """Find or make the value and hand it to all who wait for `mine`."""
+        """Find or compute the value, for all that wait for `mine`."""
         try:
             value = self._find_slower(key)
             if value is None:
@@ -300,7 +301,8 @@ class SharedCache(Generic[T]):
         return value
 
     def find(self, key: Hashable) -> T | None:
-        """The value kept under `key` in any tier, or None. What is nowhere is not counted: it will be made."""
+        """The value stored under `key` in any tier, or None. A missing value is not counted here: `get_or_make`
+        will."""
         if key not in self._first and not any(key in tier for tier in self._slower.values()):
             return None
         kept = self._first.get(key)
@@ -311,19 +313,19 @@ class SharedCache(Generic[T]):
         return kept
 
     def peek(self, key: Hashable) -> T | None:
-        """The value if the first tier has it; not counted, and no reason to keep it longer."""
+        """The value if the first tier has it; neither counts nor makes it more recently used."""
         return self._first.peek(key)
 
     def replace(self, key: Hashable, value: T) -> None:
-        """Keep `value` in the first tier in place of what is there; the others keep what they have."""
+        """Store `value` in the first tier, replacing the previous one; the other tiers stay as they are."""
         self._first.put(key, value)
 
     def free(self) -> None:
-        """Empty the first tier; the others keep what they have."""
+        """Empty the first tier; the other tiers stay as they are."""
         self._first.clear()
 
     def close(self) -> None:
-        """Finish the copies under way."""
+        """Finish the running copies."""
         self._copier.shutdown(cancel_futures=True)
 
     def __contains__(self, key: Hashable) -> bool:
@@ -337,7 +339,7 @@ class SharedCache(Generic[T]):
         return {self._name: self._first.stats()} | slower
 
     def _find_slower(self, key: Hashable) -> T | None:
-        """What a slower tier has. One that fails, for want of memory or of a disk, is as good as empty."""
+        """The value in a slower tier. A tier that fails, for lack of memory or a disk, counts as empty."""
         tiers = list(self._slower.values())
         for place, tier in enumerate(tiers):
             try:
@@ -347,11 +349,11 @@ class SharedCache(Generic[T]):
                         faster.put(key, value)
                     return value
             except Exception as error:
-                logger.warning("could not bring back what was computed before: %s", error)
+                logger.warning("could not read a stored value back: %s", error)
         return None
 
     def _copy_down(self, key: Hashable, value: T) -> None:
-        """Begin to copy to the slower tiers; where they cannot keep up, the copy is not made."""
+        """Start to copy to the slower tiers; if they cannot keep up, no copy is made."""
         if not self._slower or not self._copying.acquire(blocking=False):
             return
 
@@ -360,7 +362,7 @@ class SharedCache(Generic[T]):
                 for tier in self._slower.values():
                     tier.put(key, value)
             except Exception as error:  # a full disk costs the copy, not the answer
-                logger.warning("could not keep a copy of what was computed: %s", error)
+                logger.warning("could not store a copy of a value: %s", error)
             finally:
                 self._copying.release()
 

@@ -107,7 +107,7 @@ def _load_safetensors(path: Path) -> SkipClick:
 
 def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) -> SkipClick:
     """A model holding these weights; `ValueError` lists keys that are missing, unknown or of another shape, or weights
-    that are no finite numbers."""
+    that are not finite."""
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
     expected = _expected_shapes(config, most_layers=len(given))
     if expected != given:
@@ -122,7 +122,7 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
         )
     unfit = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
     if unfit:
-        raise ValueError(f"weights are damaged: {', '.join(unfit[:3])} holds values that are no finite numbers")
+        raise ValueError(f"weights are damaged: {', '.join(unfit[:3])} holds values that are not finite")
     model = SkipClick(config, version=version)
     model.load_state_dict(
         {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""What annotators expect of a mask beyond what the network says: clicks and strokes hold, and there are no specks."""
+"""What annotators expect of a mask beyond the network's answer: it agrees with their clicks and has no specks."""
 
 from __future__ import annotations
 

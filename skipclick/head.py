@@ -48,13 +48,13 @@ def load_head(path: Path) -> dict[str, Tensor]:
     try:
         with safe_open(str(path), framework="pt") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
-                raise ValueError(f"{path} is no head of a SkipClick model")
+                raise ValueError(f"{path} is not a head of a SkipClick model")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"the head {path} cannot be read ({error})") from None
     unfit = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
     if unfit:
-        raise ValueError(f"the head {path} is damaged: {', '.join(unfit[:3])} holds values that are no finite numbers")
+        raise ValueError(f"the head {path} is damaged: {', '.join(unfit[:3])} holds values that are not finite")
     return state
 
 

@@ -1,4 +1,4 @@
-"""Image files to pixels, as a browser shows them: the one decoder of photos, for all that read any."""
+"""Image files to pixels, as a browser shows them: the only decoder of photos in this project."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 """What browsers show, and TIFF. Pillow knows dozens more, some of which run other programs (EPS)."""
 
 _DECODED_AS_A_WHOLE = ("WEBP", "AVIF")
-"""Formats of which a part shows nothing, in browsers too."""
+"""Formats of which a partial file shows nothing, in browsers too."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,10 +33,10 @@ _TURNS = {
 }
 _QUARTER_TURNS = (5, 6, 7, 8)
 _LAST_ROW_FIRST = (3, 4, 6, 7)
-"""Turns that lead the last stored row to the first row or column."""
+"""Orientations that move the last stored row to the first row or column."""
 
 _STRIP = 1 << 20
-"""Pixels that are converted at once: every further copy of a photo is one of a strip."""
+"""Pixels that are converted at a time, so that further copies are of strips, not of whole photos."""
 
 _BYTES_IN_STRIPS = 40
 """Of a pixel, in all copies of a strip: floats have the most."""
@@ -51,15 +51,15 @@ _DAMAGE = (OSError, SyntaxError, EOFError, IndexError, struct.error)
 
 
 class ImageError(ValueError):
-    """An image cannot be had; the message says what was tried, what came back and which setting to change."""
+    """An image cannot be loaded; the message says what was tried, what came back and which setting to change."""
 
 
 class UndecodableError(ImageError):
-    """The bytes are there, but they are no image that we take."""
+    """The bytes are there, but they are not an image that can be decoded."""
 
 
 class TooManyPixelsError(UndecodableError):
-    """So many that decoding would be an attack on the memory."""
+    """The image has so many pixels that decoding would exhaust memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +172,8 @@ def _no_image(start: bytes) -> str:
 
 
 def _kind(start: bytes) -> str:
-    """What a file is, in words: messages tell nothing of its content, which may not be for whoever asked."""
+    """The kind of a file, in words: messages reveal nothing of its content, which the client may not be allowed to
+    see."""
     if not start:
         return "an empty file"
     text = start.lstrip()[:1]

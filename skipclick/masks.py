@@ -1,4 +1,4 @@
-"""Masks at the size that the annotator sees, stored as the box that holds the object.
+"""Masks at the size that the annotator sees, stored as the object's bounding box.
 
 The network answers at its own resolution. `enlarge` brings that answer to the photo's size where it can be foreground,
 and nowhere else: an interpolated pixel exceeds the threshold only if one of the pixels that it is made of does.

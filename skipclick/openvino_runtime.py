@@ -1,4 +1,4 @@
-"""The network as two graphs for OpenVINO, which runs them several times faster than PyTorch on a processor.
+"""The network as two graphs for OpenVINO, which runs them several times faster than PyTorch on a CPU.
 
     encode   image (B, 3, H, W) -> taps, tokens, skips
     decode   tokens, skips, prompt (B, 3, H, W) -> coarse logits (B, 1, 4h, 4w)
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 class OpenVinoNetwork:
-    """A model's graphs, compiled for this processor: `encode_with_taps`, `prepare` and `decode` of `SkipClick`.
+    """A model's graphs, compiled for this CPU: `encode_with_taps`, `prepare` and `decode` of `SkipClick`.
 
     Tensors are float32 at both ends, whatever the graphs compute in. Thread-safe.
     """
@@ -55,7 +55,7 @@ class OpenVinoNetwork:
             dtype: "float32" or "bfloat16", of the products.
             folders: where graphs may lie; where none has them, they are made and kept in the last one.
 
-        Raises `ValueError` where OpenVINO is not installed or the dtype is another.
+        Raises `ValueError` if OpenVINO is not installed or the dtype is another.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"OpenVINO computes in {' or '.join(PRECISIONS)}, not in {dtype}")
@@ -89,7 +89,7 @@ class OpenVinoNetwork:
         return taps, PreparedFeatures(tokens, tuple(skips))
 
     def prepare(self, taps: Sequence[Tensor], *, compact: bool = False) -> PreparedFeatures:
-        """As of `SkipClick`, and by PyTorch: it is linear in the taps and a small part of an encode."""
+        """As in `SkipClick`, computed by PyTorch: it is linear in the taps and a small part of an encode."""
         return self._model.prepare(taps, compact=compact)
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
@@ -163,7 +163,7 @@ def find_graphs(model: SkipClick, resolution: tuple[int, int], folders: Sequence
 def compile_model(model: SkipClick, resolution: tuple[int, int], folder: Path) -> Path:
     """Make a model's graphs in `folder`, where `find_graphs` finds them. Returns the folder of their files.
 
-    Raises `ValueError` where OpenVINO is not installed, and `OSError`.
+    Raises `ValueError` if OpenVINO is not installed, and `OSError`.
     """
     target = folder / _graphs_name(model, resolution)
     if not (target / "decode.xml").is_file():
@@ -233,10 +233,11 @@ class _Decode(nn.Module):
 
 
 def _core() -> Any:
-    """OpenVINO's one core of this process, which is never let go.
+    """The only `openvino.Core` of this process, which is never destroyed.
 
-    A core gives the thread that first compiles with it a stack for its signals, and unmaps it when it goes. Where two
-    go in the order in which they came, the thread is left with the first one's: the next signal kills the process.
+    A core gives the thread that first compiles with it a signal stack, and unmaps it when it is destroyed. If two are
+    destroyed in the order of their creation, the thread is left with the first one's: the next signal kills the
+    process.
     """
     with _CORE_LOCK:
         return _only_core()
@@ -251,8 +252,8 @@ def _only_core() -> Any:
 
 
 def _openvino() -> Any:
-    """The module. Raises `ValueError` where it is not installed."""
-    # Its converter tells Intel of each use by this package, unless that is missing.
+    """The module. Raises `ValueError` if it is not installed."""
+    # Its converter reports each use to Intel through this package, unless that is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino

@@ -58,7 +58,7 @@ def outline(
 
     Args:
         min_iou: in [0, 1]; 1 gives the mask's exact polygons.
-        max_points: of a ring, at least 3; where it takes more for `min_iou`, this counts, and `Outline.iou` says what
+        max_points: of a ring, at least 3; if `min_iou` would need more, this limit counts, and `Outline.iou` says what
             is left.
         held: (N, 2), rows and columns of pixels of the photo that must be inside or outside as they are of the mask, as
             far as `max_points` allows.
@@ -100,8 +100,8 @@ def outline(
 
 
 def bridged(rings: Sequence[Ring]) -> Ring:
-    """One ring that encloses what several enclose: each is joined to the first by a line that is walked there and back,
-    which covers nothing."""
+    """One ring that encloses what several enclose: each is connected to the first by a line that is passed in both
+    directions and so covers nothing."""
     ring, waiting = rings[0], list(rings[1:])
     while waiting:
         links = [_nearest_corners(ring, other) for other in waiting]
@@ -115,7 +115,7 @@ def bridged(rings: Sequence[Ring]) -> Ring:
 def rasterize(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask, bool (H, W), that rings enclose together by the even-odd rule; what lies outside the photo is cut off.
 
-    Raises `ValueError` for rings of the wrong shape or with coordinates that are no finite numbers.
+    Raises `ValueError` for rings of the wrong shape or with coordinates that are not finite.
     """
     height, width = size
     for ring in rings:

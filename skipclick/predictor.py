@@ -221,7 +221,7 @@ class Predictor:
     def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         """Masks after the objects' clicks so far: one batch, of any photos.
 
-        Raises `ValueError` if there is no request, a click lies outside its photo, or a state is none of ours.
+        Raises `ValueError` if there is no request, a click lies outside its photo, or a state is not one of ours.
         """
         probabilities = self.probabilities(requests)
         # All work is handed to the device before the first result is waited for.
@@ -335,7 +335,7 @@ def _check_image(image: Any) -> None:
 
 
 def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:
-    """Raises `ValueError` where there is no click, or one outside a photo of `size` (H, W)."""
+    """Raises `ValueError` if there is no click, or one outside a photo of `size` (H, W)."""
     if not clicks:
         raise ValueError("there are no clicks; give at least one")
     for click in clicks:

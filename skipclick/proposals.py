@@ -1,8 +1,9 @@
 """Objects like accepted ones, proposed on a photo that nobody has clicked on.
 
-A grid of points is clicked, one object each. What is confident, stable (the mask hardly changes with its threshold) and
-like accepted objects is proposed, the best of what overlaps. How alike two objects are is the cosine similarity of the
-backbone's features, pooled over their masks; a proposal has the label of the accepted objects nearest to it.
+A grid of points is clicked, one object each. Masks that are confident, stable (they hardly change with the threshold)
+and similar to accepted objects are proposed; of overlapping ones, the best. The similarity of two objects is the cosine
+similarity of the backbone's features, pooled over their masks; a proposal has the label of its nearest accepted
+objects.
 
     accepted = Prototypes.of([("Ski", pooled(predictor.encode(photo), mask)), ...])
     proposals = propose(predictor, predictor.encode(another_photo), accepted)
@@ -43,22 +44,23 @@ _KEY = "label:"  # before each label in a file
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalRule:
-    """What is proposed; its defaults were found on photos that docs/results/finetune.md does not measure."""
+    """When a mask is proposed; the defaults were tuned on photos other than those in docs/results/finetune.md."""
 
     side: int = 8
     """Points of the grid along each side of the photo."""
     min_area: float = 0.002
-    """Share of the photo that a mask covers at least ..."""
+    """Minimum share of the photo that a mask covers ..."""
     max_area: float = 0.9
-    """... and at most."""
+    """... and maximum."""
     quality: float = 0.75
     similarity: float = 0.75
     num_nearest: int = 3
     """Accepted objects whose mean similarity counts."""
     max_shared: float = 0.5
-    """Of the union of two masks, or of the smaller one: where they share more, only the better one is proposed."""
+    """Maximum share of the union of two masks, or of the smaller one, that they may have in common; otherwise only the
+    better one is proposed."""
     min_part: float = 0.001
-    """Of a mask: smaller islands and holes are dropped and filled."""
+    """Share of a mask: smaller islands are removed and smaller holes filled."""
 
 
 DEFAULT_RULE = ProposalRule()
@@ -66,7 +68,7 @@ DEFAULT_RULE = ProposalRule()
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What one click alone gives, at the network's resolution."""
+    """The answer to a single click, at the network's resolution."""
 
     click: Click
     """In pixels of the photo."""
@@ -111,14 +113,14 @@ class Prototypes:
         try:
             arrays = load(content)
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"these are no prototypes ({error})") from None
+            raise ValueError(f"these are not prototypes ({error})") from None
         widths = {array.shape[1:] for array in arrays.values()}
         is_sound = all(
             key.startswith(_KEY) and array.dtype == np.float32 and array.ndim == 2 and len(array)
             for key, array in arrays.items()
         )
         if not is_sound or len(widths) > 1 or not all(np.isfinite(array).all() for array in arrays.values()):
-            raise ValueError("these are no prototypes: by label there must be rows of finite float32, all equally long")
+            raise ValueError("these are not prototypes: each label must have rows of finite float32, all equally long")
         return Prototypes({key.removeprefix(_KEY): arrays[key] for key in sorted(arrays)})
 
     def to_bytes(self) -> bytes:
@@ -127,7 +129,7 @@ class Prototypes:
 
     def nearest(self, vector: NDArray[np.float32], count: int) -> tuple[str, float]:
         """The label of which the `count` objects nearest to `vector`, (C,), are most similar to it on average, and that
-        similarity. Raises `ValueError` where no object was accepted."""
+        similarity. Raises `ValueError` if no object was accepted."""
         if not self.vectors:
             raise ValueError("nothing was accepted, so nothing can be similar to it")
         alike = {label: float(np.sort(rows @ vector)[-count:].mean()) for label, rows in self.vectors.items()}
@@ -143,7 +145,7 @@ def grid(size: tuple[int, int], side: int) -> list[Click]:
 
 @torch.inference_mode()
 def candidates(predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click]) -> list[Candidate]:
-    """What each click alone gives; all of them run as one batch."""
+    """The answer to each click alone; all of them run as one batch."""
     probabilities = predictor.probabilities([ClickRequest(features, [click]) for click in clicks])  # (B, H, W)
     inside = probabilities > MASK_THRESHOLD
     areas, sure, perhaps = (level.sum((1, 2)) for level in (inside, probabilities > SURE, probabilities > PERHAPS))
@@ -154,10 +156,10 @@ def candidates(predictor: Predictor, features: ImageFeatures, clicks: Sequence[C
 
 @torch.inference_mode()
 def pooled(features: ImageFeatures, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """What the backbone saw under a mask, bool (H, W) of any resolution: a unit vector (C,), the mean of each tap's
-    features, each tap alike. The first tap, edges and colours, is left out.
+    """The backbone's features under a mask, bool (H, W) of any resolution, as a unit vector (C,): the means of each
+    tap's features, equally weighted. The first tap, which has edges and colours, is left out.
 
-    Raises `ValueError` if the features hold no taps.
+    Raises `ValueError` if the features have no taps.
     """
     if not features.taps:
         raise ValueError("these features hold no taps; encode with keep_taps=True")
@@ -198,7 +200,7 @@ def propose(
 
     Args:
         features: of a predictor with the same model and resolution, with taps.
-        batch: so many clicks run together; the last bits of a probability may depend on it.
+        batch: clicks that run together; the last bits of a probability may depend on it.
         run: gets the work in parts of at most `batch` clicks. What it raises ends the work.
     """
     found: list[tuple[Candidate, str, float]] = []
@@ -222,7 +224,7 @@ def propose(
 def _alike(
     predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click], accepted: Prototypes, rule: ProposalRule
 ) -> list[tuple[Candidate, str, float]]:
-    """Of what the clicks give that which is good and resembles accepted objects: their label and the similarity."""
+    """The good masks among the clicks' answers that resemble accepted objects, with label and similarity."""
     found = []
     for one in candidates(predictor, features, clicks):
         if one.quality >= rule.quality and rule.min_area < one.mask.mean() < rule.max_area:
@@ -233,7 +235,7 @@ def _alike(
 
 
 def _lies_in(click: Click, found: Sequence[tuple[Candidate, str, float]], size: tuple[int, int]) -> bool:
-    """Whether a click lies in a mask that was found, and so asks for it once more."""
+    """Whether a click lies in a mask already found, which it would only find again."""
     if not found:
         return False
     height, width = found[0][0].mask.shape
@@ -245,7 +247,7 @@ def _lies_in(click: Click, found: Sequence[tuple[Candidate, str, float]], size: 
 def _without_overlaps(
     found: Iterable[tuple[Candidate, str, float]], rule: ProposalRule
 ) -> list[tuple[Candidate, str, float]]:
-    """The best first; what shares more than the rule allows with a better one is left out."""
+    """The best first; masks that share more with a better one than the rule allows are left out."""
     kept: list[tuple[Candidate, str, float]] = []
     for one in sorted(found, key=lambda entry: -entry[0].quality):
         if not any(_overlap(one[0].mask, better[0].mask, rule.max_shared) for better in kept):
@@ -253,9 +255,9 @@ def _without_overlaps(
     return kept
 
 
-def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_], most: float) -> bool:
+def _overlap(one: NDArray[np.bool_], other: NDArray[np.bool_], max_shared: float) -> bool:
     smaller = min(np.count_nonzero(one), np.count_nonzero(other))
-    return np.count_nonzero(one & other) > most * smaller or mask_iou(one, other) > most
+    return np.count_nonzero(one & other) > max_shared * smaller or mask_iou(one, other) > max_shared
 
 
 def _outside(mask: BoxMask, taken: NDArray[np.bool_]) -> BoxMask:

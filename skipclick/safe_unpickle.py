@@ -25,7 +25,7 @@ class _Dtype:
 
     def __init__(self, code: str) -> None:
         if not _NUMBER.fullmatch(code):
-            raise pickle.UnpicklingError(f"it holds values of type {code!r}, which are no plain numbers")
+            raise pickle.UnpicklingError(f"it holds values of type {code!r}, which are not plain numbers")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -116,7 +116,7 @@ class _PlainUnpickler(pickle.Unpickler):
 def read_plain_pickle(path: Path) -> Any:
     """The content of a pickle file; arrays are those of plain numbers, some of them read-only.
 
-    Raises ValueError naming what it refers to besides plain data, or saying that it is no pickle or damaged; OSError
+    Raises ValueError naming what it refers to besides plain data, or saying that it is damaged or not a pickle; OSError
     where the file cannot be read.
     """
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Strokes as clicks: a network that has learnt from clicks is given a few points of what was drawn."""
+"""Strokes as clicks: a network trained on clicks gets a few points of each stroke."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SPACING = 1 / 10
 
 @dataclass(frozen=True, eq=False)
 class Stroke:
-    """What was painted over: pixels that are the object's, or that are not."""
+    """A painted stroke: pixels that belong to the object, or that do not."""
 
     mask: NDArray[np.bool_]
     """Bool (H, W) of the photo."""

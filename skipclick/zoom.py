@@ -310,7 +310,7 @@ def _check(request: ZoomRequest) -> None:
     check_clicks(request.clicks, request.size)
     top, left, bottom, right = view = request.view
     if not contains(whole_view(request.size), view):
-        raise ValueError(f"the view {view} is no part of a photo of {request.size[1]} x {request.size[0]} pixels")
+        raise ValueError(f"the view {view} is not a part of a photo of {request.size[1]} x {request.size[0]} pixels")
     if request.features.image_size != (bottom - top, right - left):
         raise ValueError(
             f"the features are of {request.features.image_size[1]} x {request.features.image_size[0]} pixels, but the "

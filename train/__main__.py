@@ -41,7 +41,7 @@ SOURCES_ARGUMENT: dict[str, Any] = {
     "nargs": "+",
     "required": True,
     "metavar": "[WEIGHT*][KIND:]PATH",
-    "help": f"photos with masks, of several places if you like; each place is recognised as one of {', '.join(KINDS)}",
+    "help": f"photos with masks, from one or more sources; each is recognised as one of {', '.join(KINDS)}",
 }
 
 OVERRIDES = (
@@ -61,7 +61,7 @@ OVERRIDES = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0, or after one line on standard error 2 where the input or the disk is at fault, 1 where training is.
+    """Returns 0, or after one line on standard error 2 for wrong input or a disk error, 1 if training fails.
 
     130 after Ctrl+C.
     """
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _last_line(error: Exception) -> str:
-    """The sentence of an error; one from a loader's process comes with a traceback in front of it."""
+    """The message of an error; one from a loader's process has a traceback in front of it."""
     return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
 
 
@@ -103,7 +103,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     command = commands.add_parser("fit", help="train a model", description="Train a model; torchrun starts several.")
     command.add_argument("--data", **SOURCES_ARGUMENT)
     command.add_argument("--output", type=Path, required=True, help="the run's folder: checkpoints, log, pictures")
-    _add_recipe(command.add_argument_group("recipe", "what is learnt; a flag takes the place of the recipe's value"))
+    _add_recipe(command.add_argument_group("recipe", "settings of the training; a flag overrides the recipe's value"))
     _add_running(command.add_argument_group("running"))
     _add_watching(command.add_argument_group("watching"))
     command.set_defaults(run=_fit)
@@ -114,7 +114,7 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--recipe", choices=sorted(RECIPES), default="paper", help="named settings of train/config.py (default: paper)"
     )
     group.add_argument("--preset", choices=PRESETS, help="row of Table 1 (baseline: the backbone is trained too)")
-    group.add_argument("--tap", choices=("released", "paper"), help="block that the baselines see: the third, the last")
+    group.add_argument("--tap", choices=("released", "paper"), help="block that the baselines tap: the third, the last")
     group.add_argument(
         "--backbone",
         metavar="NAME|CHECKPOINT",
@@ -125,7 +125,9 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--mixer-depth", type=positive, metavar="N", help="blocks of the mixer; Table 6: 2 to 6")
     group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
     group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
-    group.add_argument("--previous-mask", choices=("soft", "binary"), help="what is fed back; the paper's: binary")
+    group.add_argument(
+        "--previous-mask", choices=("soft", "binary"), help="form of the previous mask; the paper's: binary"
+    )
     length = group.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive, metavar="N", help="optimisation steps")
     length.add_argument("--epochs", type=positive, metavar="N", help="the same in epochs of 30,000 photos")
@@ -139,13 +141,13 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--backbone-learning-rate",
         type=positive_float,
         metavar="RATE",
-        help="let the backbone learn, at a rate of its own (default: frozen, but in the row baseline)",
+        help="train the backbone too, with this learning rate (default: frozen, except in the row baseline)",
     )
     group.add_argument("--clip-norm", type=positive_float, metavar="NORM", help="maximum gradient norm")
     group.add_argument(
-        "--ema-decay", type=positive_float, metavar="DECAY", help="train an average of the weights beside them"
+        "--ema-decay", type=positive_float, metavar="DECAY", help="also keep a moving average of the weights"
     )
-    group.add_argument("--precision", choices=PRECISIONS, help="of the network, by autocast")
+    group.add_argument("--precision", choices=PRECISIONS, help="of the network, through autocast")
     group.add_argument("--seed", type=int, help="of all random numbers")
 
 
@@ -153,11 +155,15 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--init", type=Path, metavar="FILE.pt", help="training checkpoint whose weights to start from")
     group.add_argument("--resume", action="store_true", help="continue the run in --output exactly")
     group.add_argument(
-        "--elastic", action="store_true", help="begin, or continue if --output holds a run: what torchrun starts again"
+        "--elastic", action="store_true", help="start, or continue if --output has a run: for torchrun's restarts"
     )
     group.add_argument("--device", help="cpu, cuda, cuda:1 (default: cuda if there is one)")
-    group.add_argument("--workers", type=int, default=1, metavar="N", help="that prepare samples (default: 1)")
-    group.add_argument("--threads", type=positive, default=1, metavar="N", help="of the network on a CPU (default: 1)")
+    group.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that prepare samples (default: 1)"
+    )
+    group.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="threads of the network on a CPU (default: 1)"
+    )
     group.add_argument(
         "--accumulate",
         type=positive,
@@ -196,10 +202,10 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("validate", help="NoC of a checkpoint on the photos that training holds out")
+    command = commands.add_parser("validate", help="NoC of a checkpoint on the held-out photos")
     command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     command.add_argument("--data", **SOURCES_ARGUMENT)
-    command.add_argument("--limit", type=positive, metavar="N", help="only the first held-out photos of each place")
+    command.add_argument("--limit", type=positive, metavar="N", help="only the first held-out photos of each source")
     command.add_argument("--device", default="cpu", help="torch device (default: cpu)")
     command.add_argument("--dtype", choices=sorted(DTYPES), default="float32", help="(default: float32)")
     command.set_defaults(run=_validate)
@@ -212,7 +218,7 @@ def _add_plot(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("show", help="draw the batch that training saved before it gave up")
+    command = commands.add_parser("show", help="draw the batch that training saved before it failed")
     command.add_argument("batch", type=Path, help="the .pt file that the message named")
     command.add_argument("out", type=Path, help="the .png to write: photo, clicks and ground truth of each object")
     command.set_defaults(run=_show)
@@ -220,7 +226,7 @@ def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
-        "inspect", help="draw samples as the network gets them, or measure how fast they come"
+        "inspect", help="draw samples as the network gets them, or measure how fast they are made"
     )
     command.add_argument("--data", **SOURCES_ARGUMENT)
     command.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="whose views (default: paper)")
@@ -235,7 +241,7 @@ def _add_build_cocolvis(commands: argparse._SubParsersAction[argparse.ArgumentPa
     build = commands.add_parser("build-cocolvis", help="make the paper's training set from COCO and LVIS")
     build.add_argument("--coco", type=Path, required=True, help="COCO 2017: photos and panoptic annotations, unpacked")
     build.add_argument("--lvis", type=Path, required=True, help="folder with lvis_v1_train.json")
-    build.add_argument("--out", type=Path, required=True, help="folder to write, or to go on with if interrupted")
+    build.add_argument("--out", type=Path, required=True, help="folder to write, or to continue if interrupted")
     build.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="(default: train)")
     build.add_argument("--images", choices=PHOTO_FILES, default="link", help="photos in --out (default: link)")
     build.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
@@ -269,7 +275,7 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def configured(options: argparse.Namespace) -> TrainConfig:
-    """The recipe with what the command line says otherwise."""
+    """The recipe, with the overrides of the command line."""
     config = with_network(RECIPES[options.recipe], options.backbone, options.preset, options.tap)
     given = {name: value for name in OVERRIDES if (value := getattr(options, name)) is not None}
     if options.crop is not None:

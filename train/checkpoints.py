@@ -30,7 +30,7 @@ FORMAT = "skipclick-training-1"
 
 @dataclass
 class TrainingState:
-    """What changes while a run goes on.
+    """The state of a run.
 
     There are no generators: every random number of a step derives from the seed, the step and the places of its
     samples in the data set's endless sequence, so `step` is also the position in the epoch and in the schedule.
@@ -130,7 +130,7 @@ def _also_as(path: Path, name: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training checkpoint, read without executing anything from it. Raises `ValueError` where it is none."""
+    """A training checkpoint, read without executing anything from it. Raises `ValueError` if it is none."""
     if not path.is_file():
         raise ValueError(f"training checkpoint {path} does not exist")
     try:

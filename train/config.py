@@ -169,7 +169,7 @@ def with_network(
 
     backbone: a key of `BACKBONES`, with published weights, or a checkpoint ("bundled" or a file), whose configuration
     and backbone weights are taken; None: the recipe's. tap: which block the two baselines see, "released" by default
-    (`skipclick.config.preset`). `ValueError` where the backbone is neither.
+    (`skipclick.config.preset`). `ValueError` if the backbone is neither.
     """
     if tap and row not in ("baseline", "frozen"):
         raise ValueError("--tap says which block the baselines see: it goes with --preset baseline or frozen")

@@ -105,7 +105,7 @@ class ObjectDataset(Dataset[Batch]):
         return view, samples
 
     def _draw_view(self, rng: np.random.Generator) -> PhotoView:
-        """A view of a random photo. Raises ValueError where no photo can be used."""
+        """A view of a random photo. Raises ValueError if no photo can be used."""
         left_out: list[LeftOut] = []
         for photo in self._photos(rng):
             try:

@@ -58,7 +58,7 @@ class Group:
 def joined_group(device: torch.device) -> Iterator[Group]:
     """The processes that `torchrun` started, joined for the length of the block; or this one alone.
 
-    "cuda" means the device of the process's number on its machine. Raises `ValueError` where there is none.
+    "cuda" means the device of the process's number on its machine. Raises `ValueError` if there is none.
     """
     group = Group(device=_own_device(device))
     if group.device.type == "cuda":

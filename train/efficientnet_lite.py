@@ -39,7 +39,7 @@ def is_packaged(name: str) -> bool:
 
 
 def read_packaged(name: str) -> PackagedWeights:
-    """The weights of timm's network of this name. Raises `ValueError` where they are missing or do not fit it."""
+    """The weights of timm's network of this name. Raises `ValueError` if they are missing or do not fit it."""
     package = _PACKAGES[name]
     try:
         installed = distribution(package)
@@ -65,7 +65,7 @@ def read_packaged(name: str) -> PackagedWeights:
 
 
 def renamed(published: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Tensors under the names of `wanted`, matched by their order. Raises `ValueError` where any does not fit."""
+    """Tensors under the names of `wanted`, matched by their order. Raises `ValueError` if any does not fit."""
     if len(published) != len(wanted):
         raise ValueError(f"{name} holds {len(published)} tensors, timm's network {len(wanted)}: no such network")
     for (theirs, given), (ours, expected) in zip(published.items(), wanted.items(), strict=True):

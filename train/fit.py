@@ -41,7 +41,7 @@ def fit(config: TrainConfig, run: Run) -> Path:
     """Train, and return the newest checkpoint's path.
 
     A stop request (SIGTERM, Ctrl+C) ends it after a step, with a checkpoint. Raises `ValueError` for input that cannot
-    be right and where a checkpoint cannot be written, `FloatingPointError` where the loss or its gradient is no finite
+    be right and where a checkpoint cannot be written, `FloatingPointError` if the loss or its gradient is no finite
     number, and, where the run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for
     the end.
     """
@@ -80,7 +80,7 @@ def fit(config: TrainConfig, run: Run) -> Path:
 
 
 def start(identity: Identity, run: Run, device: torch.device) -> TrainingState:
-    """The state that the run begins with, or goes on from. `ValueError` where a checkpoint or weights do not fit."""
+    """The state from which the run starts or continues. `ValueError` if a checkpoint or weights do not fit."""
     config, last = identity.config, run.output / "last.pt"
     torch.manual_seed(config.seed)  # of the head's first weights
     if run.resume or (run.elastic and last.exists()):
@@ -103,7 +103,7 @@ def start(identity: Identity, run: Run, device: torch.device) -> TrainingState:
 
 
 def check_same_step(steps: Sequence[int], run: Run) -> None:
-    """Raises `ValueError` where processes would begin at different steps."""
+    """Raises `ValueError` if processes would begin at different steps."""
     if len(set(steps)) > 1:
         raise ValueError(
             f"the processes would begin at the steps {', '.join(map(str, steps))}: --output {run.output} must be one "
@@ -127,7 +127,7 @@ def global_batches(
 ) -> Generator[list[Part], None, None]:
     """This process's parts of every global batch from `first_step` on; they differ by a photo where it does not divide.
 
-    What cannot be used is added to `left_out`. Raises `ValueError` where there are more parts than photos.
+    What cannot be used is added to `left_out`. Raises `ValueError` if there are more parts than photos.
     """
     num_parts = group.size * run.accumulate
     if config.batch_size < num_parts:
@@ -172,7 +172,7 @@ def _start_worker(worker: int) -> None:
 
 
 def validation_sets(run: Run) -> list[ValidationSet]:
-    """The data sets that were asked for, else the photos held out, if there are any."""
+    """The data sets of `--validate`, otherwise the photos held out, if there are any."""
     if run.validate:
         return [named_set(name, folder, run.validate_limit) for name, folder in run.validate]
     held_out = held_out_set(run.data, run.validate_limit)
@@ -187,7 +187,7 @@ def is_validation_step(step: int, config: TrainConfig, run: Run) -> bool:
 def improved(
     state: TrainingState, sets: Sequence[ValidationSet], group: Group, log: RunLog, left_out: set[LeftOut]
 ) -> bool:
-    """Validate; whether NoC@90 is lower than ever before in this run."""
+    """Validate; returns whether NoC@90 is the lowest of this run so far."""
     model = state.average.module if state.average else state.model
     state.validation = validate(model, sets, group, left_out)  # type: ignore[arg-type]
     state.validation_due = False

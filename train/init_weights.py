@@ -14,7 +14,7 @@ from train.efficientnet_lite import PackagedWeights, is_packaged, read_packaged
 
 
 def new_model(config: TrainConfig) -> SkipClick:
-    """Built as the configuration says, with the backbone weights it names; `ValueError` where they cannot be had."""
+    """Built as the configuration says, with the backbone weights it names; `ValueError` if they cannot be loaded."""
     if config.backbone_weights == PUBLISHED and "dinov3" in config.model.backbone.name:
         print(f"the weights of {config.model.backbone.name} are under Meta's DINOv3 License, {DINOV3_LICENSE}")
     packaged = _packaged(config)
@@ -47,7 +47,7 @@ def _packaged(config: TrainConfig) -> PackagedWeights | None:
 def take_weights(module: nn.Module, given: Mapping[str, Tensor], name: str) -> None:
     """Copy a module's weights. `given` may hold more of them, such as stages that a preset does without.
 
-    Raises `ValueError` where one is missing or of another shape.
+    Raises `ValueError` if one is missing or of another shape.
     """
     wanted = module.state_dict()
     if unfit := [key for key, tensor in wanted.items() if key not in given or given[key].shape != tensor.shape]:

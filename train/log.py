@@ -1,4 +1,4 @@
-"""What a run says while it goes on: a progress bar, JSON lines, TensorBoard, a picture of the last batch.
+"""The log of a run: a progress bar, JSON lines, TensorBoard, a picture of the last batch.
 
 RUN/log.jsonl         a line every few steps (means since the line before), one for each validation
 RUN/samples.png       photo, clicks, ground truth, prediction of some objects
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened_log(config: TrainConfig, run: Run, first_step: int, group: Group) -> Iterator[RunLog]:
-    """The log of a run that begins, or goes on, after `first_step` steps; processes but the main one say nothing."""
+    """The log of a run that starts or continues after `first_step` steps; only the main process writes it."""
     log = RunLog(config, run, first_step, group)
     try:
         yield log
@@ -132,7 +132,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last one that was cut off is left out. Raises `ValueError` where there is none."""
+    """The lines of a run's log; a last one that was cut off is left out. Raises `ValueError` if there is none."""
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no log.jsonl: it is no folder of a run")
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]

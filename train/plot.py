@@ -12,7 +12,7 @@ from train.log import read_log
 def plot_run(folder: Path) -> Path:
     """Draw loss, IoU, learning rate and NoC against steps to `curves.png` in a run's folder, and return its path.
 
-    Raises `ValueError` where the folder holds no log or matplotlib is missing.
+    Raises `ValueError` if the folder holds no log or matplotlib is missing.
     """
     lines = read_log(folder / "log.jsonl")
     try:

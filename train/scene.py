@@ -43,7 +43,7 @@ class Scene:
     ignored: NDArray[np.bool_] | None = None
     """(H, W): pixels of which nothing is known."""
     left_out: tuple[LeftOut, ...] = ()
-    """Of the photo's annotations, those that are no objects."""
+    """Of the photo's annotations, those that are not objects."""
 
     def mask(self, part: SceneObject) -> NDArray[np.bool_]:
         """bool (H, W): all pixels of an object, its descendants' too."""

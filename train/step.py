@@ -26,7 +26,7 @@ BATCH_TENSORS = ("image", "target", "positives", "negatives")
 
 @dataclass(frozen=True)
 class Part:
-    """What one pass through the network sees of a global batch."""
+    """The part of a global batch in one pass through the network."""
 
     positions: range  # of its photos in the data set's sequence
     batch: Batch
@@ -45,7 +45,7 @@ class StepResult:
 
 
 def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> TrainingState:
-    """A state at step 0. Raises `ValueError` where the device cannot do the precision."""
+    """A state at step 0. Raises `ValueError` if the device cannot do the precision."""
     if config.precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 trains on CUDA only, not on {device.type}: use --precision bfloat16 or float32")
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -62,7 +62,8 @@ def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> Tr
 
 
 def parameter_groups(model: SkipClick, config: TrainConfig) -> list[dict[str, Any]]:
-    """What learns: matrices, then vectors, which do not decay; `rate` is relative to the schedule's learning rate.
+    """The trained parameters: matrices, then vectors, which do not decay; `rate` is relative to the schedule's learning
+    rate.
 
     A backbone with a learning rate of its own comes behind, in groups of its own.
     """
@@ -98,7 +99,7 @@ def train_step(
 ) -> StepResult:
     """One step with the mean gradient of all parts of all processes.
 
-    Raises `FloatingPointError` where the loss or its gradient is no finite number, after writing the part in question
+    Raises `FloatingPointError` if the loss or its gradient is not finite, after writing the part in question
     to `failures`; the weights are still those before the step.
     """
     learning_rate = config.learning_rate_at(state.step)
@@ -163,7 +164,7 @@ def _has_finite_gradient(state: TrainingState, objective: nn.Module, part: Part,
 def _explain_divergence(
     what: str, broken: Sequence[Part], step: int, config: TrainConfig, group: Group, failures: Path
 ) -> str:
-    """What to say of a loss or gradient that is no number; the first of this process's parts with such a one is
+    """The message for a loss or gradient that is NaN; the first of this process's parts with one is
     written to `failures`."""
     if not broken:
         return f"the {what} is not finite at step {step}, but none of this process's photos alone makes it so"
@@ -185,7 +186,7 @@ def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
 
 
 def read_batch(path: Path) -> Batch:
-    """The batch that `save_part` wrote. Raises `ValueError` where it is none."""
+    """The batch that `save_part` wrote. Raises `ValueError` if it is none."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Batch(**{name: content[name] for name in BATCH_TENSORS})

@@ -26,7 +26,7 @@ RULES = Rules(flip=False, thresholds=(85, 90), target_iou=0.90)
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """Photos to validate on; `loads` read one each and raise `ValueError` where it is broken."""
+    """Photos to validate on; `loads` read one each and raise `ValueError` if it is broken."""
 
     name: str
     loads: Sequence[Callable[[], Sample]]
@@ -46,14 +46,14 @@ def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None
 
 def held_out_photos(data: Sequence[str]) -> Listing[sample.Photo]:
     """The photos that training holds out of its sources, as the benchmark sees them: each root object is one to be
-    segmented. Raises `ValueError` where a source holds out none."""
+    segmented. Raises `ValueError` if a source holds out none."""
     sources = open_sources(data, "held_out")
     photos = [photo for source in sources.parts for photo in source.photos]
     return Listing([sample.Photo(photo.name, partial(_content, photo)) for photo in photos], sources.left_out)
 
 
 def named_set(name: str, folder: Path, limit: int | None) -> ValidationSet:
-    """A data set of the benchmark. Raises `ValueError` where the folder is not of this layout."""
+    """A data set of the benchmark. Raises `ValueError` if the folder is not of this layout."""
     dataset = open_dataset(name, folder, limit)
     return ValidationSet(name, [photo.load for photo in dataset.photos], dataset.left_out)
 

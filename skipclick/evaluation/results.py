@@ -1,4 +1,4 @@
-"""The result file of the NoC benchmark: what was measured, how, and every click of it; and its summary.
+"""The result file of the NoC benchmark: what was measured, how, and every click; and its summary.
 
 One file holds one command: its rules, and for each model and data set every object's clicks and IoUs. Tables,
 comparisons and plots are made from this file alone.
@@ -137,7 +137,7 @@ def write_results(path: Path, results: Results) -> None:
 
 
 def read_results(path: Path) -> Results:
-    """What `write_results` wrote; raises ValueError where the file is not such a file, OSError where there is none."""
+    """What `write_results` wrote; raises ValueError if the file is another one, OSError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:

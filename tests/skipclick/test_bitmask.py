@@ -64,11 +64,11 @@ def test_a_mask_of_another_size_is_refused_before_it_is_decoded() -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("", "no data URL"),
-        ("data:image/jpeg;base64,AAAA", "no data URL"),
-        ("data:image/png;base64,", "no PNG"),
-        ("data:image/png;base64,?", "no base64"),
-        (url_of(Image.new("L", (4, 4)), "BMP"), "no PNG"),
+        ("", "not a data URL"),
+        ("data:image/jpeg;base64,AAAA", "not a data URL"),
+        ("data:image/png;base64,", "not a PNG"),
+        ("data:image/png;base64,?", "not base64"),
+        (url_of(Image.new("L", (4, 4)), "BMP"), "not a PNG"),
         (url_of(Image.new("L", (4, 4)))[:82], "cannot be decoded"),
     ],
 )

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.memory_budget import return_free_memory
+from backend.images.memory_budget import return_free_memory
 from skipclick import image_file
 from skipclick.image_file import Decoded, UndecodableError, decode, read_size
 from tests.support.picture_files import COLUMNS, ROWS, SHOWN, check_sum, cut, exif, fixture, picture_files, xmp

@@ -209,5 +209,5 @@ def test_prototypes_are_the_nearest_ones_and_survive_a_file() -> None:
     ],
 )
 def test_damaged_prototypes_are_refused_in_a_sentence(content: bytes) -> None:
-    with pytest.raises(ValueError, match="these are no prototypes"):
+    with pytest.raises(ValueError, match="these are not prototypes"):
         Prototypes.from_bytes(content)

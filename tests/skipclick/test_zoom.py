@@ -313,7 +313,7 @@ def test_what_does_not_belong_together_is_refused(photo: NDArray[np.uint8]) -> N
     good = ZoomRequest(features, CROP, (240, 360), CLICKS[:1])
     for wrong, message in [
         (replace(good, view=(60, 120, 180, 301)), "encode that part"),
-        (replace(good, view=(60, 300, 180, 480)), "no part of a photo"),
+        (replace(good, view=(60, 300, 180, 480)), "not a part of a photo"),
         (replace(good, clicks=[Click(1, 1)]), "no clicks"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -125,17 +125,17 @@ def build_cocolvis(
         photo_files: symbolic links to COCO's photos, or copies.
         jobs: worker processes.
 
-    Raises ValueError where a file is missing or not what its name promises, `out` was begun from others, no photo could
+    Raises ValueError if a file is missing or not what its name promises, `out` was begun from others, no photo could
     be done, or the disk is full.
     """
     files = {split: find_official(coco, lvis, split) for split in splits}
     try:
         return [_build_split(split, files[split], out / split, photo_files, jobs) for split in files]
     except OSError as error:
-        raise ValueError(f"{error}. The same command goes on from here") from None
+        raise ValueError(f"{error}. The same command continues from here") from None
     except BrokenProcessPool:
         raise ValueError(
-            "a worker process died, perhaps for lack of memory: the same command with fewer --jobs goes on from here"
+            "a worker process died, perhaps for lack of memory: the same command with fewer --jobs continues from here"
         ) from None
 
 
@@ -202,7 +202,7 @@ def _remove_unfinished(out: Path) -> None:
 
 
 def build_photo(work: Work) -> Record | BuildProblem:
-    """Write one photo and its masks; a photo without objects leaves nothing. Raises OSError where that fails."""
+    """Write one photo and its masks; a photo without objects leaves nothing. Raises OSError if that fails."""
     try:
         combined = _combined(work)
     except ValueError as error:

@@ -64,7 +64,7 @@ def combine(
         things: the categories of objects; all others are stuff.
         lvis: one entry for each object.
 
-    Raises ValueError where an outline of LVIS is no polygon.
+    Raises ValueError if an outline of LVIS is not a polygon.
     """
     size = (ids.shape[0], ids.shape[1])
     all_lvis = [fill(polygons, size) for polygons in lvis]
@@ -99,7 +99,7 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> BoxMask:
     """The pixels of an object's outlines in a photo of `size` (H, W); what lies outside is cut off.
 
     Corners are rounded to whole pixels and each outline is filled on its own, so that holes are not left open (released
-    converter). Raises ValueError where an outline is no polygon.
+    converter). Raises ValueError if an outline is not a polygon.
     """
     outlines = [_outline(polygon) for polygon in polygons]
     if not outlines:
@@ -117,7 +117,7 @@ def _outline(polygon: Outline) -> NDArray[np.int32]:
     """(N, 2): x, y."""
     corners = np.asarray(polygon, np.float64)
     if corners.ndim != 1 or corners.size == 0 or corners.size % 2 or not (np.abs(corners) < 1e6).all():
-        raise ValueError("an outline is no list of coordinates x, y, x, y, ... within the photo")
+        raise ValueError("an outline is not a list of coordinates x, y, x, y, ... within the photo")
     return np.round(corners.reshape(-1, 2)).astype(np.int32)
 
 

@@ -86,7 +86,7 @@ def _find(option: str, root: Path, name: str, places: tuple[str, ...], *, folder
 
 
 def read_annotations(files: OfficialFiles) -> Annotations:
-    """All that the JSON files of a split say. ValueError where one is not what its name promises.
+    """All that the JSON files of a split say. ValueError if one is not what its name promises.
 
     The files are read as a stream. In memory LVIS' outlines take about as much as on disk, 8 bytes for a coordinate.
     """
@@ -133,7 +133,7 @@ def _outlines(file: Path, annotation: int, segmentation: Any) -> list[NDArray[np
     try:
         return [np.array(outline, np.float64) for outline in segmentation]
     except (TypeError, ValueError):
-        raise ValueError(f"{file}: the 'segmentation' of annotation {annotation} is no list of polygons") from None
+        raise ValueError(f"{file}: the 'segmentation' of annotation {annotation} is not a list of polygons") from None
 
 
 def _items(file: Path, key: str) -> Iterator[dict[str, Any]]:
@@ -160,7 +160,7 @@ def _sha256(file: Path) -> str:
 
 
 def read_panoptic_map(path: Path) -> NDArray[np.uint32]:
-    """(H, W): the id of each pixel's segment, R + 256 G + 65536 B. ValueError where there is no such picture."""
+    """(H, W): the id of each pixel's segment, R + 256 G + 65536 B. ValueError if there is no such picture."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
     if pixels is None:
         raise ValueError(f"{path.name} {'is damaged' if path.is_file() else f'is missing in {path.parent}'}")

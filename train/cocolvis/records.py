@@ -1,4 +1,4 @@
-"""What became of each photo: a line per photo while the set is built, from which an interrupted build goes on."""
+"""The result of each photo: a line per photo while the set is built, from which an interrupted build continues."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path, sources: Mapping[str, str]) -> list[Record]:
-    """The records of a file, without a last line that was not finished; none where there is no file.
+    """The records of a file, without a last line that was not finished; none if there is no file.
 
-    Raises ValueError where it was begun from other sources or is no such file.
+    Raises ValueError if it was started from other sources or is not such a file.
     """
     remedy = "give another --out, or delete the file, and everything is built again"
     return resume_journal(path, FORMAT, {"sources": sources}, _read, remedy) if path.is_file() else []

@@ -33,9 +33,10 @@ class AdaptConfig:
     """Its `max_seconds` hold for all of one adaptation; when they are over, the step on the way is finished. Its
     precision should be named: to find the faster one takes as long as the steps."""
     share: float = 0.9
-    """Of the way from the base's weights to those just learnt; there the head serves and the next adaptation begins."""
+    """Share of the way from the base's weights to those just learnt, at which the head serves and the next adaptation
+    starts."""
     num_images: int = 8
-    """Newest images whose masks are learnt from; the others are forgotten."""
+    """Number of the newest images whose masks are learnt from; older ones are forgotten."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.num_images < 1:
@@ -44,18 +45,18 @@ class AdaptConfig:
 
 @dataclass(frozen=True, eq=False)
 class Adapted:
-    """A model, and all that its next adaptation needs to know."""
+    """A model, and everything that its next adaptation needs."""
 
     model: SkipClick
     """On the CPU; its backbone is the base's."""
     memory: Mapping[str, tuple[View, ...]] = field(default_factory=dict)
     """Views by the key of their image, the newest last."""
     num_steps: int = 0
-    """Taken so far, in all adaptations."""
+    """Steps taken so far, in all adaptations."""
 
 
 def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config: AdaptConfig) -> Adapted:
-    """What the model in service becomes by the masks just accepted.
+    """The model in service, adapted to the masks just accepted.
 
     accepted: all accepted masks of the image worked on (or of several). Half of what is drawn is theirs, half is in
     memory, and some, `recipe.replay`, asks for what `base` answers beside them. Nothing given is changed. Where no
@@ -78,7 +79,7 @@ def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config:
 
 
 def seen(base: SkipClick, examples: Sequence[Example], recipe: FinetuneConfig) -> dict[str, tuple[View, ...]]:
-    """Views by the key of their image; images in which no mask can be seen are left out."""
+    """Views by the key of their image; images without a visible mask are left out."""
     encoded = {
         key: tuple(encoded_views(base, of_image, recipe, [], lambda _: None))
         for key, of_image in by_image(examples).items()
@@ -87,7 +88,7 @@ def seen(base: SkipClick, examples: Sequence[Example], recipe: FinetuneConfig) -
 
 
 def balanced(newest: Mapping[str, tuple[View, ...]], earlier: Mapping[str, tuple[View, ...]]) -> list[View]:
-    """All views, the newest so often that they hold about as many objects as the earlier ones."""
+    """All views, with the newest repeated until they have about as many objects as the earlier ones."""
     many, few = ([view for views in group.values() for view in views] for group in (earlier, newest))
     count, wanted = (sum(view.num_objects for view in views) for views in (few, many))
     return many + few * max(1, round(wanted / count))

@@ -1,4 +1,4 @@
-"""Whose objects a head learns from: annotators take turns, and none teaches more than a share.
+"""Whose objects a head learns from: annotators take turns, and none supplies more than a share.
 
 Who draws wrong masks is not known here, so nobody is left out; see `gate` for what is asked of the outcome.
 """
@@ -32,7 +32,7 @@ def in_turns(examples: Iterable[Example]) -> list[Example]:
 
 
 def shares(examples: Sequence[Example]) -> dict[str, float]:
-    """Of what is drawn to learn from, the share of each annotator's objects; in the order that they come."""
+    """The share of each annotator's objects in the sampled ones, in their order."""
     counts = Counter(example.annotator for example in examples)
     most, total = largest_share(max(1, len(counts))), len(examples)
     found = {name: count / total for name, count in counts.items()}

@@ -1,4 +1,4 @@
-"""How a head learns, and what is said of it on the way."""
+"""Settings of fine-tuning, and reports of its progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
-    """The recipe; its defaults are what docs/results/finetune.md measured."""
+    """The recipe; docs/results/finetune.md was measured with its defaults."""
 
     steps: int = 200
     batch_size: int = 8  # objects
@@ -23,7 +23,7 @@ class FinetuneConfig:
     min_objects: int = 8
     max_held_out: int = 40  # objects that are measured; the images that come first count
     retention_margin: float = 0.5  # clicks that the retention set may need more, on average; see `interpolate`
-    proposal_images: int = 0  # at most so many held-out images, and accepted ones, show whether proposals help; 0: none
+    proposal_images: int = 0  # held-out images, and accepted ones, on which proposals are evaluated at most; 0: none
     max_views: int = 800  # of all images together; more are hardly looked at
     max_bytes: int = 2 << 30  # of these views in memory
     max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
@@ -50,11 +50,11 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the work stands."""
+    """Progress of the work."""
 
     stage: Literal["encoding", "measuring", "learning"]
     share: float = 0.0
-    """Of this stage that is done, in [0, 1]."""
+    """Share of this stage that is done, in [0, 1]."""
     step: int = 0
     loss: float | None = None
     noc: dict[str, float] | None = None

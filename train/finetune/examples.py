@@ -1,4 +1,4 @@
-"""Accepted masks as they come in, and which images are held out."""
+"""Accepted masks as training examples, and which images are held out."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ HELD_OUT_AT_LEAST = 0.2  # ... and never less, however the hashes of a few image
 
 
 class TooFewError(ValueError):
-    """There is not enough to learn from; the sentence says what is missing."""
+    """There is not enough to learn from; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One accepted mask. Both calls raise `ValueError` where the thing cannot be had."""
+    """One accepted mask. Both functions raise `ValueError` if image or mask cannot be loaded."""
 
     key: str
     """Of the image: examples of one image share it."""
@@ -32,13 +32,13 @@ class Example:
     target: Callable[[], NDArray[np.int8]]
     """(H, W): 1 object, 0 background, -1 ignored."""
     annotator: str = ""
-    """Who accepted it; the same name for all of whom nothing is known."""
+    """Who accepted it; the same name for all unknown annotators."""
     label: str = ""
-    """What the team calls the object."""
+    """The object's label in the project."""
 
 
 def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:
-    """Examples by their image, in the order they come."""
+    """Examples by image, in their order."""
     found: dict[str, list[Example]] = {}
     for example in examples:
         found.setdefault(example.key, []).append(example)
@@ -70,7 +70,7 @@ def _at_least(num_images: int) -> int:
 def load_image(examples: Sequence[Example]) -> Sample:
     """All examples of one image as a sample of the benchmark; masks that cannot be used are left out of it.
 
-    Raises `ValueError`, saying what is wrong, where the image cannot be had or none of its masks can be used.
+    Raises `ValueError`, saying what is wrong, where the image cannot be loaded or none of its masks can be used.
     """
     key, image = examples[0].key, examples[0].image()
     targets: dict[int, NDArray[np.int8]] = {}

@@ -1,4 +1,4 @@
-"""How many clicks two models need on the same objects, and whether the new one shall be served."""
+"""How many clicks two models need on the same objects, and whether to put the new one in service."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from skipclick.metrics import mean_iou_at, noc
 from skipclick.model import SkipClick
 
 RULES = Rules(protocol="serve", flip=False, thresholds=(85, 90), target_iou=0.90, threshold=MASK_THRESHOLD, zoom=True)
-"""What annotators get, at most 20 clicks; an object is clicked until it reaches 90 %."""
+"""The protocol that annotators get, with at most 20 clicks; an object is clicked until it reaches an IoU of 90 %."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model needed on a set of objects."""
+    """The clicks that one model needed on a set of objects."""
 
     results: tuple[ObjectResult, ...]
 
@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def clicks(self) -> float:
-        """The one figure that decides: the mean of both."""
+        """The decisive figure: the mean of both."""
         return float(self.nocs.mean())
 
     @property
@@ -70,14 +70,14 @@ def differences(name: str, version: str, before: Measured, after: Measured) -> t
 
 @dataclass(frozen=True)
 class ForAnnotator:
-    """What an annotator taught, and what the candidate does for the held-out objects of that annotator."""
+    """An annotator's share in the training, and the candidate's effect on their held-out objects."""
 
     annotator: str
-    """Empty for those of whom nothing is known."""
+    """Empty for unknown annotators."""
     num_learnt: int
     """Objects that were learnt from."""
     share: float
-    """Of all objects drawn while learning."""
+    """Share of all objects sampled in training."""
     old: tuple[float, ...]
     """Clicks of each held-out object with the model in service: the mean of those to 85 % and to 90 %."""
     new: tuple[float, ...]

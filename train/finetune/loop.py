@@ -72,7 +72,7 @@ def learn(
 def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> Iterator[Progress]:
     """The head of `model` learns in place, one step at each turn, until the steps or the seconds are used up.
 
-    The first step is always taken; what is done between two turns counts as time of the run.
+    The first step is always taken; work between two iterations counts as time of the run.
     """
     model.backbone.requires_grad_(False)  # whatever the model's configuration says
     weights: list[Tensor] = [*head_weights(model).values()]
@@ -108,7 +108,7 @@ def learning_rate(config: FinetuneConfig, share: float) -> float:
 def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
     """Object `number` of a run, by the weights of the views: it depends on the seed and the number alone.
 
-    Raises `ValueError` where one object after the other cannot be clicked on.
+    Raises `ValueError` if one object after the other cannot be clicked on.
     """
     rng = np.random.default_rng((config.seed, number))
     accepted = np.array([view.num_objects * view.weight for view in views], np.float64)

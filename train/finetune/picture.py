@@ -87,7 +87,7 @@ def _chosen(candidate: Candidate, count: int) -> list[int]:
 
 
 def _row(sample: Sample, models: Sequence[Predictor], pair: tuple[ObjectResult, ObjectResult]) -> NDArray[np.uint8]:
-    """The truth, then what each model made of the same number of its own clicks."""
+    """The ground truth, then each model's mask after the same number of its own clicks."""
     target = sample.targets[pair[0].object_id] == 1
     count = min(MAX_SHOWN_CLICKS, *(len(one.clicks) for one in pair))
     panels = [_panel(draw_overlay(sample.image, target, opacity=0.0), "the accepted mask")]

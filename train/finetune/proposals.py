@@ -19,7 +19,7 @@ PRECISION_FROM = 0.5
 """Share of the proposals that must be hits: a wrong one costs a click to delete, a right one saves several."""
 HITS_FROM = 3
 """Fewer hits say nothing."""
-MOST_ACCEPTED = 100
+MAX_ACCEPTED = 100
 """Objects of a label that are remembered."""
 
 
@@ -58,7 +58,7 @@ def prototypes_of(predictor: Predictor, examples: Sequence[Example], most_images
         for number, target in sample.targets.items():
             vectors.append((images[sample.name][number - 1].label, pooled(features, target == 1)))
     by_label = Prototypes.of(vectors).vectors
-    return Prototypes({label: rows[:MOST_ACCEPTED] for label, rows in by_label.items()})
+    return Prototypes({label: rows[:MAX_ACCEPTED] for label, rows in by_label.items()})
 
 
 def measured_proposals(
@@ -68,7 +68,7 @@ def measured_proposals(
     examples: Sequence[Example],
     rule: ProposalRule = DEFAULT_RULE,
 ) -> ProposalReport:
-    """What is proposed on whole held-out images, which are `load_images` of `examples`. At least one is needed."""
+    """Proposals on whole held-out images, the `load_images` of `examples`. At least one is needed."""
     images, begin = by_image(examples), time.monotonic()
     num_proposals = num_hits = 0
     for sample in held_out:

@@ -58,7 +58,7 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A model that has learnt, and what is known of it."""
+    """A trained model, and its evaluation."""
 
     model: SkipClick
     report: Report
@@ -143,7 +143,7 @@ def finetune(
 def allowed_objects(
     samples: Iterable[Sample], owners: Mapping[tuple[str, int], str], allowed: Mapping[str, int]
 ) -> Iterator[Sample]:
-    """The samples from the first on, until they hold so many objects of each annotator."""
+    """The first samples, until they have the allowed number of objects of each annotator."""
     left = Counter(allowed)
     for sample in samples:
         targets = {}

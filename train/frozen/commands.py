@@ -31,12 +31,12 @@ BACKBONE = f"{', '.join(name for name in BACKBONES if 'efficientnet' in name)}, 
 
 def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
     """sources: the arguments of `--data`, as the other commands have them."""
-    encode = commands.add_parser("encode-views", help="encode views once, for trainings of the head alone")
+    encode = commands.add_parser("encode-views", help="encode views once, for training the head alone")
     encode.add_argument("--data", **sources)
     encode.add_argument("--backbone", required=True, metavar="NAME|CHECKPOINT", help=BACKBONE)
-    encode.add_argument("--output", type=Path, required=True, help="folder for the views; those in it stay")
-    encode.add_argument("--views", type=int, required=True, metavar="N", help="how many there shall be")
-    encode.add_argument("--crop", type=int, required=True, metavar="PIXELS", help="their side")
+    encode.add_argument("--output", type=Path, required=True, help="folder for the views; existing ones stay")
+    encode.add_argument("--views", type=int, required=True, metavar="N", help="number of views")
+    encode.add_argument("--crop", type=int, required=True, metavar="PIXELS", help="side of the views")
     encode.add_argument("--split", choices=("train", "held_out"), default="train", help="(default: train)")
     encode.add_argument(
         "--kind-weights",
@@ -63,14 +63,14 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
     _add_threads(refit)
     refit.set_defaults(run=_refit)
 
-    fit = commands.add_parser("fit-head", help="train the head alone, on views that are encoded")
+    fit = commands.add_parser("fit-head", help="train the head alone, on encoded views")
     fit.add_argument("--views", type=Path, required=True, help="folder that encode-views writes, or is writing")
-    fit.add_argument("--held-out", type=Path, metavar="VIEWS", help="the same of held-out photos, to measure on")
+    fit.add_argument("--held-out", type=Path, metavar="VIEWS", help="the same for held-out photos, to evaluate on")
     fit.add_argument("--output", type=Path, required=True, help="the run's folder: head.pt, log.jsonl")
     start = fit.add_mutually_exclusive_group(required=True)
     start.add_argument("--init", metavar="CHECKPOINT", help="backbone and head to start from")
     start.add_argument("--backbone", metavar="NAME|CHECKPOINT", help=f"{BACKBONE}: with a fresh head, or --resume")
-    fit.add_argument("--resume", type=Path, metavar="HEAD.pt", help="training to go on with")
+    fit.add_argument("--resume", type=Path, metavar="HEAD.pt", help="training to continue")
     default = HeadConfig()
     fit.add_argument("--steps", type=int, default=default.steps, help=f"in all (default: {default.steps})")
     fit.add_argument("--batch-size", type=int, default=default.batch_size, help=f"(default: {default.batch_size})")
@@ -92,17 +92,19 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
     fit.set_defaults(run=_fit)
 
     export = commands.add_parser("export-head", help="write the checkpoint that the backend serves, from head.pt")
-    export.add_argument("head", type=Path, help="a head.pt of fit-head; its averaged weights are taken")
+    export.add_argument("head", type=Path, help="a head.pt of fit-head; its averaged weights are used")
     export.add_argument("out", type=Path, help="the .safetensors to write")
     export.add_argument("--backbone", required=True, metavar="NAME|CHECKPOINT", help=BACKBONE)
-    export.add_argument("--resolution", type=int, metavar="PIXELS", help="that it is served at (default: the model's)")
+    export.add_argument(
+        "--resolution", type=int, metavar="PIXELS", help="resolution to serve it at (default: the model's)"
+    )
     export.add_argument("--version", default="skipclick", help="name shown with every prediction")
     export.add_argument("--float32", action="store_true", help="keep matrices in float32 (default: float16)")
     export.set_defaults(run=_export)
 
 
 def _add_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--threads", type=int, default=1, metavar="N", help="of the network (default: 1)")
+    command.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the network (default: 1)")
 
 
 def _weight(text: str) -> tuple[str, float]:

@@ -35,10 +35,10 @@ def encode_views(
     seed: int = 0,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write views 0 to `num_views` - 1; those that are there stay, so that a run that was stopped goes on.
+    """Write views 0 to `num_views` - 1; existing ones stay, so that an interrupted run continues.
 
     View `number` depends on (seed, number), the sources and the models alone. kind_weights: how often photos of a kind
-    are drawn, 1 where it does not say. Raises `ValueError` where the folder holds views of another backbone or size.
+    are drawn, 1 where it does not say. Raises `ValueError` if the folder holds views of another backbone or size.
     """
     multiple = model.config.size_multiple
     if crop % multiple:
@@ -78,7 +78,7 @@ def encode_views(
 def _load(
     photos: Sequence[Photo], probabilities: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[Photo, NDArray[np.uint8], Scene]:
-    """A random photo that can be read. Raises ValueError where one after the other is broken."""
+    """A random photo that can be read. Raises ValueError if one after the other is broken."""
     for trial in range(MAX_BROKEN):
         photo = photos[int(rng.choice(len(photos), p=probabilities))]
         try:

@@ -58,7 +58,7 @@ class HeadConfig:
 
 @dataclass
 class HeadState:
-    """What changes while a training goes on; the backbone does not."""
+    """The state of a training; the backbone stays the same."""
 
     model: SkipClick
     average: dict[str, Tensor]  # of the head's weights, exponential
@@ -119,11 +119,11 @@ def fit_head(model: SkipClick, run: HeadRun, config: HeadConfig, resume: Path | 
     """Train the head of `model` in place, and return the checkpoint's path; SIGTERM and Ctrl+C end it after a step.
 
     resume: a checkpoint of a training to go on with. Its objects in hand are dropped and others drawn, so the
-    continuation is not bit for bit what it would have been. Raises `ValueError` where views or checkpoint do not fit.
+    continuation is not bit for bit what it would have been. Raises `ValueError` if views or checkpoint do not fit.
     """
     about = read_about(run.views)
     if about["backbone"] != backbone_digest(model):
-        raise ValueError(f"{run.views} holds views of another backbone than this model's: encode them anew")
+        raise ValueError(f"{run.views} holds views of another backbone than this model's: encode them again")
     last = run.output / "head.pt"
     if last.exists() and resume != last:
         raise ValueError(f"{run.output} holds a training: go on with --resume {last}, or name another --output")
@@ -162,7 +162,7 @@ def _write_line(log: Any, state: HeadState, figures: dict[str, float]) -> None:
 def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dict[str, float]]:
     """One optimisation step at each turn, in place; its figures.
 
-    Raises `FloatingPointError` where the loss or its gradient is no finite number, with the weights before the step.
+    Raises `FloatingPointError` if the loss or its gradient is not finite, with the weights before the step.
     """
     model, grade, weights = state.model, LOSSES[config.loss], head_weights(state.model)
     known, places = list_views(views), list[Place]()
@@ -201,7 +201,7 @@ def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dic
 
 
 def averaged(state: HeadState) -> SkipClick:
-    """A model of its own with the averaged weights."""
+    """A separate model with the averaged weights."""
     model = copy.deepcopy(state.model)
     model.load_state_dict(state.average, strict=False)
     return model.eval()
@@ -255,7 +255,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote, read without executing anything from it. Raises `ValueError` where it is none."""
+    """What `save_state` wrote, read without executing anything from it. Raises `ValueError` if it is none."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
@@ -264,12 +264,12 @@ def read_head(path: Path) -> dict[str, Any]:
     except Exception:  # torch and pickle raise nearly everything on other files
         known = False
     if not known:
-        raise ValueError(f"{path} is no checkpoint of `fit-head`: give the head.pt of its --output")
+        raise ValueError(f"{path} is not a checkpoint of `fit-head`: give the head.pt of its --output")
     return {**saved, "history": json.loads(saved["history"])}
 
 
 def load_state(state: HeadState, saved: dict[str, Any]) -> None:
-    """Go on from a checkpoint. Raises `ValueError` where it is of another network."""
+    """Go on from a checkpoint. Raises `ValueError` if it is of another network."""
     config = ModelConfig.from_dict(json.loads(saved["model"]))
     if saved["backbone"] != backbone_digest(state.model) or config != state.model.config:
         raise ValueError("the head was trained on another network than this one")
@@ -282,7 +282,7 @@ def load_state(state: HeadState, saved: dict[str, Any]) -> None:
 
 
 def trained_head(saved: dict[str, Any], backbone: SkipClick) -> SkipClick:
-    """The averaged weights of a checkpoint on their backbone, that of `backbone`. `ValueError` where it is another."""
+    """The averaged weights of a checkpoint on their backbone, that of `backbone`. `ValueError` if it is another."""
     if saved["backbone"] != backbone_digest(backbone):
         raise ValueError("the head was trained on another backbone than this one")
     model = SkipClick(ModelConfig.from_dict(json.loads(saved["model"])))

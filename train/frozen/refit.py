@@ -1,7 +1,7 @@
-"""A head that has learnt on one backbone, put on another one: what it knows of clicks need not be learnt again.
+"""Moves a head trained on one backbone to another one, so that it need not learn about clicks again.
 
 Only two things of a head see the backbone: the linear layer that joins the taps, and the projection of each tap into
-the pyramid. Both are fitted anew, by least squares, so that they give from the new taps what the old ones gave from
+the pyramid. Both are refitted, by least squares, so that they give from the new taps what the old ones gave from
 theirs. All other weights stay.
 """
 
@@ -52,7 +52,7 @@ class LinearFit:
 def refit_head(model: SkipClick, donor: SkipClick, images: Iterable[Tensor]) -> dict[str, float]:
     """Give `model` the head of `donor`, fitted to its own backbone on images (1, 3, H, W) in [0, 1].
 
-    Returns the share of variance explained, by layer. Raises `ValueError` where the heads are not of one shape apart
+    Returns the share of variance explained, by layer. Raises `ValueError` if the heads are not of one shape apart
     from what sees the taps, or the taps lie at other strides.
     """
     layers = _layers(model)

@@ -51,7 +51,7 @@ class Answers(NamedTuple):
 
 
 def new_place(views: Sequence[Path], rng: np.random.Generator) -> Place:
-    """An object of a random view. Raises `ValueError` where one view after the other has none or is broken."""
+    """An object of a random view. Raises `ValueError` if one view after the other has none or is broken."""
     for _ in range(MAX_TRIES):
         view = read_view(views[int(rng.integers(len(views)))])
         place = place_in(view, rng)

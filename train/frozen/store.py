@@ -49,7 +49,7 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What the folder's views are of. Raises `ValueError` where it holds none."""
+    """What the folder's views are of. Raises `ValueError` if it holds none."""
     try:
         about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
     except (OSError, ValueError):
@@ -81,7 +81,7 @@ def write_view(path: Path, view: DrawnView, taps: tuple[Tensor, ...], photo: str
 
 
 def read_view_about(path: Path) -> dict[str, Any]:
-    """A view's photo, its kind and the view's kind. Raises `ValueError` where it cannot be read."""
+    """A view's photo, its kind and the view's kind. Raises `ValueError` if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             return _checked(file.metadata(), path)
@@ -90,7 +90,7 @@ def read_view_about(path: Path) -> dict[str, Any]:
 
 
 def read_view(path: Path) -> EncodedView:
-    """Raises `ValueError` where it cannot be read."""
+    """Raises `ValueError` if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             about = _checked(file.metadata(), path)
@@ -112,7 +112,7 @@ def read_view(path: Path) -> EncodedView:
 
 def _checked(metadata: Mapping[str, str] | None, path: Path) -> dict[str, Any]:
     if (metadata or {}).get("format") != FORMAT:
-        raise ValueError(f"{path} is no encoded view")
+        raise ValueError(f"{path} is not an encoded view")
     about: dict[str, Any] = json.loads((metadata or {})["about"])
     return about
 

@@ -203,7 +203,7 @@ def _without_kinds(source: Source, exclude_kinds: Collection[str]) -> Source:
 
 
 def _try(source: Source) -> None:
-    """Raises ValueError where none of the photos can be used: rather now than in the middle of training."""
+    """Raises ValueError if none of the photos can be used: rather now than in the middle of training."""
     left_out: list[LeftOut] = []
     for photo in source.photos:
         try:

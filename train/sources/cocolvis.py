@@ -29,7 +29,7 @@ NO_PARENT = -1
 
 
 def list_cocolvis(root: Path, split: Split) -> Listing[Photo]:
-    """The photos by id. Raises ValueError where an annotation file is missing or of another form."""
+    """The photos by id. Raises ValueError if an annotation file is missing or of another form."""
     train, val = root / "train", root / "val"
     if not (val / ANNOTATIONS).is_file():
         return Listing([photo for photo in _list(train) if belongs_to(split, photo.name)])
@@ -51,7 +51,7 @@ def _list(folder: Path) -> list[Photo]:
             for name, entry in sorted(content.items())
         ]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{file} is no annotation of the combined COCO and LVIS") from None
+        raise ValueError(f"{file} is not an annotation of the combined COCO and LVIS") from None
 
 
 def _parents(entry: dict[str, Any]) -> NDArray[np.int32]:
@@ -61,7 +61,7 @@ def _parents(entry: dict[str, Any]) -> NDArray[np.int32]:
         if node is not None and node["parent"] is not None:
             parents[index] = node["parent"]
     if ((parents < NO_PARENT) | (parents >= len(parents))).any():
-        raise ValueError("a parent is no instance mask")
+        raise ValueError("a parent is not an instance mask")
     return parents
 
 

@@ -24,7 +24,7 @@ NO_PHOTO = "the mask has no photo"
 
 
 def list_folder(folder: Path, split: Split) -> Listing[Photo]:
-    """The photos that have a mask, by name. Raises ValueError where there is no such folder."""
+    """The photos that have a mask, by name. Raises ValueError if there is no such folder."""
     images, masks = files_by_stem(folder / "images"), files_by_stem(folder / "masks")
     kinds = _kinds(folder / "index.csv")
     photos = [

@@ -1,8 +1,8 @@
 """Which of a task's annotations counts, where several people have annotated it.
 
 The ground truth; else the one that agrees best with those of the others; else the oldest, by its id. To agree takes
-three annotators: of two nobody can tell who is right. Each is heard once, with the oldest annotation; so whoever adds
-a second one, or a later one to somebody else's, changes nothing. Who corrects an annotation keeps its place.
+three annotators: of two nobody can tell who is right. Each counts once, with the oldest annotation; so an annotator who
+adds a second one, or a later one to somebody else's, changes nothing. Who corrects an annotation keeps its place.
 
 Two annotations agree as far as their objects do: of each object on either side the IoU with the most similar one on
 the other, and the mean of these. It is taken on sketches, which are small enough for a database.
@@ -22,7 +22,7 @@ from skipclick.evaluation.datasets.label_studio import AnnotatedObject, Annotati
 from skipclick.masks import BoxMask
 
 SIDE = 128  # cells of a sketch in each direction
-MOST_COMPARED = 300
+MAX_COMPARED = 300
 """Objects of a task's annotations together; of more, agreement decides nothing. They take 40 MB."""
 _DECIMALS = 6  # more would let rounding decide between annotations that agree equally
 
@@ -85,7 +85,7 @@ def agreements(annotations: Sequence[Sketched]) -> list[float]:
         heard.setdefault(annotations[place].annotator, place)
     agreed = [0.0] * len(annotations)
     voices = [annotations[place].sketches for place in heard.values()]
-    if len(voices) < 3 or sum(len(sketches) for voice in voices for sketches in voice.values()) > MOST_COMPARED:
+    if len(voices) < 3 or sum(len(sketches) for voice in voices for sketches in voice.values()) > MAX_COMPARED:
         return agreed
     likenesses, sizes = np.zeros((len(voices), len(voices))), np.zeros(len(voices))
     for image in sorted({image for voice in voices for image in voice}):

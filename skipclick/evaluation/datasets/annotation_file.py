@@ -24,7 +24,7 @@ def find_annotations(given: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[P
     - a folder: its only .json, or the only one in its `annotations/`; the photos lie in its `images/`, or else in it.
 
     suffixes: of the file; the first one names its kind. Photos of a file `instances_SUBSET` may also lie in
-    `images/SUBSET/`, as CVAT exports them. Raises ValueError where there is no such file or folder, or where the file
+    `images/SUBSET/`, as CVAT exports them. Raises ValueError if there is no such file or folder, or if the file
     is not the only one.
     """
     file, images = split_given(given)

@@ -4,7 +4,7 @@ Each annotation is an object; where they overlap, each has its own pixels. An ob
 annotations of its photo, since ids in files are repeated, missing or texts. What an annotation refers to is its photo
 alone, by `image_id`; categories are not looked at.
 
-Crowds (`iscrowd`) are no objects: what they cover does not count. `crowds_as_objects` takes them as objects, as is
+Crowds (`iscrowd`) are not objects: what they cover does not count. `crowds_as_objects` takes them as objects, as is
 right for tools that write `iscrowd: 1` for every mask that is stored as run lengths (CVAT).
 
 An annotation that cannot be used leaves the others of its photo alone: it is left out, with its reason. So is a part of
@@ -37,7 +37,7 @@ FAR_OUTSIDE = 10  # sides of the photo; nobody draws there, and pycocotools woul
 class Reason(StrEnum):
     """Why a photo, an annotation or a part of one is not used."""
 
-    NO_RECORD = "the entry is no JSON object"
+    NO_RECORD = "the entry is not a JSON object"
     NO_FILE_NAME = "the record of the photo has no file_name"
     NOT_FOUND = "the photo is not in the folder of photos"
     NOT_TOLD_APART = "several photos have this file name in other folders, which were not copied"
@@ -205,7 +205,7 @@ def _photos(
 
 
 def _read(path: Path, records: Sequence[Record], crowds_as_objects: bool) -> Content:
-    """The photo with its objects. Raises ValueError where the photo cannot be read."""
+    """The photo with its objects. Raises ValueError if the photo cannot be read."""
     image = read_photo(path, mask_sizes=_mask_sizes(records))
     size = (image.shape[0], image.shape[1])
     left_out: list[LeftOut] = []
@@ -351,7 +351,7 @@ def _decoded(part: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
 def _decompressed(text: str) -> list[int]:
     """Lengths of runs: from the third on the differences to those two before, in 5 bits a character, the lowest first.
 
-    Raises ValueError where the text is cut off or has other characters.
+    Raises ValueError if the text is cut off or has other characters.
     """
     lengths: list[int] = []
     value, shift = 0, 0

@@ -2,7 +2,7 @@
 
 What counts as an object: a mask or a polygon; those of one group and label are one object together, as in CVAT's other
 exports. Where objects overlap, each has its own pixels. A pixel belongs to a polygon where its centre does. Boxes,
-ellipses, lines and points are no masks: they are left out, as is what cannot be read, each with its reason.
+ellipses, lines and points are not masks: they are left out, as is what cannot be read, each with its reason.
 
 CVAT's export "COCO 1.0" is the data set `coco-with-crowds`, since it marks every mask as a crowd.
 """
@@ -38,11 +38,11 @@ class Reason(StrEnum):
     NO_NAME = "the image has no name"
     NOT_FOUND = "the photo is not in the folder of photos"
     NO_SHAPE = "the photo has neither masks nor polygons"
-    OTHER_SHAPE = "the shape is no mask or polygon"
+    OTHER_SHAPE = "the shape is not a mask or polygon"
     NO_SIZE = "the image has no width and height"
     OTHER_SIZE = "width and height in the file are not the photo's"
     DAMAGED = "the run lengths of the mask do not fill its box, or the box lies outside the photo"
-    NO_POLYGON = "the polygon has fewer than three points, or points that are no numbers"
+    NO_POLYGON = "the polygon has fewer than three points, or points that are not numbers"
     EMPTY = "the shape covers no pixel of the photo"
 
 
@@ -109,7 +109,7 @@ def _stem(name: str) -> str:
 
 
 def _records(file: Path, left_out: list[LeftOut]) -> Iterator[Record]:
-    """The images of the file, read one by one. Raises ValueError if it is no such export."""
+    """The images of the file, read one by one. Raises ValueError if it is not such an export."""
     try:
         from defusedxml import DefusedXmlException
         from defusedxml.ElementTree import iterparse
@@ -119,7 +119,7 @@ def _records(file: Path, left_out: list[LeftOut]) -> Iterator[Record]:
         elements = iterparse(file, events=("start", "end"))
         _, root = next(elements)
         if root.tag != ROOT:
-            raise ValueError(f"{file} is no export of CVAT: it begins with <{root.tag}> and not with <{ROOT}>")
+            raise ValueError(f"{file} is not an export of CVAT: it begins with <{root.tag}> and not with <{ROOT}>")
         for event, element in elements:
             if event == "start" or element.tag not in ("image", "track"):
                 continue
@@ -156,7 +156,7 @@ def _whole(attributes: Mapping[str, Any], name: str) -> int | None:
 
 
 def _read(path: Path, record: Record) -> Content:
-    """The photo with its objects. Raises ValueError where the photo cannot be read."""
+    """The photo with its objects. Raises ValueError if the photo cannot be read."""
     image = read_photo(path, mask_sizes=[] if record.size is None else [record.size])
     size = (image.shape[0], image.shape[1])
     if record.size != size:

@@ -123,7 +123,7 @@ class AnnotatedObject:
 @dataclass(frozen=True)
 class Annotation:
     """An annotation as far as it can be used. `updated_at` is UTC in ISO format with microseconds, so that texts
-    compare as times do; empty if Label Studio does not say. `id` and `task` are 0 where they are no numbers."""
+    compare as times do; empty if Label Studio does not say. `id` and `task` are 0 where they are not numbers."""
 
     id: int
     task: int
@@ -140,7 +140,7 @@ ImageOf = Callable[[str, int | None], str | None]
 
 
 def plain_rle(region: Json) -> bytes:
-    """The RLE of a region; empty if it has none or its values are no bytes."""
+    """The RLE of a region; empty if it has none or its values are not bytes."""
     rle = mapping(region.get("value")).get("rle")
     try:
         return bytes(map(int, rle)) if isinstance(rle, list) else b""
@@ -297,7 +297,7 @@ def region_piece(region: Json, rle_of: Callable[[Json], Sequence[int]] = plain_r
 
 
 def _points(value: Any) -> tuple[tuple[float, float], ...]:
-    """Points as numbers; none if one of them is no pair of them."""
+    """Points as numbers; none if one of them is not a pair of numbers."""
     points = value if isinstance(value, list) else []
     pairs = [tuple(point) for point in points if isinstance(point, (list, tuple)) and len(point) == 2]
     is_whole = len(pairs) == len(points) and all(

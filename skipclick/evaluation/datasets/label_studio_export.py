@@ -51,7 +51,7 @@ MAX_PIXELS = 80_000_000
 _KINDS_OF_MIN = {**MASK_FIELDS, "radiusX": "ellipse"}
 """The kind of a region by what its value has: JSON-MIN has no types."""
 
-NO_TASK = "the entry is no task with annotations"
+NO_TASK = "the entry is not a task with annotations"
 NO_ANNOTATION = "the task has no annotation"
 NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one most agree with, else the oldest"
 NO_PHOTO = "no photo below the folder has the name that the task gives"
@@ -75,7 +75,7 @@ def list_label_studio(given: Path) -> Listing[Photo]:
     entries = read_json(file)
     tasks = _tasks(entries[0] if len(entries) == 1 and isinstance(entries[0], list) else entries, left_out)
     if not tasks:
-        raise ValueError(f"{file} is no Label Studio export of type JSON or JSON-MIN: a list of tasks with annotations")
+        raise ValueError(f"{file} is not a Label Studio export of type JSON or JSON-MIN, a list of tasks")
     photos_by_name = _photos_by_name(images)
     photos = [photo for task in tasks for photo in _photos(task, photos_by_name, left_out)]
     if not photos:

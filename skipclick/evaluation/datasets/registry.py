@@ -142,10 +142,10 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """The photos of one data set, read from disk as they are asked for."""
+    """The photos of one data set, read from disk when they are needed."""
 
     name: str
-    """Key of `LAYOUTS`; or what somebody calls photos of their own."""
+    """Key of `LAYOUTS`, or a name for one's own photos."""
     folder: str
     """Where it lies, as given."""
     photos: tuple[Photo, ...]

@@ -36,7 +36,7 @@ class Sample:
     category: str | None = None
     """Name of the class that all objects of the photo have, where the data set is divided into classes."""
     left_out: tuple[LeftOut, ...] = ()
-    """Of the photo's annotations, those that are no objects."""
+    """Of the photo's annotations, those that are not objects."""
     starts: Mapping[str, Path] = field(default_factory=dict)
     """Masks of the photo's only object to start from, where the data set has them: by kind, the file."""
 

@@ -279,7 +279,7 @@ def test_run_lengths_in_lvis_are_refused(official: Path, capsys: pytest.CaptureF
     content = json.loads((official / LVIS).read_text())
     content["annotations"][3]["segmentation"] = {"size": [120, 160], "counts": "abc"}
     (official / LVIS).write_text(json.dumps(content))
-    assert_refused(build(official), capsys, "the 'segmentation' of annotation 4 is no list of polygons")
+    assert_refused(build(official), capsys, "the 'segmentation' of annotation 4 is not a list of polygons")
 
 
 def test_broken_photos_are_named_and_the_others_are_built(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -310,7 +310,7 @@ def test_a_wrong_outline_costs_its_photo_only(official: Path) -> None:
     assert build(official) == 0
     problems = json.loads((official / "out" / "train" / "summary.json").read_text())["problems"]
     assert list(problems) == [IN_BOTH[0].name]
-    assert "an outline is no list of coordinates" in problems[IN_BOTH[0].name]
+    assert "an outline is not a list of coordinates" in problems[IN_BOTH[0].name]
 
 
 def test_no_photo_at_all_is_an_error(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -340,7 +340,7 @@ def test_a_photo_without_objects_leaves_nothing(official: Path) -> None:
 def test_a_place_that_cannot_be_written_is_said_in_one_line(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (official / "out" / "train").mkdir(parents=True)
     (official / "out" / "train" / "masks").write_text("a file where a folder belongs")
-    assert_refused(build(official), capsys, "The same command goes on from here")
+    assert_refused(build(official), capsys, "The same command continues from here")
 
 
 def test_a_damaged_journal_is_said(official: Path, capsys: pytest.CaptureFixture[str]) -> None:

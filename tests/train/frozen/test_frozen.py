@@ -92,7 +92,7 @@ def test_other_views_and_files_are_refused(views: Path, photo_folder: Path, tmp_
     (tmp_path / "view-00000000.safetensors").write_bytes(b"other")
     with pytest.raises(ValueError, match="cannot be read"):
         read_view(tmp_path / "view-00000000.safetensors")
-    with pytest.raises(ValueError, match="no checkpoint of `fit-head`"):
+    with pytest.raises(ValueError, match="not a checkpoint of `fit-head`"):
         read_head(list_views(views)[0])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from skipclick.evaluation.datasets.agreement import MOST_COMPARED, Sketched, agreements, in_order_of_choice, sketch
+from skipclick.evaluation.datasets.agreement import MAX_COMPARED, Sketched, agreements, in_order_of_choice, sketch
 
 SIZE = (300, 400)
 
@@ -78,6 +78,6 @@ def test_objects_smaller_than_a_cell_are_told_apart() -> None:
 
 def test_too_many_objects_decide_nothing() -> None:
     """Else an event would take minutes to apply; whoever draws them gains nothing by it."""
-    many = [TRUE] * MOST_COMPARED
+    many = [TRUE] * MAX_COMPARED
     assert agreements([drawn(1, 1, TRUE), drawn(2, 2, TRUE), drawn(3, 3, *many)]) == [0, 0, 0]
     assert chosen(drawn(1, 1, TRUE), drawn(2, 2, NEAR), drawn(3, 3, *many)) == 1

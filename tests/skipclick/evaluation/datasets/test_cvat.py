@@ -131,7 +131,7 @@ def test_a_file_and_a_folder_may_be_named(tmp_path: Path) -> None:
     [
         ("", "is not XML that can be read"),
         ("<annotations><image", "is not XML that can be read"),
-        ("<html/>", "is no export of CVAT: it begins with <html>"),
+        ("<html/>", "is not an export of CVAT: it begins with <html>"),
         ("<annotations/>", "has no photo with a mask or polygon"),
         ("<annotations><track id='0'/></annotations>", "holds tracks of a video"),
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "is not XML that can be read"),

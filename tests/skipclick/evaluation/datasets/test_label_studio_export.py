@@ -348,7 +348,7 @@ def test_other_json_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path)
     for content in ('{"tasks": []}', "[3]", "[]", '[{"image": "a.png", "tag": []}]'):
         (tmp_path / "export.json").write_text(content)
-        with pytest.raises(ValueError, match="is no Label Studio export of type JSON or JSON-MIN"):
+        with pytest.raises(ValueError, match="is not a Label Studio export of type JSON or JSON-MIN"):
             open_dataset("label-studio", tmp_path)
     (tmp_path / "export.json").write_text('[{"image": "a.png", "tag": [], "annotation_id": 3}]')
     with pytest.raises(ValueError, match=f"no annotation with a mask on a photo; 1 × {Reason.NO_REGION}"):
