@@ -15,9 +15,9 @@ usage: python -m backend [COMMAND] [OPTION ...]
 
 commands:
   serve     start the server (default)
-  doctor    say what is wrong between this server and Label Studio, and what to do about it
-  warm      have the images of a project prepared before anyone opens them
-  models    list, promote, roll back, export and prune what projects have learnt
+  doctor    find out what is wrong between this server and Label Studio, and how to fix it
+  warm      prepare the images of a project before anyone opens them
+  models    list, promote, roll back, export and prune the fine-tuned versions of projects
   export    write a project's accepted masks as COCO, YOLO or PNG
   settings  print the page of all settings, in Markdown
 
@@ -31,18 +31,18 @@ COMMANDS = {
     "models": "backend.commands.versions",
     "export": "backend.commands.export",
 }
-"""The module of each command with options of its own; its `main` gets them."""
+"""The module of each command that has options; its `main` gets them."""
 
 BAD_USE = 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 for success, 1 if the command found something wrong, 2 for settings or options that are."""
+    """The exit status: 0 for success, 1 if the command found something wrong, 2 for wrong settings or options."""
     command, *options = arguments or ["serve"]
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    if command in COMMANDS:  # imported when asked for: they bring the model with them
+    if command in COMMANDS:  # imported on demand, since they import the model
         status: int = import_module(COMMANDS[command]).main(options)
         return status
     if command == "settings" and not options:
@@ -52,12 +52,12 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if command == "serve" and not options:
         return serve()
-    print(f"unknown: {' '.join(arguments)}; `python -m backend --help` lists the commands", file=sys.stderr)
+    print(f"unknown command: {' '.join(arguments)}; `python -m backend --help` lists all commands", file=sys.stderr)
     return BAD_USE
 
 
 def serve() -> int:
-    """Check the settings and become gunicorn; returns only if they are wrong."""
+    """Check the settings and turn into gunicorn; returns only if they are wrong."""
     from backend.commands.serve import listening_trouble
 
     try:

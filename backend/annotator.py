@@ -3,13 +3,13 @@
 A mask depends on the request alone, not on which requests came before, and is the same to the bit (where the executor
 runs clicks one by one; in batches the last bits of a float may differ): see `click_memo.py`.
 
-With zoom-in the clicks after the first are answered on a crop of the photo around the object (`skipclick/zoom.py`).
-Which crop follows from the clicks; it is encoded like a photo, ahead of the click where there is time, and kept beside
-the photo's features.
+With zoom-in, clicks after the first are answered on a crop of the photo around the object (`skipclick/zoom.py`). The
+clicks determine which crop; it is encoded like a photo, ahead of the click where there is time, and cached beside the
+photo's features.
 
-Each project is answered by its head (`heads.py`); all share the backbone, and so what it saw of an image. Features are
-kept with what was prepared for the head that worked with them last; for another one they are prepared anew, in a small
-part of the time that looking at the image takes.
+Each project has its own head (`heads.py`); all heads share the backbone and therefore its features. Features are cached
+as prepared for the head that used them last; for another head they are prepared again, which takes a small fraction of
+the time of encoding the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -36,7 +35,7 @@ from backend.click_memo import ClickMemo
 from backend.executor import DeviceExecutor, Priority
 from backend.finetune.versions import Version
 from backend.heads import Head, Heads, PredictorLike
-from backend.images.decode import Photo as DecodedPhoto
+from backend.images.decode import DecodedImage
 from backend.images.loader import ImageSource
 from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick.cache import ByteLru, CacheStats, SharedCache
@@ -63,19 +62,21 @@ _MAX_WARMING = 8
 """Images that wait to be warmed; more would push out of the cache what annotators work on."""
 
 _MAX_PROPOSING = 8
-"""Images on which is looked for proposals, or that wait for it."""
+"""Images for which proposals are being made or queued."""
 
 _LONGEST_PAUSE = 5.0
-"""Seconds that a part of a proposal waits while clicks are under way: a busy team must not end proposals for good."""
+"""Seconds that each part of making proposals waits while clicks are being answered: a busy team must not stop proposals
+altogether."""
 
 _PROPOSALS_BYTES = 32 << 20
-"""Memory for proposals that were made."""
+"""Memory for finished proposals."""
 
 _GPU_BATCH = 8
-"""Clicks of one photo's proposals that a GPU runs together; a processor runs one, so that a click waits for one."""
+"""Clicks that a GPU runs together when making proposals; a CPU runs one at a time, so that an annotator's click never
+waits for more than one."""
 
-GivenUp = Callable[[], bool]
-"""Whether nobody waits for the answer any more, such as after the client closed its connection."""
+Cancelled = Callable[[], bool]
+"""Whether nobody is waiting for the answer any more, for example because the client closed its connection."""
 
 T = TypeVar("T")
 
@@ -91,12 +92,13 @@ class OverloadedError(Exception):
 
 
 class NoPlaceError(OverloadedError):
-    """All threads that may wait for photos do."""
+    """All threads that may wait for photos are busy."""
 
 
 @dataclass(frozen=True, eq=False)
-class Annotation:
-    """A mask; its score, the mean probability inside it (0 if empty); who made it; and milliseconds by stage."""
+class ObjectMask:
+    """A mask; its score, the mean probability inside it (0 if empty); the version that made it; milliseconds by
+    stage."""
 
     mask: BoxMask
     score: float
@@ -106,7 +108,7 @@ class Annotation:
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """Masks on an image of `size` (H, W) that nobody clicked for, the best first, and who made them."""
+    """Masks on an image of `size` (H, W) that nobody clicked for, the best first, and the version that made them."""
 
     found: tuple[Proposal, ...]
     size: tuple[int, int]
@@ -120,7 +122,7 @@ class Proposals:
 
 @dataclass(frozen=True, eq=False)
 class _Photo:
-    """A photo that is clicked on, and the head that answers."""
+    """A photo being annotated, and the head that answers."""
 
     image: ImageReference
     name: str
@@ -130,13 +132,13 @@ class _Photo:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """What is known of a photo as it is now."""
+    """A photo as it is now, and its features."""
 
     name: str
-    """Of its content: a photo that takes another's place has another name."""
+    """Of its content: a photo that replaces another has another name."""
     features: ImageFeatures
     is_fetched: bool
-    """Whether the photo itself was fetched for this, and not only what was kept of it."""
+    """Whether the photo itself was fetched for this, rather than its features found in the cache."""
 
     @property
     def nbytes(self) -> int:
@@ -158,9 +160,9 @@ class Annotator:
         photo_bytes: int = 0,
         fetching: int = 1 << 16,
     ) -> None:
-        """zoom: None answers all clicks on the whole photo. photo_bytes: memory for photos as pixels, of which crops
-        are made; one that is not there any more is fetched again. fetching: threads that may wait for photos at a time,
-        fewer than there are, so that hanging sources leave some for photos that are known."""
+        """zoom: None answers all clicks on the whole photo. photo_bytes: memory for decoded photos, from which crops
+        are cut; one that was evicted is fetched again. fetching: threads that may wait for photos at a time, fewer than
+        there are, so that unresponsive sources leave some for photos that are cached."""
         self._heads = heads
         self._images = images
         self._executor = executor
@@ -168,8 +170,10 @@ class Annotator:
         self._memo: ClickMemo[Prediction | ZoomPrediction] = ClickMemo(memo_bytes)
         self._zoom = zoom
         self._photos: SharedCache[NDArray[np.uint8]] = SharedCache("photos", ByteLru(photo_bytes))
-        self._looks: SharedCache[_Seen] = SharedCache("looks", ByteLru(0))  # keeps nothing: one look for all who ask
-        self._waiting: defaultdict[Hashable, list[GivenUp]] = defaultdict(
+        self._looks: SharedCache[_Seen] = SharedCache(
+            "looks", ByteLru(0)
+        )  # keeps nothing: shares one look among concurrent requests
+        self._waiting: defaultdict[Hashable, list[Cancelled]] = defaultdict(
             list
         )  # requests by the features they wait for
         self._warming: set[str] = set()
@@ -190,27 +194,27 @@ class Annotator:
         clicks: Sequence[SmartClick],
         start: Start | None,
         size: tuple[int, int],
-        given_up: GivenUp = lambda: False,
+        is_cancelled: Cancelled = lambda: False,
         project: int | None = None,
-    ) -> Annotation:
-        """The object's mask after all clicks, for an image that the annotator sees at `size` (H, W) in
-        pixels, by the project's head.
+    ) -> ObjectMask:
+        """The object's mask after all clicks by the project's head, for an image that the annotator sees at `size`
+        (H, W) in pixels.
 
-        What the object begins with, a mask or the area of a box, is the previous mask of the first click. A box also
-        begins with a positive click at its centre, a mask whose first click is negative with one inside it. Raises
-        `ImageError` if the image cannot be had, `SizeMismatchError` if it has another size, and `OverloadedError` if
-        the device has no memory for it or the request was given up.
+        `start`, a mask or the area of a box, is the previous mask of the first click. A box also starts with a
+        positive click at its centre, and a mask whose first click is negative with a positive one inside it. Raises
+        `ImageError` if the image cannot be loaded, `SizeMismatchError` if it has another size, and `OverloadedError`
+        if the device has no memory for it or the request was cancelled.
         """
         stages: dict[str, float] = {}
         place = self._images.place(image)
         points = tuple(Click(c.x, c.y, c.positive) for c in clicks)
         if isinstance(start, Box):
-            points = (_centre(start, size), *points)
+            points = (Click(*start.centre(size), positive=True), *points)
         elif start is not None:
             points = correcting_clicks(start.mask, points)
         if not points:
             raise ValueError("a mask needs at least one click or a box")
-        with self._click_under_way(), _overloaded_if_cancelled(), self._wanted(place, given_up):
+        with self._click_under_way(), _overloaded_if_cancelled(), self._wanted(place, is_cancelled):
             head = self._heads.of(project)
             seen = self._look(head, place, image, stages)
             if seen.features.image_size != size and not seen.is_fetched:
@@ -223,21 +227,21 @@ class Annotator:
             )
         photo = _Photo(image, seen.name, features, head)
         with self._click_under_way(), _overloaded_if_cancelled(), _timed(stages, "click"):
-            answer = self._answer(photo, points, start, stages, given_up)
+            answer = self._answer(photo, points, start, stages, is_cancelled)
         stages["click"] -= stages.get("crop", 0.0)
         if isinstance(answer, ZoomPrediction):
             self._encode_ahead(photo, points, answer.state)
-        return Annotation(answer.mask, answer.score, head.version, stages)
+        return ObjectMask(answer.mask, answer.score, head.version, stages)
 
     def size_of(
-        self, image: ImageReference, given_up: GivenUp = lambda: False, project: int | None = None
+        self, image: ImageReference, is_cancelled: Cancelled = lambda: False, project: int | None = None
     ) -> tuple[int, int]:
-        """(H, W) in pixels of an image that somebody waits for, which is encoded unless it is known.
+        """(H, W) in pixels of an image that somebody is waiting for; it is encoded unless it is cached.
 
         Raises `ImageError` or `OverloadedError`.
         """
         place = self._images.place(image)
-        with _overloaded_if_cancelled(), self._wanted(place, given_up):
+        with _overloaded_if_cancelled(), self._wanted(place, is_cancelled):
             return self._look(self._heads.of(project), place, image, {}).features.image_size
 
     @property
@@ -246,23 +250,23 @@ class Annotator:
         return self._heads.base.version
 
     def version_of(self, project: int | None) -> str:
-        """Name of the weights that answer a project now."""
+        """Name of the weights that serve a project now."""
         return self._heads.of(project).version
 
     def promoted(self) -> dict[int, str]:
-        """By project the name of the weights that it has learnt and that are in service."""
+        """By project, the name of its fine-tuned weights in service."""
         return {project: version.name for project, version in self._heads.promoted().items()}
 
     def in_service(self) -> dict[int, Version]:
-        """By project the version that it has learnt and that is in service."""
+        """By project, its fine-tuned version in service."""
         return self._heads.promoted()
 
     def versions(self) -> list[str]:
-        """Names of all weights at hand, the base's first."""
+        """Names of all available weights, the base's first."""
         return self._heads.names()
 
     def prepare(self, image: ImageReference, project: int | None = None) -> None:
-        """Encode an image unless it is known, after everything that somebody waits for. Raises `ImageError` or
+        """Encode an image unless it is cached, after everything that somebody is waiting for. Raises `ImageError` or
         `OverloadedError`."""
         place = self._images.place(image)
         with _overloaded_if_cancelled():
@@ -271,7 +275,7 @@ class Annotator:
             self._prepared(head, place, seen.name, seen.features, {})
 
     def warm(self, image: ImageReference, project: int | None = None) -> None:
-        """Begin to `prepare` an image in the background, unless it was seen a short time ago, is under way, or too
+        """Start to `prepare` an image in the background, unless it was seen recently, is already being prepared, or too
         many are waiting."""
         place, name = self._images.place(image), self._images.recent(image)
         is_known = name is not None and name in self._features
@@ -289,11 +293,11 @@ class Annotator:
     def propose(
         self, image: ImageReference, project: int | None, timeout: float, rule: ProposalRule = DEFAULT_RULE
     ) -> Proposals | None:
-        """Objects like those that the project accepted, found in the background, after everything that somebody waits
-        for on the device. None if the project's head does not know what to propose.
+        """Objects like those that the project accepted, found in the background at the lowest priority. None if the
+        project's head does not know what to propose.
 
-        Waits for so many seconds, then raises `OverloadedError`; the work goes on and is there for who asks again.
-        Raises `ImageError` if the image cannot be had.
+        Waits up to `timeout` seconds, then raises `OverloadedError`; the work continues, and the next request finds
+        its result. Raises `ImageError` if the image cannot be loaded.
         """
         head, place = self._heads.of(project), self._images.place(image)
         if head.accepted is None:
@@ -309,7 +313,7 @@ class Annotator:
             try:
                 return running.result(timeout)
             except TimeoutError:
-                if running.done():  # it was a time limit of the work itself
+                if running.done():  # the work itself raised it
                     raise
                 raise OverloadedError(f"no proposals within PREDICT_SECONDS={timeout:g}; ask again") from None
 
@@ -325,7 +329,7 @@ class Annotator:
         self._heads.close()
 
     def forget(self) -> None:
-        """Let go of all features, memos and photos; answers stay the same."""
+        """Empty the caches of features, answers and photos; answers stay the same."""
         self._features.free()
         self._memo.free()
         self._photos.free()
@@ -341,22 +345,22 @@ class Annotator:
         return self._features.stats()
 
     def encodes(self) -> dict[str, int]:
-        """How much was encoded since the start: photos, and crops that a click waited for or that were made ahead."""
+        """Encodes since the start: photos, crops that a click waited for, and crops made ahead of a click."""
         with self._lock:
             return {kind: self._encoded[kind] for kind in ("photo", "crop", "crop ahead")}
 
     def check(self) -> None:
-        """Raises `RuntimeError` if nothing works off what waits for the device."""
+        """Raises `RuntimeError` if no thread serves the device's queue."""
         self._executor.check()
 
     def queue(self) -> dict[str, int]:
-        """How much waits for the device, by priority's name."""
+        """Length of the device's queue, by priority's name."""
         return self._executor.waiting()
 
     def _warm(self, place: str, image: ImageReference, project: int | None) -> None:
         try:
             self.prepare(image, project)
-        except Exception as error:  # whoever clicks on this image will be told; here only the log can be
+        except Exception as error:  # the next click on this image will report it; here there is only the log
             logger.warning("could not warm up the image of task %s: %s", image.task_id, error)
         finally:
             with self._lock:
@@ -373,7 +377,7 @@ class Annotator:
             predictor = cast(Predictor, head.predictor).without_graphs()
 
             def run(work: Callable[[], T], /) -> T:
-                with self._no_click:  # which may come to the device more than once, and needs a core in between
+                with self._no_click:  # which may use the device more than once, and needs a core in between
                     self._no_click.wait_for(lambda: not self._clicks_under_way, _LONGEST_PAUSE)
                 return self._on_device(lambda: Priority.PREFETCH, work)
 
@@ -390,7 +394,7 @@ class Annotator:
     def _look(
         self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool = False
     ) -> _Seen:
-        """What is known of the image as it is now; encoded if that is new, with what a head needs of it."""
+        """The image as it is now, encoded if it is new, with what the head needs."""
         name = self._images.recent(image)
         if not doubt and name is not None and self._features.peek(name) is not None:
             return self._see(head, place, image, stages, doubt)
@@ -402,7 +406,7 @@ class Annotator:
             features = self._features.find(name) if name is not None else None
             if name is None or features is None:
                 raise
-            return _Seen(name, features, is_fetched=True)  # as far as can be known now
+            return _Seen(name, features, is_fetched=True)  # the best that is known now
 
     def _see(self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool) -> _Seen:
         begin = time.perf_counter()
@@ -422,7 +426,7 @@ class Annotator:
         finally:
             photo.release()
 
-    def _encode_photo(self, head: Head, place: str, photo: DecodedPhoto, stages: dict[str, float]) -> ImageFeatures:
+    def _encode_photo(self, head: Head, place: str, photo: DecodedImage, stages: dict[str, float]) -> ImageFeatures:
         features = self._encode(head, place, photo.pixels, "photo", stages)
         return dataclasses.replace(features, image_size=photo.size)
 
@@ -438,8 +442,8 @@ class Annotator:
     def _prepared(
         self, head: Head, awaited: Hashable, key: Hashable, features: ImageFeatures, stages: dict[str, float]
     ) -> ImageFeatures:
-        """Features prepared for a head. They take the place of those for another one: its requests under way hold
-        theirs."""
+        """Features prepared for a head. They replace those prepared for another one in the cache; requests that are
+        using those keep them."""
         if features.head == head.predictor.head:
             return features
         with _timed(stages, "prepare"):
@@ -448,8 +452,8 @@ class Annotator:
         return prepared
 
     def _urgency(self, awaited: Hashable) -> Priority:
-        """Of an encode: whether somebody waits for it now."""
-        is_wanted = any(not given_up() for given_up in tuple(self._waiting.get(awaited, ())))
+        """Of an encode: whether somebody is waiting for it now."""
+        is_wanted = any(not is_cancelled() for is_cancelled in tuple(self._waiting.get(awaited, ())))
         return Priority.ENCODE if is_wanted else Priority.PREFETCH
 
     def _answer(
@@ -458,40 +462,20 @@ class Annotator:
         clicks: tuple[Click, ...],
         start: Start | None,
         stages: dict[str, float],
-        given_up: GivenUp,
+        is_cancelled: Cancelled,
     ) -> Prediction | ZoomPrediction:
         """The answer after all clicks."""
-        head = photo.head
+        steps = _Steps(self, photo, start, stages, is_cancelled)
+        return self._memo.answer((photo.name, photo.head.version, start), clicks, steps.answer)
 
-        def urgency() -> Priority | None:
-            return None if given_up() else Priority.CLICK
-
-        def make(begun: tuple[Click, ...], before: Prediction | ZoomPrediction | None) -> Prediction | ZoomPrediction:
-            state = None if before is None else before.state
-            if state is None and start is not None:
-                area = start.mask if isinstance(start, StartMask) else _area(start, photo.features.image_size)
-                state = self._on_device(urgency, lambda: head.predictor.start_state(area))
-            request: ClickRequest | ZoomRequest
-            if self._zoom is None:
-                assert not isinstance(state, ZoomState)
-                request = ClickRequest(photo.features, begun, state)
-            else:
-                if isinstance(state, torch.Tensor):  # a box is no mask yet: its first answer is on the whole photo
-                    size = photo.features.image_size
-                    known = BoxMask.of(start.mask if isinstance(start, StartMask) else np.zeros(size, np.bool_))
-                    state = ZoomState(state, None, whole_view(size), known, 1.0)
-                crop = partial(self._awaited_crop, photo, stages, given_up)
-                request = zoom_request(photo.features, begun, state, crop, self._zoom)
-            return self._executor.submit_together(urgency, _Answering(self, head.predictor), request).result()
-
-        return self._memo.answer((photo.name, head.version, start), clicks, make)
-
-    def _awaited_crop(self, photo: _Photo, stages: dict[str, float], given_up: GivenUp, view: View) -> ImageFeatures:
-        with _timed(stages, "crop"), self._wanted((photo.name, view), given_up):
+    def _awaited_crop(
+        self, photo: _Photo, stages: dict[str, float], is_cancelled: Cancelled, view: View
+    ) -> ImageFeatures:
+        with _timed(stages, "crop"), self._wanted((photo.name, view), is_cancelled):
             return self._crop(photo, view, "crop", {})
 
     def _crop(self, photo: _Photo, view: View, kind: str, stages: dict[str, float]) -> ImageFeatures:
-        """Features of a part of a photo, prepared for its head; encoded if they are new."""
+        """Features of a crop of a photo, prepared for its head; encoded unless they are cached."""
         key = photo.name, view
 
         def make() -> ImageFeatures:
@@ -508,17 +492,19 @@ class Annotator:
 
     @contextmanager
     def _fetching_place(self) -> Iterator[None]:
-        """One of the places for threads that wait for photos. Raises `NoPlaceError`."""
+        """Holds one of the places for threads that wait for photos. Raises `NoPlaceError`."""
         if not self._fetching.acquire(blocking=False):
-            raise NoPlaceError("too many photos are waited for: a source is slow; try again, or raise THREADS")
+            raise NoPlaceError(
+                "too many requests are waiting for photos: a source is slow; try again, or raise THREADS"
+            )
         try:
             yield
         finally:
             self._fetching.release()
 
     def _encode_ahead(self, photo: _Photo, clicks: tuple[Click, ...], state: ZoomState) -> None:
-        """Begin to encode the crop that the next click is likely to need, in place of one that is waiting for an
-        earlier click on the object."""
+        """Start to encode the crop that the next click will probably need; it replaces one still queued for an earlier
+        click on the object."""
         assert self._zoom is not None
         size = photo.features.image_size
         if local_side(state, clicks, size, self._zoom) is not None:
@@ -538,14 +524,14 @@ class Annotator:
         try:
             if encode is not None:
                 encode()
-        except Exception as error:  # the next click will be told
+        except Exception as error:  # the next click will report it
             logger.warning("could not encode a crop ahead: %s", error)
 
     def _on_device(self, urgency: Callable[[], Priority | None], work: Callable[[], T]) -> T:
         return self._executor.submit(urgency, lambda: self._relieved(work)).result()
 
     def _relieved(self, work: Callable[[], T]) -> T:
-        """`work()`; where the device's memory is full, once more with the caches emptied. Runs in its thread."""
+        """`work()`; if the device is out of memory, once more with the caches emptied. Runs in the device's thread."""
         try:
             return work()
         except Exception as error:
@@ -553,7 +539,7 @@ class Annotator:
                 raise
             logger.warning("out of memory, emptying the caches: %s", error)
         self.forget()
-        gc.collect()  # the error's traceback held what was half made
+        gc.collect()  # the error's traceback held the unfinished tensors
         torch.cuda.empty_cache()
         try:
             return work()
@@ -567,7 +553,7 @@ class Annotator:
 
     @contextmanager
     def _click_under_way(self) -> Iterator[None]:
-        """While this holds, no part of a proposal is begun."""
+        """While this holds, no part of a proposal is started."""
         with self._no_click:
             self._clicks_under_way += 1
         try:
@@ -578,24 +564,72 @@ class Annotator:
                 self._no_click.notify_all()
 
     @contextmanager
-    def _wanted(self, awaited: Hashable, given_up: GivenUp) -> Iterator[None]:
-        """While this holds, encoding an image, by its place, or a crop is more urgent than a prefetch, even if a
-        prefetch began it."""
+    def _wanted(self, awaited: Hashable, is_cancelled: Cancelled) -> Iterator[None]:
+        """While this holds, encoding `awaited` (an image by its place, or a crop) has priority over prefetches, even if
+        a prefetch started it."""
         with self._lock:
-            self._waiting[awaited].append(given_up)
+            self._waiting[awaited].append(is_cancelled)
         try:
             yield
         finally:
             with self._lock:
-                self._waiting[awaited].remove(given_up)
+                self._waiting[awaited].remove(is_cancelled)
                 if not self._waiting[awaited]:
                     del self._waiting[awaited]
 
 
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """The clicks on one object, answered one after the other: each starts from the state that the one before left."""
+
+    annotator: Annotator
+    photo: _Photo
+    start: Start | None
+    stages: dict[str, float]
+    is_cancelled: Cancelled
+
+    def answer(
+        self, clicks: tuple[Click, ...], before: Prediction | ZoomPrediction | None
+    ) -> Prediction | ZoomPrediction:
+        """The answer to `clicks`, given the answer to all but the last of them; None at the first click."""
+        request = self._request(clicks, self._first_state() if before is None else before.state)
+        run = _Answering(self.annotator, self.photo.head.predictor)
+        return self.annotator._executor.submit_together(self._urgency, run, request).result()
+
+    def _request(self, clicks: tuple[Click, ...], state: torch.Tensor | ZoomState | None) -> ClickRequest | ZoomRequest:
+        features, zoom = self.photo.features, self.annotator._zoom
+        if zoom is None:
+            assert not isinstance(state, ZoomState)
+            return ClickRequest(features, clicks, state)
+        if isinstance(state, torch.Tensor):
+            state = ZoomState(state, None, whole_view(features.image_size), self._known_mask(), 1.0)
+        return zoom_request(features, clicks, state, self._crop, zoom)
+
+    def _first_state(self) -> torch.Tensor | None:
+        """The previous mask of the first click, where something is known of the object before it."""
+        if self.start is None:
+            return None
+        size = self.photo.features.image_size
+        area = self.start.mask if isinstance(self.start, StartMask) else self.start.area(size)
+        return self.annotator._on_device(self._urgency, lambda: self.photo.head.predictor.start_state(area))
+
+    def _known_mask(self) -> BoxMask:
+        """The object's mask, as far as its start tells. A box is not a mask yet: its first answer is on the whole
+        photo."""
+        size = self.photo.features.image_size
+        return BoxMask.of(self.start.mask if isinstance(self.start, StartMask) else np.zeros(size, np.bool_))
+
+    def _crop(self, view: View) -> ImageFeatures:
+        return self.annotator._awaited_crop(self.photo, self.stages, self.is_cancelled, view)
+
+    def _urgency(self) -> Priority | None:
+        return None if self.is_cancelled() else Priority.CLICK
+
+
 @dataclass(frozen=True)
 class _Answering:
-    """Answers a batch by one head. Equal for all requests to that head, by which the executor knows what may share a
-    batch."""
+    """Answers a batch of requests to one head. Instances for the same head are equal, which tells the executor what may
+    share a batch."""
 
     annotator: Annotator
     predictor: PredictorLike
@@ -610,7 +644,7 @@ class _Answering:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a type for a GPU's memory; of the host's it says so in a plain RuntimeError."""
+    """torch has an exception type for a GPU's memory; for the host's it raises a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -619,7 +653,7 @@ def _overloaded_if_cancelled() -> Iterator[None]:
     try:
         yield
     except CancelledError:
-        raise OverloadedError("the request was given up before its turn came, or the server is stopping") from None
+        raise OverloadedError("the request was cancelled before its turn came, or the server is stopping") from None
 
 
 @contextmanager
@@ -628,7 +662,7 @@ def _overloaded_if_full() -> Iterator[None]:
         yield
     except MemoryError:
         raise OverloadedError(
-            "there is no memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
+            "there is not enough memory for this photo now; try again, or lower IMAGE_MAX_PIXELS or THREADS"
         ) from None
 
 
@@ -639,26 +673,3 @@ def _timed(stages: dict[str, float], name: str) -> Iterator[None]:
         yield
     finally:
         stages[name] = stages.get(name, 0.0) + (time.perf_counter() - begin) * 1000
-
-
-def _rotation(box: Box) -> tuple[float, float]:
-    angle = math.radians(box.rotation)
-    return math.cos(angle), math.sin(angle)
-
-
-def _centre(box: Box, size: tuple[int, int]) -> Click:
-    """A positive click at the pixel under the box's centre, or the nearest one of the image."""
-    cos, sin = _rotation(box)
-    x = box.x + (box.width * cos - box.height * sin) / 2
-    y = box.y + (box.width * sin + box.height * cos) / 2
-    return Click(min(max(int(x), 0), size[1] - 1), min(max(int(y), 0), size[0] - 1), positive=True)
-
-
-def _area(box: Box, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The box as a mask, bool (H, W): pixels whose centre lies in it."""
-    cos, sin = _rotation(box)
-    y, x = np.ogrid[0.5 : size[0], 0.5 : size[1]]
-    along = (x - box.x) * cos + (y - box.y) * sin  # (H, W), coordinates in the box's own frame
-    across = (y - box.y) * cos - (x - box.x) * sin
-    inside: NDArray[np.bool_] = (along >= 0) & (along <= box.width) & (across >= 0) & (across <= box.height)
-    return inside

@@ -1,4 +1,4 @@
-"""Answers to the clicks on an object, each of which needs the answer to the clicks before it."""
+"""Answers to the clicks on an object; each one needs the answer to the clicks before it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from skipclick.prompts import Click
 
 
 class Answer(Protocol):
-    """What is kept of a click."""
+    """What is cached for a click."""
 
     @property
     def nbytes(self) -> int: ...
@@ -23,8 +23,8 @@ A = TypeVar("A", bound=Answer)
 class ClickMemo(Generic[A]):
     """The answer to clicks 1..t by clicks, within a budget of bytes. Thread-safe.
 
-    The answer to clicks 1..t-1 goes into that to clicks 1..t. When it is gone, the clicks are answered again from the
-    longest beginning that is still known. So an answer depends on its clicks alone, not on which requests came before.
+    The answer to clicks 1..t-1 is an input of that to clicks 1..t. If it was evicted, the clicks are answered again
+    from the longest cached prefix. So an answer depends on its clicks alone, not on which requests came before.
     """
 
     def __init__(self, budget_bytes: int) -> None:
@@ -35,19 +35,19 @@ class ClickMemo(Generic[A]):
     ) -> A:
         """The answer to `clicks`, at least one.
 
-        subject: all that decides an answer besides the clicks. make: the answer to clicks, by the answer to all but the
-        last of them, None at the first; called once however many threads ask.
+        subject: everything besides the clicks that an answer depends on. make: computes the answer to clicks from the
+        answer to all but the last of them, None at the first; called once however many threads ask.
         """
         known = ((n, self._answers.peek((subject, clicks[:n]))) for n in range(len(clicks) - 1, 0, -1))
         num_known, answer = next((found for found in known if found[1] is not None), (0, None))
         for num_clicks in range(num_known + 1, len(clicks) + 1):
-            begun = clicks[:num_clicks]
-            answer = self._answers.get_or_make((subject, begun), partial(make, begun, answer))
+            prefix = clicks[:num_clicks]
+            answer = self._answers.get_or_make((subject, prefix), partial(make, prefix, answer))
         assert answer is not None
         return answer
 
     def free(self) -> None:
-        """Forget all answers: they are made again, to the bit."""
+        """Forget all answers: the same ones, to the bit, are computed again."""
         self._answers.free()
 
     def close(self) -> None:

@@ -1,14 +1,14 @@
-"""CVAT's agent for CVAT Online and Enterprise: an interaction function, which `cvat-cli` runs and CVAT sends clicks to.
+"""An interaction function for CVAT's agent (CVAT Online and Enterprise): `cvat-cli` runs it, and CVAT sends it clicks.
 
     pip install -r requirements/cvat.txt
     cvat-cli function create-native SkipClick --function-module backend.cvat_agent
     cvat-cli function run-agent ID --function-module backend.cvat_agent
 
 `--function-file backend/cvat_agent.py` is the same. Settings are the server's environment variables (`CHECKPOINT`,
-`DEVICE`, `FEATURE_CACHE_BYTES`, ...); `-p project=int:12` answers with what project 12 of `MODEL_DIR` has learnt.
+`DEVICE`, `FEATURE_CACHE_BYTES`, ...); `-p project=int:12` uses the fine-tuned head of project 12 in `MODEL_DIR`.
 
-The agent keeps what `preprocess_image` returns for ten minutes, however much that is. So it gets a handle: the picture
-lies in a file as long as the handle lives, and features in the annotator's cache, which has a budget.
+The agent keeps what `preprocess_image` returns for ten minutes, however large it is. So it gets a handle: the picture
+is in a file that exists as long as the handle, and the features are in the annotator's cache, which has a budget.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from backend.prompts import file_digest, sent_image
 from backend.settings import Settings
 
 _PNG_MODES = ("1", "LA", "P", "RGBA", "I", "I;16")
-"""Pictures with transparent parts, palettes or more than 8 bits: what they look like is the decoder's business."""
+"""Pictures with transparency, palettes or more than 8 bits: the decoder determines what they look like."""
 
 
 class Picture:
-    """A handle: names a picture whose file is deleted when the handle is. No dataclass: in the module of a
-    `--function-file`, which is not in `sys.modules`, there can be none."""
+    """A handle of a picture, whose file is deleted with the handle. Not a dataclass, which the module of a
+    `--function-file` cannot have, since it is not in `sys.modules`."""
 
     def __init__(self, digest: str, size: tuple[int, int], path: Path) -> None:
         """size: (H, W) in pixels."""
@@ -46,19 +46,19 @@ class Picture:
 
 
 class Interactor:
-    """The interaction function. The model is loaded at the first picture: the agent makes functions that never work,
-    only to ask for their `spec`."""
+    """The interaction function. The model is loaded at the first picture: the agent creates some functions only to read
+    their `spec`."""
 
     spec = cvataa.InteractionFunctionSpec(min_pos_points=1, min_neg_points=0, min_bounding_boxes=0)
 
     def __init__(self, settings: Settings, project: int | None = None, annotator: Annotator | None = None) -> None:
-        """annotator: that of the settings, where it is there already."""
+        """annotator: by default that of the settings, built at the first picture."""
         self._settings = settings
         self._project = project
         self._given = annotator
 
     def preprocess_image(self, context: cvataa.InteractionFunctionContext, image: Image.Image) -> Picture:
-        """Look at a picture; what was seen stays in the annotator's cache."""
+        """Encode a picture; its features stay in the annotator's cache."""
         encoded = io.BytesIO()
         if image.mode in _PNG_MODES:
             image.save(encoded, "PNG", compress_level=1)
@@ -75,7 +75,7 @@ class Interactor:
     def detect(
         self, context: cvataa.InteractionFunctionContext, pp_image: Picture, prompts: cvataa.InteractionPrompts
     ) -> list[cvataa.InteractionResultShape]:
-        """The object's mask after all clicks; nothing where the network sees no object."""
+        """The object's mask after all clicks; empty if the network finds no object."""
         given = Prompts(tuple(prompts.pos_points), tuple(prompts.neg_points), prompts.bounding_box)
         check_number(given, self._settings.request_max_clicks)
         if not given.has_positive:
@@ -98,7 +98,7 @@ class Interactor:
 
 
 def create(project: int | None = None) -> Interactor:
-    """The function by the process's environment, as `cvat-cli` asks for it. Raises `ValueError` for wrong settings."""
+    """The function for the process's environment, as `cvat-cli` calls it. Raises `ValueError` for wrong settings."""
     settings = Settings.from_environment(os.environ)
-    # An agent trains nothing; without a project it needs no head but the checkpoint's own.
+    # An agent does not train; without a project it needs no head but the checkpoint's.
     return Interactor(settings.model_copy(update={"finetune": "off" if project is None else "follow"}), project)

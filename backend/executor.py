@@ -23,12 +23,12 @@ A = TypeVar("A")
 
 
 MAX_OVERTAKING_CLICKS = 8
-"""So many clicks in a row may go before an encode that somebody waits for: a busy team must not shut out whoever opens
-a new photo. A click then waits for one encode more."""
+"""Clicks in a row that may overtake an encode somebody is waiting for: a busy team must not shut out an annotator who
+opens a new photo. After so many, a click waits for one encode."""
 
 
 class Priority(IntEnum):
-    """Lower runs earlier: an annotator waits for a click, then for a first look at an image; nobody for a
+    """Lower runs earlier: annotators wait for clicks, then for the first look at an image; nobody waits for a
     prefetch."""
 
     CLICK = 0
@@ -37,15 +37,15 @@ class Priority(IntEnum):
 
 
 Urgency = Callable[[], Priority | None]
-"""Asked when the next work is chosen, not when it is submitted: a prefetch that somebody has begun to wait for moves
-forward by itself, and work that nobody wants any more, None, is cancelled."""
+"""Called when the next work is chosen, not when it is submitted: a prefetch that somebody is now waiting for moves
+forward, and work that nobody wants any more (None) is cancelled."""
 
 
 @dataclass(frozen=True)
 class Lane:
     """A thread of the executor: what it runs, and the context that it runs in.
 
-    The context yields a function that returns when the device has finished what was begun.
+    The context yields a function that returns when the device has finished all submitted work.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Lane:
 
 
 ONE_LANE = (Lane("device", frozenset(Priority), lambda: nullcontext(lambda: None)),)
-"""For the CPU: everything in turn, so that two things never share the cores."""
+"""For the CPU: one thing at a time, so that two never compete for the cores."""
 
 
 def cuda_lanes(device: torch.device) -> tuple[Lane, Lane]:
     """For a GPU: clicks have a stream of high priority, beside a running encode."""
 
-    import torch  # here, so that the simulations of fleets need not wait for it
+    import torch  # here, so that simulations of fleets need not import torch
 
     @contextmanager
     def stream(priority: int) -> Iterator[Callable[[], None]]:
         own = torch.cuda.Stream(device, priority=priority)  # type: ignore[no-untyped-call]
         with torch.cuda.device(device), torch.cuda.stream(own):
-            yield own.synchronize  # whoever gets the result may read it on any stream
+            yield own.synchronize  # the result may be read on any stream
 
     return (
         Lane("clicks", frozenset({Priority.CLICK}), lambda: stream(-1)),
@@ -120,13 +120,13 @@ class DeviceExecutor:
         return future
 
     def waiting(self) -> dict[str, int]:
-        """How much waits, by priority's name."""
+        """Length of the queue, by priority's name."""
         with self._changed:
             found = Counter(_urgency(job) for job in self._jobs)
         return {priority.name.lower(): found[priority] for priority in Priority}
 
     def check(self) -> None:
-        """Raises `RuntimeError` if a thread has ended that nobody told to: its work would wait for ever."""
+        """Raises `RuntimeError` if a thread has ended unexpectedly: its work would wait for ever."""
         ended = [thread.name for thread in self._threads if not thread.is_alive()]
         if ended and not self._closed:
             raise RuntimeError(f"the thread for {', '.join(ended)} has ended; restart the server")
@@ -167,7 +167,7 @@ class DeviceExecutor:
             return []
 
     def _fair(self, ready: Sequence[tuple[Priority, _Job]]) -> list[_Job]:
-        """The jobs in the order given, but with an encode in front once enough clicks in a row went before it."""
+        """The jobs in the given order, but with an encode in front once enough clicks in a row have overtaken it."""
         jobs = [job for _, job in ready]
         encode = next((job for priority, job in ready if priority == Priority.ENCODE), None)
         if encode is None or encode is jobs[0]:
@@ -180,7 +180,7 @@ class DeviceExecutor:
         return jobs
 
     def _ready(self, priorities: frozenset[Priority]) -> list[tuple[Priority, _Job]]:
-        """Jobs for a lane, the most urgent first. Cancels those that nobody wants."""
+        """Jobs for a lane, the most urgent first. Cancels those that nobody wants any more."""
         ranked = [(_urgency(job), job) for job in self._jobs]
         for urgency, job in ranked:
             if urgency is None:
@@ -192,11 +192,12 @@ class DeviceExecutor:
 
 
 def _urgency(job: _Job) -> Priority | None:
-    """How urgent a job is; None where nobody wants it, or where that cannot be found out: the thread must live on."""
+    """How urgent a job is; None if nobody wants it any more, or if that cannot be determined: the thread must
+    survive."""
     try:
         return job.urgency()
     except Exception:
-        logger.exception("work for the device is given up: its urgency cannot be told")
+        logger.exception("work for the device is cancelled: its urgency cannot be determined")
         return None
 
 

@@ -1,4 +1,4 @@
-"""Puts the annotator together from the settings: model, device, executor, images."""
+"""Builds the annotator from the settings: model, device, executor, images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from skipclick.zoom import DEFAULT_RULE
 
 logger = logging.getLogger(__name__)
 
-_ASKING = 3.0  # seconds for Label Studio to say whether it has a project, while somebody waits for Start Training
+_ASKING = 3.0  # seconds for Label Studio to say whether it has a project; somebody waits for Start Training
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,20 +52,20 @@ class Service:
     names: ToldNames = field(default_factory=ToldNames)
 
     def check_device(self) -> None:
-        """Raise whatever the driver raises if the device cannot be used any more, or `RuntimeError` if nobody does;
-        takes microseconds."""
+        """Raise what the driver raises if the device cannot be used any more, or `RuntimeError` if its thread has
+        ended; takes microseconds."""
         self.annotator.check()
         self.device_memory()
 
     def device_memory(self) -> dict[str, int]:
-        """Bytes "used" and "total" of a GPU, by anybody; nothing for the CPU."""
+        """Bytes "used", by all programs, and "total" of a GPU; empty for the CPU."""
         if self.device == "cpu":
             return {}
         free, total = torch.cuda.mem_get_info(self.device)
         return {"used": total - free, "total": total}
 
     def describe(self, settings: Settings) -> str:
-        """The start-up line."""
+        """The log line at start-up."""
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device != "cpu" else ""
         caches = [("device", settings.feature_cache_bytes), ("memo", settings.memo_cache_bytes)]
         if settings.zoom != "off":
@@ -85,10 +85,10 @@ class Service:
 
 
 def build_service(settings: Settings) -> Service:
-    """The service with the model loaded and tried. Raises `ValueError` for settings that cannot be met."""
+    """The service, with the model loaded and tested. Raises `ValueError` for settings that cannot be met."""
     model = load_checkpoint(settings.checkpoint)
     device = choose_device(settings.device)
-    # The graphs of `skipclick compile`, or else those that an earlier start left.
+    # The graphs of `skipclick compile`, otherwise those that an earlier start left.
     graphs = graphs_folder(settings.checkpoint), settings.model_dir / "openvino"
     runtime, dtype = measured_runtime(settings, model, device, graphs)
     predictor = Predictor(
@@ -130,8 +130,8 @@ def build_heads(settings: Settings, model: SkipClick, predictor: Predictor, exec
     def load(version: Version) -> Head:
         if version.about["backbone"] != backbone:
             raise ValueError(
-                f"{version.name} was trained for another CHECKPOINT than {settings.checkpoint}; start with that one, "
-                f"or train project {version.project} anew"
+                f"{version.name} was trained for a CHECKPOINT other than {settings.checkpoint}; start with that one, "
+                f"or train project {version.project} again"
             )
         weights = version.head()
         accepted = _accepted(version) if settings.predict == "similar" else None
@@ -152,20 +152,20 @@ def _accepted(version: Version) -> Prototypes | None:
     """What a version's accepted objects look like, if its training found that proposals help."""
     try:
         return version.prototypes() if version.proposals_help else None
-    except ValueError as error:  # clicks are answered all the same
+    except ValueError as error:  # clicks are answered anyway
         logger.warning("%s proposes nothing: %s", version.name, error)
         return None
 
 
 def build_training(settings: Settings) -> Training | None:
-    """What learns from annotations; None if this server does not."""
+    """The part of the server that learns from annotations; None if it does not."""
     if settings.finetune in ("follow", "off"):
         return None
     auth = build_auth(settings)
     return Training(
         AnnotationStore(settings.model_dir, settings.image_max_pixels),
         Jobs(settings.model_dir),
-        by_itself=settings.finetune == "auto",
+        automatic=settings.finetune == "auto",
         after_objects=settings.finetune_after_objects,
         quiet_seconds=settings.finetune_quiet_seconds,
         job_seconds=settings.finetune_job_seconds,
@@ -204,7 +204,8 @@ def feature_cache(settings: Settings, predictor: Predictor, executor: DeviceExec
 
 
 def measured_runtime(settings: Settings, model: SkipClick, device: str, graphs: Sequence[Path]) -> tuple[str, str]:
-    """What RUNTIME and DTYPE mean here: where they leave a choice, what `choose_runtime` says on the photo of /ui."""
+    """The runtime and dtype for RUNTIME and DTYPE; where they leave a choice, `choose_runtime` decides on /ui's
+    photo."""
     runtimes = [settings.runtime] if settings.runtime != "auto" else RUNTIMES if device == "cpu" else ["torch"]
     dtypes = [settings.dtype] if settings.dtype != "auto" else ["float32", "bfloat16"]
     candidates = [(runtime, dtype) for runtime in runtimes for dtype in dtypes]
@@ -215,9 +216,9 @@ def measured_runtime(settings: Settings, model: SkipClick, device: str, graphs: 
 
 
 def enough_pixels(predictor: Predictor) -> int | None:
-    """The side of a photo that leaves masks as they are, or None if all pixels matter.
+    """The side to which a photo may be reduced without changing masks; None if all pixels matter.
 
-    At twice the network's side the photo is still shrunk to what the network sees by the model's own filter. A model
-    without such a filter (the released ones) sees single pixels of the photo, which a reduced one has not.
+    At twice the network's input size, the model's own antialiasing still does the final reduction. A model without it
+    (the released ones) samples single pixels of the photo, which a reduced one does not have.
     """
     return 2 * max(predictor.resolution) if predictor.model.config.antialias else None

@@ -1,4 +1,4 @@
-"""Whose head answers: a project's own, once one was promoted, else the base. All of them work on one backbone."""
+"""Selects the head for a project: its promoted version, otherwise the base. All heads share one backbone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class PredictorLike(Protocol):
-    """What the annotator asks of `skipclick.Predictor`."""
+    """The part of `skipclick.Predictor` that the annotator uses."""
 
     @property
     def head(self) -> str: ...
@@ -41,20 +41,20 @@ class PredictorLike(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """One head as it answers: the version's name, its predictor, and the bytes that it holds beside the backbone."""
+    """One loaded head: the version's name, its predictor, and its bytes without the backbone."""
 
     version: str
     predictor: PredictorLike
     nbytes: int = 0
     accepted: Prototypes | None = None
-    """What the project's objects look like, where masks like them are to be proposed."""
+    """What the project's objects look like, if masks like them are to be proposed."""
 
 
 class Heads:
     """The head in service of each project. Thread-safe.
 
-    The project's pointer is read anew for every request, so a promotion or a rollback holds from the next request on;
-    requests that have their head keep it. Loaded heads stay within a budget of bytes.
+    The project's pointer is read for every request, so a promotion or a rollback takes effect with the next request;
+    running requests keep their head. Loaded heads stay within a budget of bytes.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Heads:
         load: Callable[[Version], Head] | None = None,
         budget_bytes: int = 0,
     ) -> None:
-        """Without `versions` and `load`, which raises `ValueError` for an unfit version, the base answers everybody."""
+        """`load` raises `ValueError` for a version that does not fit. Without it and `versions` the base serves
+        everybody."""
         self.base = base
         self._versions = versions
         self._load = load
@@ -72,26 +73,26 @@ class Heads:
         self._unfit: dict[tuple[int, int], float] = {}  # when to try again, monotonic time
 
     def of(self, project: int | None) -> Head:
-        """The head that answers a project now, loaded if need be; the base if its version cannot be used."""
+        """The head that serves a project now, loaded if necessary; the base if its version cannot be used."""
         if self._versions is None or self._load is None or project is None:
             return self.base
         versions, load = self._versions, self._load
         try:
             number = versions.current(project)
-        except (OSError, ValueError) as error:  # a disk that is gone, a damaged pointer; a click must not fail for it
+        except (OSError, ValueError) as error:  # a missing disk, a damaged pointer: a click must not fail for that
             logger.error("project %d is served by the base model: %s", project, error)
             return self.base
         if number is None or time.monotonic() < self._unfit.get((project, number), 0.0):
             return self.base
         try:
             return self._loaded.get_or_make((project, number), lambda: load(versions.version(project, number)))
-        except Exception as error:  # whatever a damaged version makes go wrong; the base answers every click
+        except Exception as error:  # whatever a damaged version causes: the base still answers
             self._unfit[project, number] = time.monotonic() + _TRY_AGAIN  # a folder may be missing for a moment
             logger.error("project %d is served by the base model: %s", project, error)
             return self.base
 
     def promoted(self) -> dict[int, Version]:
-        """By project its version in service; without those that the base answers. Loads no weights."""
+        """By project, its version in service; projects served by the base are left out. Loads no weights."""
         found: dict[int, Version] = {}
         if self._versions is None:
             return found
@@ -100,7 +101,7 @@ class Heads:
                 number = self._versions.current(project)
                 if number is not None:
                     found[project] = self._versions.version(project, number)
-            except (OSError, ValueError) as error:  # its clicks are answered by the base too, see `of`
+            except (OSError, ValueError) as error:  # such a project is served by the base, see `of`
                 logger.error("the version of project %d cannot be read: %s", project, error)
         return found
 
@@ -118,7 +119,7 @@ class Heads:
         return found
 
     def stats(self) -> dict[str, CacheStats]:
-        """What is loaded beside the base; nothing where the base answers everybody."""
+        """Of the heads loaded besides the base; empty where the base serves everybody."""
         return {} if self._versions is None else self._loaded.stats()
 
     def close(self) -> None:

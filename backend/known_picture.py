@@ -1,6 +1,6 @@
-"""A photo whose answer is known: what a model must be able to do before it serves anybody.
+"""A photo with a known mask, which a model must find before it serves anybody.
 
-Weights that are damaged in a way that no check of shapes finds still answer, with nothing or with noise.
+Weights can be damaged in ways that no check of shapes finds; they would answer with empty masks or noise.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _OUTLINE = (
 )  # fmt: skip
 """Of the cup, as (x, y) in pixels."""
 
-LEAST_IOU = 0.5
-"""Every model that we know has more than 0.9; one for another domain may know less of cups."""
+MIN_IOU = 0.5
+"""Every known model reaches more than 0.9; one for another domain may be worse at cups."""
 
 
 def known_photo() -> NDArray[np.uint8]:
@@ -52,8 +52,8 @@ def check_known_picture(predictor: Predictor) -> None:
         state = found.state
     mask, cup = found.mask.full(), known_mask()
     iou = float((mask & cup).sum() / (mask | cup).sum())
-    if not iou >= LEAST_IOU:
+    if not iou >= MIN_IOU:
         raise ValueError(
             f"the weights do not segment: on a known photo they find a mask with IoU {iou:.2f} where at least "
-            f"{LEAST_IOU} is expected; CHECKPOINT is damaged, was not trained, or RESOLUTION does not suit it"
+            f"{MIN_IOU} is expected; CHECKPOINT is damaged, was not trained, or RESOLUTION does not suit it"
         )

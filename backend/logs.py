@@ -1,4 +1,4 @@
-"""Log lines: text or JSON, and nothing in them that would let a reader in somewhere."""
+"""Log lines as text or JSON, without credentials."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SECRETS = (
 )
 
 _COMMANDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, other ends of lines, and what turns the direction of writing: part of no word that we log."""
+"""Control characters, other line separators, and marks that change the direction of text."""
 
 
 def redacted(text: str) -> str:
     """The text without credentials, queries of addresses, and images.
 
-    Our own messages hold none; this is for what others put into exceptions and debug lines, such as urllib3 whole
-    presigned addresses.
+    Our own messages have none; this is for exceptions and debug lines of libraries, such as the presigned addresses
+    that urllib3 logs.
     """
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
@@ -33,7 +33,7 @@ def redacted(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with what would begin a line or command a terminal written out, such as `\\n` and `\\x1b`."""
+    """The text with everything escaped that would start a new line or control a terminal, such as `\\n` and `\\x1b`."""
     return _COMMANDS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -44,24 +44,24 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The redacted line; a traceback follows it, each of its lines behind a bar: no text makes a line of its own
-        that looks like one of ours."""
+        """The redacted line; a traceback follows with a bar in front of each line, so that no text can forge a log
+        line."""
         return redacted(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """As of the base class, in one line."""
+        """As in the base class, on one line."""
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        """As of the base class."""
+        """As in the base class."""
         return "\n".join(f"  | {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line; what `extra={"facts": {...}}` holds, instead of a message, becomes its keys."""
+    """One JSON object per line; the entries of `extra={"facts": {...}}`, if given, replace the message."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The redacted object. Its own keys win over facts of the same name."""
+        """The redacted object. Its own keys take precedence over facts of the same name."""
         own: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -77,7 +77,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
-    """Send all log lines to standard error in this form."""
+    """Send all log lines to standard error in this format."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)

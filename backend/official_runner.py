@@ -2,10 +2,10 @@
 
     gunicorn --threads 8 'backend.official_runner:official_app()'
 
-The runner takes Label Studio's requests apart and makes a model for each; this puts them together again and asks our
-own app, in this process. So nothing is decided here, and settings, limits, logs and answers are the same. The
-runner asks for the password, on `/health` too. Missing are `/ready`, `/metrics` and the texts of errors: of those the
-runner makes a status of 500 and a traceback in its log.
+The runner parses Label Studio's requests and creates a model object for each; this module reassembles them and calls
+our own app in this process. So nothing is decided here, and settings, limits, logs and answers are the same. The runner
+requires the password on `/health` too. `/ready`, `/metrics` and error messages are missing: the runner turns errors
+into status 500 and a traceback in its log.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from flask import Flask
 from label_studio_ml.api import init_app
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.app import build_app
 from backend.factory import build_service, build_training
 from backend.readiness import Readiness
 from backend.settings import Settings, revealed
+from backend.web.app import build_app
 
 
 def official_app() -> Flask:
     """The runner's app with our model, which is loaded now. Raises `ValueError` for settings that cannot be met."""
     settings = Settings.from_environment(os.environ)
     _our_app()
-    # By itself the runner reads BASIC_AUTH_USER and BASIC_AUTH_PASS alone, and is open where either is missing.
+    # On its own the runner reads only BASIC_AUTH_USER and BASIC_AUTH_PASS, and is open if either is missing.
     app: Flask = init_app(
         SkipClick, basic_auth_user=settings.basic_auth_user, basic_auth_pass=revealed(settings.basic_auth_pass)
     )
@@ -37,7 +37,7 @@ def official_app() -> Flask:
 
 @cache
 def _our_app() -> Flask:
-    """Our app, once: the runner makes a new model for every request. The runner has asked for the password already."""
+    """Our app, created once: the runner creates a new model for every request. It has checked the password already."""
     settings = Settings.from_environment(os.environ)
     settings = settings.model_copy(update={"basic_auth_user": None, "basic_auth_pass": None})
     training = build_training(settings)
@@ -47,28 +47,28 @@ def _our_app() -> Flask:
 
 
 class SkipClick(LabelStudioMLBase):  # type: ignore[misc]  # the package has no types
-    """The three methods that the runner calls. Each raises `ValueError` with the sentence of a refusal."""
+    """The three methods that the runner calls. Each raises `ValueError` with the error message of a refusal."""
 
     def setup(self) -> None:
-        """Refuse a labeling config that cannot work, and say which model answers."""
+        """Refuse a labeling config that cannot work, and report the model version."""
         answer = _ask("/setup", {"project": self.project_id, "schema": self.label_config})
         self.set("model_version", answer["model_version"])
 
     def predict(
         self, tasks: list[dict[str, Any]], context: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[dict[str, Any]]:
-        """Label Studio's `results` for clicks (`context`), or none for a task that was opened."""
+        """Label Studio's `results` for clicks (`context`); none for a task that was opened."""
         body = {"tasks": tasks, "project": self.project_id, "label_config": self.label_config}
         results: list[dict[str, Any]] = _ask("/predict", body | {"params": kwargs | {"context": context}})["results"]
         return results
 
     def fit(self, event: str, data: dict[str, Any], **kwargs: Any) -> Any:
-        """Hand a webhook on."""
+        """Pass on a webhook."""
         return _ask("/webhook", data | {"action": event}).get("result")
 
 
 def _ask(route: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Our app's JSON answer. Raises `ValueError` with its sentence if it refuses."""
+    """Our app's JSON answer. Raises `ValueError` with its error message if it refuses."""
     response = _our_app().test_client().post(route, json=body)
     answer: dict[str, Any] = response.get_json()
     if response.status_code >= 400:

@@ -1,28 +1,28 @@
-"""How a server's threads are shared out, so that one kind of request leaves some for all others."""
+"""How a server's threads are divided, so that no kind of request takes all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 _ANSWERING = 4
-"""Threads kept for /health (1 s), /setup (3 s) and other pages, which wait for nothing."""
+"""Threads reserved for /health (1 s), /setup (3 s) and other pages, which wait for nothing."""
 
 _LEARNING = 4
-"""Threads kept for what annotators accept and for trainings, which wait for a disk at most."""
+"""Threads reserved for accepted annotations and for trainings, which wait for a disk at most."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Threads that may be at it at a time."""
+    """How many threads each kind of request may occupy at a time."""
 
     predictions: int
     fetching: int
-    """Of those for predictions, the ones that may wait for photos; the others answer on photos that are known."""
+    """Of those for predictions, the ones that may wait for photos; the others serve cached photos."""
     learning: int
     warming: int
-    """Of those for predictions, the ones that /warm may take: nobody waits for its images yet."""
+    """Of those for predictions, the ones that /warm may occupy: nobody is waiting for its images yet."""
     pages: int
-    """Threads that may put together what /metrics and /status say."""
+    """Threads that may build the answers of /metrics and /status."""
     clients: int
     """Threads that may wait for a client in the middle of a request or an answer."""
     bodies: int
@@ -30,7 +30,7 @@ class Places:
 
 
 def places(threads: int) -> Places:
-    """Of so many threads. Where there are few, half of them predict."""
+    """The division of `threads` threads. If there are few, half of them predict."""
     learning = min(_LEARNING, max(1, threads // 4))
     predictions = max(1, threads - min(_ANSWERING, max(1, threads // 4)) - learning)
     return Places(

@@ -1,4 +1,4 @@
-"""Where the server stands between its start and its end: loading, ready, in trouble, stopping."""
+"""The server's state: loading, ready, in trouble, or stopping."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from threading import Thread
 
 from backend.factory import Service
 
-_LEAST_FREE = 100 << 20
-"""Bytes that a folder's disk must have left: a checkpoint and what else is written there."""
+_MIN_FREE = 100 << 20
+"""Free bytes that a folder's disk must have: for a checkpoint and whatever else is written there."""
 
 
 class NotReadyError(Exception):
@@ -21,7 +21,7 @@ class NotReadyError(Exception):
 
 
 class Readiness:
-    """Loads the service in the background and knows whether it can be used. Any thread may ask."""
+    """Loads the service in the background and knows whether it can be used. Thread-safe."""
 
     def __init__(self, loading: Future[Service], folders: Iterable[Path] = ()) -> None:
         self._loading = loading
@@ -30,7 +30,7 @@ class Readiness:
 
     @classmethod
     def of(cls, service: Service) -> Readiness:
-        """Of a service that is there already."""
+        """Of a service that is already loaded."""
         done: Future[Service] = Future()
         done.set_result(service)
         return cls(done)
@@ -39,7 +39,7 @@ class Readiness:
     def load(
         cls, build: Callable[[], Service], failed: Callable[[BaseException], None], folders: Iterable[Path]
     ) -> Readiness:
-        """Begin to build the service in a thread of its own; `failed` is called there with what went wrong."""
+        """Start to build the service in a separate thread; if that raises, `failed` is called there with the error."""
         loading: Future[Service] = Future()
 
         def run() -> None:
@@ -62,27 +62,28 @@ class Readiness:
             raise NotReadyError(f"the model could not be loaded: {error}") from None
 
     def loaded(self) -> Service | None:
-        """The service if it is there."""
+        """The service if it is loaded."""
         return self._loading.result() if self._loading.done() and not self._loading.exception() else None
 
     def trouble(self) -> str | None:
-        """Why no new requests should be sent here, or None if they should."""
+        """Why no new requests should be sent here; None if they may be."""
         if self._stopping:
             return "the server is stopping"
         try:
             self.service().check_device()
         except NotReadyError as error:
             return str(error)
-        except Exception as error:  # whatever a driver raises: the device is not fit for use
+        except Exception as error:  # whatever a driver raises: the device cannot be used
             return f"the device does not answer: {type(error).__name__}: {error}"[:500]
         return None
 
     def folder_troubles(self) -> list[str]:
-        """What cannot be kept, and why. Clicks are answered all the same; nothing is learnt or found again later."""
+        """The folders that cannot be written to, and why. Clicks are answered anyway, but nothing is learnt or
+        cached."""
         return [trouble for folder in self._folders if (trouble := folder_trouble(folder))]
 
     def stop(self) -> None:
-        """No new requests, please. Called from a signal handler, so it takes no lock."""
+        """Refuse new requests from now on. Called from a signal handler, so it takes no lock."""
         self._stopping = True
 
     def close(self) -> None:
@@ -94,11 +95,11 @@ class Readiness:
 
 
 def folder_trouble(folder: Path) -> str | None:
-    """Why nothing can be kept in a folder, or None; a folder that does not exist yet must be possible to make."""
+    """Why a folder cannot be written to, or None; it must be possible to create one that does not exist yet."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         return f"the folder {folder} cannot be written to; mount a volume there or choose another"
     free = shutil.disk_usage(existing).free
-    if free < _LEAST_FREE:
+    if free < _MIN_FREE:
         return f"the disk of the folder {folder} has only {free >> 20} MB left"
     return None

@@ -1,4 +1,5 @@
-"""The process that gunicorn starts: it tells the app when the end begins, before connections are refused."""
+"""gunicorn's worker process: no client can block its threads, and it reports the shutdown before it refuses
+connections."""
 
 from __future__ import annotations
 
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
     from backend.readiness import Readiness
 
 _PROMPT = 0.05
-"""Seconds that a request or an answer may wait for its client, all in all, on any thread."""
+"""Seconds in total that a request or an answer may wait for its client on any thread."""
 
 _SILENCE = 10.0
-"""Seconds that a client may be silent in the middle of a request, before its connection is closed."""
+"""Seconds that a client may be silent in the middle of a request before its connection is closed."""
 
 _SENDING = 10.0
-"""Seconds that a client has to take an answer, the whole of it, before its connection is closed."""
+"""Seconds that a client has to read the whole answer before its connection is closed."""
 
 _LEAVING = 2.0
 """Seconds that a client has to close its side of a connection."""
 
 _HELD = 256 << 10
-"""Bytes of a request that wait without a thread until all of it is there, or more than this."""
+"""Bytes of a request that are collected without a thread; a longer one gets a thread before it is complete."""
 
 _TURN = 0.001
 """Seconds that a thread computes in Python while others wait to. With Python's own 5 ms an answer to /health, which
@@ -54,10 +55,10 @@ _UNMEASURED = re.compile(rb"\r\n(transfer-encoding|expect):", re.IGNORECASE)
 
 
 class DeadlineSocket:
-    """A connection as a request is read from it: the whole of it must be there at the monotonic time `deadline`.
+    """A connection from which a request is read; all of it must arrive before the monotonic time `deadline`.
 
-    Otherwise a byte now and then would keep the thread that reads it for as long as the client likes. Whoever pauses
-    for longer than a moment needs one of the `places` for slow clients, until `release`.
+    Otherwise a client that sends a byte now and then would occupy the reading thread for as long as it likes. A client
+    that pauses for longer than a moment needs one of the `places` for slow clients, until `release`.
     """
 
     def __init__(self, connection: socket.socket, deadline: float, places: BoundedSemaphore) -> None:
@@ -68,7 +69,7 @@ class DeadlineSocket:
         self._prompt = _PROMPT  # seconds that it may still wait without a place
 
     def recv(self, size: int) -> bytes:
-        """As of the socket. Raises `ConnectionResetError` for a client that was waited for long enough."""
+        """As in `socket`. Raises `ConnectionResetError` for a client that is too slow."""
         try:
             while True:
                 begin = time.monotonic()
@@ -88,17 +89,17 @@ class DeadlineSocket:
             self._connection.settimeout(None)
 
     def release(self) -> None:
-        """The request is answered."""
+        """Give back the place once the request is answered."""
         if self._has_place:
             self._has_place = False
             self._places.release()
 
 
 class BufferedSocket(socket.socket):
-    """A connection on which an answer waits until it is complete, and then leaves in one piece.
+    """A connection that collects an answer until it is complete, and then sends it in one piece.
 
-    gunicorn sends header lines and body apart. Where the process is killed between the two, the client has been told
-    200, and a balancer that has passed this on cannot ask another server any more.
+    gunicorn sends headers and body separately. If the process is killed between the two, the client has already
+    received status 200, and a load balancer that passed it on cannot retry on another server.
     """
 
     def __init__(self, connection: socket.socket, places: BoundedSemaphore) -> None:
@@ -107,14 +108,14 @@ class BufferedSocket(socket.socket):
         self._places = places
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        """Keep it for `leave`."""
+        """Keep the data for `leave`."""
         self._waiting.append(bytes(data))
 
     def leave(self) -> None:
-        """Send what was kept. What the kernel has been given arrives, whatever becomes of the process.
+        """Send the collected data. What the kernel has accepted arrives even if the process dies.
 
-        Raises `ConnectionResetError` for a client that does not read: it must not keep the thread. A slow one needs one
-        of the places for slow clients.
+        Raises `ConnectionResetError` for a client that does not read: it must not occupy the thread. A slow one needs
+        one of the places for slow clients.
         """
         unsent = self._send(memoryview(b"".join(self._waiting)), _PROMPT)
         if not unsent:
@@ -128,7 +129,7 @@ class BufferedSocket(socket.socket):
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time")
 
     def _send(self, data: memoryview, seconds: float) -> memoryview:
-        """Send for so long; what is left of the data. A reader of single bytes gets no more time."""
+        """Send for up to `seconds`; returns the unsent data. Reading byte by byte does not extend the time."""
         deadline = time.monotonic() + seconds
         while data and (left := deadline - time.monotonic()) > 0:
             self.settimeout(left)
@@ -140,7 +141,7 @@ class BufferedSocket(socket.socket):
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn's threads, which no client keeps waiting, and a readiness that ends with SIGTERM."""
+    """gunicorn's threaded worker, with threads that no client can block, and `/ready` turned off by SIGTERM."""
 
     readiness: Readiness | None = None
     training: Training | None = None
@@ -163,9 +164,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.slow_clients = BoundedSemaphore(places(settings.threads).clients)
 
     def handle(self, conn: Any) -> Any:
-        """Serve a request, which has to arrive within REQUEST_TIMEOUT. Until it is there, or very long, it waits with
-        gunicorn's poller and keeps no thread."""
-        if self.cfg.is_ssl:  # which none of our settings turns on; gunicorn wraps the socket later
+        """Serve a request, which has to arrive within REQUEST_TIMEOUT. Until it is complete, or very long, it waits in
+        gunicorn's poller without a thread."""
+        if self.cfg.is_ssl:  # no setting of ours turns it on; gunicorn wraps the socket later
             return super().handle(conn)
         if conn.parser is None:
             conn.parser = get_parser(self.cfg, conn.sock, conn.client)
@@ -176,7 +177,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.data_ready = True
         conn.parser.unreader.sock = incoming = DeadlineSocket(conn.sock, deadline, self.slow_clients)
         try:
-            # Who sends the next request before this one is answered would have others' turns: it may connect again.
+            # A client that pipelines requests would take other clients' turns; it has to connect again.
             keepalive = super().handle(conn) and not conn.parser.unreader.buf.getvalue()
             if not keepalive:
                 self._take_leave(conn.sock)
@@ -217,8 +218,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return True
 
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
-        """Close a connection that is not kept. gunicorn would wait for the client's own end of it first, in the thread
-        that accepts connections: each client that stays would stop all others for two seconds."""
+        """Close a connection that is not kept alive. gunicorn would first wait for the client to close it, in the
+        thread that accepts connections: each client that does not would block all others for two seconds."""
         if fs.cancelled() or fs.exception() is not None or fs.result():
             super().finish_request(conn, fs)
             return
@@ -226,8 +227,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         conn.close()
 
     def _take_leave(self, connection: socket.socket) -> None:
-        """Let a client see that this was all, and read what it still sends for a while: otherwise the kernel tells it
-        of a broken connection, and the end of the answer is lost."""
+        """Signal the end to a client, and read what it still sends for a while: otherwise the kernel resets the
+        connection, and the end of the answer is lost."""
         rest = DeadlineSocket(connection, time.monotonic() + _LEAVING, self.slow_clients)
         num_bytes = 0
         try:
@@ -240,7 +241,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             rest.release()
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """Answer a request, in one piece."""
+        """Send the answer to a request in one piece."""
         if self.cfg.is_ssl:
             return super().handle_request(req, conn)
         connection = conn.sock
@@ -253,7 +254,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return keepalive
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: `/ready` says no from here on; what runs is finished within SHUTDOWN_TIMEOUT."""
+        """SIGTERM: `/ready` reports 503 from now on; running requests finish within SHUTDOWN_TIMEOUT."""
         if self.readiness is not None:
             self.readiness.stop()
         super().handle_exit(sig, frame)
@@ -278,7 +279,7 @@ def allow_files(count: int) -> None:
 
 
 def _deadline(conn: Any, patience: float) -> float:
-    """When the request must be there whose first bytes may be here: `patience` seconds after they were looked for."""
+    """When the request must have arrived: `patience` seconds after its first bytes were expected."""
     if getattr(conn, "deadline", None) is None or not conn.parser.unreader.buf.getbuffer().nbytes:
         conn.deadline = time.monotonic() + patience
     deadline: float = conn.deadline
@@ -286,7 +287,7 @@ def _deadline(conn: Any, patience: float) -> float:
 
 
 def _receive(connection: socket.socket, received: BytesIO) -> bool:
-    """Add to a request what has arrived of it, without waiting; whether a thread should go on with it."""
+    """Add the bytes that have arrived to a request, without waiting; returns whether a thread should take over."""
     connection.setblocking(False)
     received.seek(0, os.SEEK_END)
     while received.tell() < _HELD:
@@ -294,7 +295,7 @@ def _receive(connection: socket.socket, received: BytesIO) -> bool:
             data = connection.recv(_HELD)
         except BlockingIOError:
             break
-        except OSError:  # whoever reads on will see it
+        except OSError:  # the thread that reads on will see it
             return True
         if not data:
             return True
@@ -303,7 +304,7 @@ def _receive(connection: socket.socket, received: BytesIO) -> bool:
 
 
 def _is_whole(received: bytes) -> bool:
-    """Whether a request is there to its end, as far as its beginning tells, or too much of it to wait for more."""
+    """Whether a request is complete, as far as its headers tell, or too long to wait for more."""
     head, end, body = received.partition(b"\r\n\r\n")
     if not end or len(received) >= _HELD:
         return len(received) >= _HELD

@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 
-from backend.app import build_app
 from backend.commands.serve import warnings, welcome
 from backend.factory import Service, build_service, build_training
 from backend.logs import configure_logging
 from backend.readiness import Readiness
 from backend.settings import Settings
+from backend.web.app import build_app
 
 _BOOT_ERROR = 3  # gunicorn's own status for "do not try again"
 
@@ -27,18 +27,19 @@ def _load() -> Service:
     for warning in warnings(_settings):
         logger.warning("%s", warning)
     for trouble in readiness.folder_troubles():
-        logger.error("nothing can be kept, and so not be learnt: %s", trouble)
+        logger.error("annotations cannot be stored, so nothing can be learnt: %s", trouble)
     print(welcome(_settings), flush=True)
     return service
 
 
 def _give_up(error: BaseException) -> None:
-    """Without a model there is nothing to serve: end with one line for a setting, a traceback for anything else."""
+    """Without a model there is nothing to serve: exit with one line for a wrong setting, a traceback for other
+    errors."""
     if isinstance(error, ValueError):
         print(f"cannot start: {error}", file=sys.stderr, flush=True)
     else:
         logger.critical("cannot start", exc_info=error)
-    os._exit(_BOOT_ERROR)  # from a thread; gunicorn's main process ends with it
+    os._exit(_BOOT_ERROR)  # from a thread; gunicorn's main process ends too
 
 
 _settings = Settings.from_environment(os.environ)  # `python -m backend` has checked them

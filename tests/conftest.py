@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.settings import Settings
+from backend.web.app import create_app
 from skipclick.cache import ByteLru, SharedCache
 from tests.support import annotation_bodies as bodies
 from tests.support.fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio

@@ -14,30 +14,15 @@ PACKAGES = ("skipclick", "skipclick.evaluation", "train", "backend", "bench")
 """A package imports itself and those before it."""
 
 BACKEND = (
-    {
-        "settings",
-        "access",
-        "logs",
-        "executor",
-        "places",
-        "prompts",
-        "device",
-        "outgoing",
-        "memory_budget",
-        "punctual",
-        "small_files",
-    },
+    {"settings", "logs", "executor", "places", "prompts", "device", "http_client", "small_files"},
     {"label_studio", "cvat"},
     {"images"},
     {"finetune"},
-    {"heads", "click_memo", "proposing"},
+    {"heads", "click_memo"},
     {"annotator", "known_picture"},
     {"factory"},
     {"readiness"},
-    {"telemetry", "pages"},
-    {"http"},
-    {"nuclio"},
-    {"app"},
+    {"web"},
     {"commands", "wsgi", "official_runner", "gunicorn", "cvat_agent"},
     {"worker", "__main__"},
 )

@@ -1,7 +1,7 @@
-"""`python -m backend doctor`: what is wrong between this server and Label Studio, and what to do about it.
+"""`python -m backend doctor`: find out what is wrong between this server and Label Studio, and how to fix it.
 
-Answers the commonest complaint, "the smart tool does nothing". An error of a backend is invisible to annotators, so
-the doctor goes the way of a click by hand: settings, model, Label Studio, project, connection, image, mask.
+For the most frequent complaint, "the smart tool does nothing". Annotators do not see a backend's errors, so the doctor
+follows the path of a click: settings, model, Label Studio, project, connection, image, mask.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import numpy as np
 import requests
 from requests.utils import get_environ_proxies, select_proxy
 
-from backend.app import create_app
 from backend.commands import doctor_cvat
 from backend.commands.finding import Finding, Trouble, find
 from backend.commands.serve import in_container, listening_trouble
 from backend.device import choose_device
 from backend.factory import Service, build_service
+from backend.http_client import DeadlineAdapter, connection_advice, new_session, trusted_certificates
 from backend.images.decode import ImageError
 from backend.images.loader import build_images
 from backend.label_studio.auth import as_is, build_auth, redirect_trouble
@@ -40,27 +40,26 @@ from backend.label_studio.labeling_config import (
     parse_labeling_config,
 )
 from backend.label_studio.regions import read_mask
-from backend.outgoing import connection_advice, new_session, trusted_certificates
 from backend.prompts import ImageReference
-from backend.punctual import PunctualAdapter
 from backend.readiness import folder_trouble
 from backend.settings import Settings, listening_url, revealed
+from backend.web.app import create_app
 from skipclick import Click
 from skipclick.evaluation.datasets.label_studio import mask_shape
 
 LAST_RESORT = """\
-If the smart tool still does nothing, it is in the editor: switch on "Auto-Annotation" in the bottom bar, leave
+If the smart tool still does nothing, check the editor: switch on "Auto-Annotation" in the bottom bar, leave
 "Auto-Accept Suggestions" off, pick the Auto-Detect tool, and choose a label before every click."""
 
 _MODEL_PAGE = "Project > Settings > Model"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the findings as they come; 1 if one of them is a fault."""
+    """Print the findings as they come; the exit status is 1 if one of them is a fault."""
     parser = argparse.ArgumentParser(prog="python -m backend doctor", description=__doc__.partition("\n")[0])
     parser.add_argument("--url", help="address of Label Studio, in place of LABEL_STUDIO_URL")
     parser.add_argument("--project", type=int, help="id of the project; not needed if there is only one")
-    parser.add_argument("--cvat", metavar="URL", help="address of CVAT: look at the way from there instead")
+    parser.add_argument("--cvat", metavar="URL", help="address of CVAT: check the connection from there instead")
     options = parser.parse_args(arguments)
     environment = os.environ | ({"LABEL_STUDIO_URL": options.url} if options.url else {})
     num_faults = 0
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(environment: Mapping[str, str], project: int | None, cvat: str | None = None) -> Iterator[Finding]:
-    """The findings in the order of the way of a click; what depends on something broken is left out."""
+    """The findings along the path of a click; checks that depend on something broken are skipped."""
     try:
         settings = Settings.from_environment(environment)
     except ValueError as error:
@@ -98,14 +97,14 @@ def examine(environment: Mapping[str, str], project: int | None, cvat: str | Non
 
 
 def _examine_model(settings: Settings) -> Generator[Finding, None, Service | None]:
-    """Device, checkpoint and disk; returns what was loaded."""
+    """Checks device, checkpoint and disk; returns the loaded service."""
     service = None
     device = find("device", lambda: f"the model runs on {choose_device(settings.device)}")
     yield device
     if not device.todo:
         try:
             service = build_service(settings)
-        except Exception as error:  # a bad file, a driver, no memory: all of it is the answer to "does it load?"
+        except Exception as error:  # a bad file, a driver, no memory: each answers "does it load?"
             yield Finding(
                 "checkpoint",
                 f"CHECKPOINT={settings.checkpoint} does not run: {error}",
@@ -144,11 +143,11 @@ def _examine_label_studio(settings: Settings, service: Service | None, project: 
         yield from _examine_connection(settings, api, number)
         yield from _examine_click(settings, service, api, number, "" if config.todo else xml)
     except ApiError as error:
-        yield Finding("project", str(error), "see to it that the key's user may manage the project")
+        yield Finding("project", str(error), "make sure that the key's user may manage the project")
 
 
 def _examine_connection(settings: Settings, api: LabelStudioApi, project: int) -> Iterator[Finding]:
-    """How Label Studio calls the backend; asking makes it try anew."""
+    """How Label Studio calls the backend; this request makes it try again."""
     backends: list[dict[str, Any]] = api.get("/api/ml/", project=project)
     if not backends:
         yield Finding(
@@ -189,7 +188,9 @@ def _examine_click(
         reference = ImageReference(url, int(task["id"]))
         height, width = build_images(settings, build_auth(settings)).load(reference).size
     except (ConfigError, ImageError) as error:
-        yield Finding("image", f"the image of task {task['id']} cannot be had: {error}", "see there; then ask again")
+        yield Finding(
+            "image", f"cannot load the image of task {task['id']}: {error}", "fix that, then run the doctor again"
+        )
         return
     yield Finding("image", f"the image of task {task['id']} has {width} x {height} pixels")
     if service is not None:
@@ -202,11 +203,11 @@ def _settings(settings: Settings) -> str:
     trouble = listening_trouble(settings)
     if trouble is not None:
         raise ValueError(trouble)
-    return f"every setting has a possible value; the server listens at {listening_url(settings)}"
+    return f"all settings are valid; the server listens at {listening_url(settings)}"
 
 
 def _network(settings: Settings) -> str:
-    """How requests leave this machine: the certificates that they trust, and the proxy on the way to Label Studio."""
+    """How requests leave this machine: the certificates that they trust, and the proxy to Label Studio."""
     trusted = trusted_certificates(os.environ)
     certificates = "the usual certificate authorities"
     if trusted is not None:
@@ -216,10 +217,10 @@ def _network(settings: Settings) -> str:
         if not path.exists():
             raise Trouble(f"{name}={path} does not exist", f"{todo}; in a container it must be mounted")
         if path.is_file() and not _holds_certificates(path):
-            raise Trouble(f"{name}={path} holds no certificates", todo)
+            raise Trouble(f"{name}={path} contains no certificates", todo)
     proxy = select_proxy(settings.label_studio_url, get_environ_proxies(settings.label_studio_url))
     way = f"the proxy {proxy.rpartition('@')[2]}" if proxy else "no proxy"
-    return f"requests trust {certificates} and take {way} to Label Studio"
+    return f"requests trust {certificates} and use {way} to Label Studio"
 
 
 def _holds_certificates(path: Path) -> bool:
@@ -237,7 +238,10 @@ def _disk(settings: Settings) -> str:
     for name, folder in folders.items():
         trouble = folder_trouble(folder)
         if trouble is not None:
-            raise Trouble(f"{name}={folder}: {trouble}", f"make room or rights there, or set {name} to another folder")
+            raise Trouble(
+                f"{name}={folder}: {trouble}",
+                f"free space or fix the permissions there, or set {name} to another folder",
+            )
     return f"{' and '.join(map(str, folders.values()))} can be written to"
 
 
@@ -248,7 +252,7 @@ def _address(settings: Settings) -> str:
     )
     asked = f"{url}/api/version/"
     try:
-        with new_session(PunctualAdapter.within(settings.image_timeout)) as session:
+        with new_session(DeadlineAdapter.within(settings.image_timeout)) as session:
             answer = session.get(asked, auth=as_is, timeout=settings.image_timeout, allow_redirects=False)
         if answer.is_redirect:
             trouble = redirect_trouble(url, asked, urljoin(asked, answer.headers["Location"]))
@@ -265,11 +269,11 @@ def _address(settings: Settings) -> str:
     except requests.Timeout:
         raise Trouble(
             f"LABEL_STUDIO_URL={url} did not answer within IMAGE_TIMEOUT={settings.image_timeout:g} seconds",
-            "look whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
+            "check whether Label Studio is still starting or overloaded; if it is only slow, raise IMAGE_TIMEOUT",
         ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         if advice := connection_advice(error):
-            raise Trouble(f"LABEL_STUDIO_URL={url} cannot be asked ({type(error).__name__})", advice) from None
+            raise Trouble(f"LABEL_STUDIO_URL={url} cannot be reached ({type(error).__name__})", advice) from None
         raise Trouble(
             f"LABEL_STUDIO_URL={url} answers, but is not Label Studio",
             "set LABEL_STUDIO_URL to the address that the browser shows, up to the host and port (or path prefix)",
@@ -292,10 +296,10 @@ def _token(api: LabelStudioApi, kind: str | None) -> str:
         raise Trouble(f"Label Studio refuses LABEL_STUDIO_API_KEY, a {kind} ({error})", todo) from None
     if kind == "access token":
         raise Trouble(
-            "LABEL_STUDIO_API_KEY is an access token, which ends within minutes",
+            "LABEL_STUDIO_API_KEY is an access token, which expires within minutes",
             "set the personal access token that it was made from",
         )
-    return f"Label Studio takes LABEL_STUDIO_API_KEY, a {kind} of {user.get('email')}"
+    return f"Label Studio accepts LABEL_STUDIO_API_KEY, a {kind} of {user.get('email')}"
 
 
 def _project(api: LabelStudioApi, number: int | None) -> dict[str, Any]:
@@ -308,13 +312,13 @@ def _project(api: LabelStudioApi, number: int | None) -> dict[str, Any]:
         if error.status not in (403, 404):
             raise
         raise Trouble(
-            f"the key's user sees no project {number}",
+            f"the key's user has no access to a project {number}",
             "take the number from the address of the project's page, or give that user access to the project",
         ) from None
     if len(projects) == 1:
         return projects[0]
     names = ", ".join(f'{project["id"]} ("{project["title"]}")' for project in projects) or "none"
-    raise Trouble(f"which project? The key's user sees: {names}", "say which with --project")
+    raise Trouble(f"which project? The key's user has access to: {names}", "name one with --project")
 
 
 def _config(xml: str) -> str:
@@ -327,7 +331,7 @@ def _config(xml: str) -> str:
     doubts = labeling_config_doubts(config)
     if doubts:
         raise Trouble("; ".join(doubts), where)
-    return "the labeling config has a smart tool and a tag for masks of the same labels on the same image"
+    return "the labeling config has a smart tool and a tag for masks with the same labels on the same image"
 
 
 def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
@@ -335,25 +339,26 @@ def _connection(settings: Settings, backend: Mapping[str, Any]) -> str:
     if backend.get("state") != "CO":
         message = " ".join(str(backend.get("error_message") or backend.get("readable_state")).split())[:500]
         raise Trouble(
-            f"Label Studio does not get through to {url}: {message}",
-            f"start this server; check with {_MODEL_PAGE} that the address is one that Label Studio's machine "
-            "reaches (in a container localhost is the container itself), and user and password if this server asks",
+            f"Label Studio cannot reach {url}: {message}",
+            f"start this server; check in {_MODEL_PAGE} that Label Studio's machine can reach the address (in a "
+            "container localhost is the container itself), and that user and password are set if this server "
+            "requires them",
         )
     try:
-        with new_session(PunctualAdapter.within(10)) as session:
+        with new_session(DeadlineAdapter.within(10)) as session:
             health = session.get(f"{url}/health", auth=as_is, timeout=5).json()
             ready = session.get(f"{url}/ready", auth=_login(settings) or as_is, timeout=5)
     except (OSError, ValueError):
-        return f"Label Studio gets through to {url} (this machine does not, which may be as it should)"
+        return f"Label Studio reaches {url} (this machine does not, which may be intended)"
     kind = health.get("model_class") if isinstance(health, dict) else None
     if kind != "SkipClick":
         raise Trouble(
             f"clicks go to {url}, which is another backend ({kind})",
-            f"{_MODEL_PAGE}: leave interactive preannotations on for this server only",
+            f"{_MODEL_PAGE}: keep interactive preannotations on for this server only",
         )
     if ready.status_code == 503:
-        raise Trouble(f"{url} is not ready: {ready.json().get('error')}", "wait, or see to what it says")
-    return f"Label Studio gets through to {url}"
+        raise Trouble(f"{url} is not ready: {ready.json().get('error')}", "wait, or fix what it says")
+    return f"Label Studio reaches {url}"
 
 
 def _login(settings: Settings) -> tuple[str, str] | None:
@@ -368,7 +373,7 @@ def _click(settings: Settings, service: Service, body: Mapping[str, Any]) -> str
     milliseconds = (time.perf_counter() - begin) * 1000
     reply = answer.get_json()
     if answer.status_code != 200:
-        raise Trouble(f"a click in the middle of it fails: {reply['error']}", "see there; the server's log has more")
+        raise Trouble(f"a click in the middle of it fails: {reply['error']}", "fix that; the server's log has more")
     regions = reply["results"][0]["result"]
     if not regions:
         return f"a click in the middle of it took {milliseconds:.0f} ms; the model sees no object there"

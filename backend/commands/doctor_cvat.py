@@ -1,4 +1,4 @@
-"""The doctor's checks of a CVAT: does it answer, is its version known, does it see this server's function."""
+"""The doctor's checks of a CVAT: whether it answers, in which version, and whether it lists this server's function."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import requests
 
 from backend.commands.finding import Finding, Trouble, find
 from backend.cvat.protocol import FUNCTION
+from backend.http_client import DeadlineAdapter, connection_advice, new_session
 from backend.label_studio.auth import as_is
-from backend.outgoing import connection_advice, new_session
-from backend.punctual import PunctualAdapter
 from backend.settings import Settings
 
 TOKEN = "CVAT_ACCESS_TOKEN"
 """The variable that `cvat-cli` reads too."""
 
 SHAPES_SINCE, NEWEST_READ = (2, 60), (2, 80)
-"""The version from which answers are shapes, and the newest whose protocol this server was written against."""
+"""The first version whose answers are shapes, and the newest whose protocol this server was written for."""
 
 _VARIABLES = (
     "set CVAT_SERVERLESS=1, CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT to this server as CVAT's containers reach it, and "
-    "CVAT_NUCLIO_INVOKE_METHOD=dashboard, for cvat_server and cvat_worker_annotation (docs/cvat.md); start both anew"
+    "CVAT_NUCLIO_INVOKE_METHOD=dashboard, for cvat_server and cvat_worker_annotation (docs/cvat.md); restart both"
 )
 
 
@@ -36,7 +35,7 @@ def examine(settings: Settings, url: str, environment: Mapping[str, str]) -> Ite
 
 
 def check_server(settings: Settings, url: str) -> str:
-    """Whether CVAT answers at `url`, and by which version. Raises `Trouble`."""
+    """Whether CVAT answers at `url`, and in which version. Raises `Trouble`."""
     found = _get(settings, f"{url}/api/server/about", {})
     version = str(found.get("version")) if isinstance(found, dict) else ""
     match = re.match(r"(\d+)\.(\d+)", version)
@@ -46,7 +45,7 @@ def check_server(settings: Settings, url: str) -> str:
     if number < SHAPES_SINCE and settings.cvat_answer != "mask":
         raise Trouble(f"CVAT {version} at {url} does not understand shapes", "set CVAT_ANSWER=mask, or update CVAT")
     if number >= SHAPES_SINCE and settings.cvat_answer != "shapes":
-        raise Trouble(f"CVAT {version} at {url} takes shapes, which are far smaller", "leave CVAT_ANSWER out")
+        raise Trouble(f"CVAT {version} at {url} accepts shapes, which are far smaller", "leave CVAT_ANSWER out")
     known = "" if number <= NEWEST_READ else "; it is newer than what this server was written against"
     return f"CVAT {version} answers at {url}{known}"
 
@@ -58,14 +57,14 @@ def check_function(settings: Settings, url: str, environment: Mapping[str, str])
     token = environment.get(TOKEN)
     if not token:
         raise Trouble(
-            f"{TOKEN} is not set: CVAT tells nobody its models without a login",
-            f"make a personal access token in CVAT (your name > Profile > Security) and set {TOKEN}",
+            f"{TOKEN} is not set: CVAT lists its models only to logged-in users",
+            f"create a personal access token in CVAT (your name > Profile > Security) and set {TOKEN}",
         )
     try:
         found = _get(settings, f"{url}/api/lambda/functions", {"Authorization": f"Bearer {token}"})
     except _StatusError as error:
         if error.status in (401, 403):
-            raise Trouble(f"CVAT refuses {TOKEN} ({error.status})", "make a new token") from None
+            raise Trouble(f"CVAT refuses {TOKEN} ({error.status})", "create a new token") from None
         raise Trouble(f"CVAT lists no models (status {error.status})", _VARIABLES) from None
     models = found if isinstance(found, list) else []
     names = [str(one.get("id")) for one in models if isinstance(one, dict)]
@@ -79,13 +78,13 @@ def check_function(settings: Settings, url: str, environment: Mapping[str, str])
 
 class _StatusError(Trouble):
     def __init__(self, address: str, status: int) -> None:
-        super().__init__(f"GET {address}: status {status}", "look into CVAT's log")
+        super().__init__(f"GET {address}: status {status}", "check CVAT's log")
         self.status = status
 
 
 def _get(settings: Settings, address: str, headers: Mapping[str, str]) -> Any:
     try:
-        with new_session(PunctualAdapter.within(settings.image_timeout)) as session:
+        with new_session(DeadlineAdapter.within(settings.image_timeout)) as session:
             answer = session.get(address, headers=headers, auth=as_is, timeout=settings.image_timeout)
         if answer.status_code != 200:
             raise _StatusError(address, answer.status_code)
@@ -93,5 +92,5 @@ def _get(settings: Settings, address: str, headers: Mapping[str, str]) -> Any:
     except requests.JSONDecodeError:
         return None
     except (OSError, ValueError) as error:
-        advice = connection_advice(error) or "start CVAT, or name the address at which this machine reaches it"
+        advice = connection_advice(error) or "start CVAT, or name an address at which this machine reaches it"
         raise Trouble(f"GET {address} fails ({type(error).__name__})", advice) from None

@@ -1,8 +1,8 @@
 """`python -m backend export --project N --format coco|yolo-seg|masks`: a project's accepted masks, for other tools.
 
-Reads the annotations from Label Studio, task by task, and keeps what they hold in OUTPUT/tasks; from there the files of
-the format are written. Called again, it reads only what changed since, and so it goes on after an interruption. Of a
-task's annotations the one counts that `skipclick.evaluation.datasets.agreement` names; what is left out is counted.
+Reads the annotations from Label Studio, task by task, and keeps their content in OUTPUT/tasks, from which the files of
+the format are written. Run again, it reads only what changed since, and so continues after an interruption. Of a task's
+annotations, `skipclick.evaluation.datasets.agreement` selects the one that counts; what is left out is counted.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ NO_LABEL = "object"
 NOT_CHOSEN = "another annotation of the task counts: the ground truth, else the one most agree with, else the oldest"
 
 _LONGEST_NAME = 200  # bytes of a photo's or a label's name in names of files, which have 255 at most
-_PAGE = 20  # tasks that Label Studio is asked for at once; each comes with all its masks
+_PAGE = 20  # tasks per request to Label Studio; each comes with all its masks
 _UNSAFE = re.compile(r"[^-\w. ]")  # in names of files
-_PAUSE = 1.0  # seconds before a second try
+_PAUSE = 1.0  # seconds before the first retry
 
 Task = Mapping[str, Any]
-"""What is kept of a task: {"task", "stamp", "left_out": {reason: count}, "images": [{"file_name", "width", "height",
-"objects": [{"label", "region", "counts"}]}]}; counts are COCO's run lengths, down the columns, background first."""
+"""The kept content of a task: {"task", "stamp", "left_out": {reason: count}, "images": [{"file_name", "width",
+"height", "objects": [{"label", "region", "counts"}]}]}; counts are COCO's run lengths, down the columns, background
+first."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 for success, 2 for settings or options that are wrong, with one line on stderr."""
+    """The exit status: 0 for success, 2 for wrong settings or options, with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m backend export", description=__doc__.partition("\n")[0])
     parser.add_argument("--project", type=int, required=True, help="id of the project in Label Studio")
     parser.add_argument("--format", choices=sorted(WRITERS), required=True)
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def export(api: LabelStudioApi, project: int, kind: str, output: Path, max_pixels: int) -> Iterator[str]:
-    """Writes the files and says what came of it. Raises `ApiError`, and `ConfigError` for a config that is no XML."""
+    """Writes the files and yields a summary. Raises `ApiError`, and `ConfigError` for a config that is not XML."""
     config = parse_labeling_config(str(get_object(api, f"/api/projects/{project}/", _PAUSE).get("label_config") or ""))
     kept = output / "tasks"
     seen, num_read = set(), 0
@@ -87,7 +88,7 @@ def export(api: LabelStudioApi, project: int, kind: str, output: Path, max_pixel
             num_read += 1
     for path in kept.glob("*.json"):
         if path.name not in seen:
-            path.unlink()  # its task is gone
+            path.unlink()  # its task was deleted
     WRITERS[kind](output, _labels(config, kept))
     counts: Counter[str] = Counter()
     num_images = num_objects = 0
@@ -101,7 +102,7 @@ def export(api: LabelStudioApi, project: int, kind: str, output: Path, max_pixel
 
 
 def _content(annotations: Sequence[Annotation], max_pixels: int) -> dict[str, Any]:
-    """What the annotation of a task that counts holds, and what is left out of all of them."""
+    """The content of the task's annotation that counts, and what is left out of all of them."""
     left_out: Counter[str] = Counter()
     images: dict[str, dict[str, Any]] = {}
 
@@ -129,7 +130,7 @@ def _content(annotations: Sequence[Annotation], max_pixels: int) -> dict[str, An
 
 
 def file_name(reference: str) -> str:
-    """The file that a task's address names."""
+    """The file name in a task's address."""
     try:
         parts = urlsplit(reference)
     except ValueError:
@@ -159,7 +160,7 @@ def mask_of(image: Mapping[str, Any], one: Mapping[str, Any]) -> NDArray[np.bool
 
 
 def _write_coco(output: Path, labels: Sequence[str]) -> None:
-    """annotations.json, written object by object: the file may be larger than the memory."""
+    """annotations.json, written object by object: the file may be larger than memory."""
     categories = [{"id": number, "name": label, "supercategory": ""} for number, label in enumerate(labels, 1)]
     with atomic_write(output / "annotations.json") as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {{}}, "licenses": [], "categories": {json.dumps(categories)}, "images": ')
@@ -191,8 +192,8 @@ def _coco_annotations(output: Path, numbers: Mapping[str, int]) -> Iterator[dict
 
 
 def _write_yolo(output: Path, labels: Sequence[str]) -> None:
-    """labels/NAME.txt for each image, and data.yaml. A polygon for each object: its holes and further parts are joined
-    to it by lines of no width."""
+    """labels/NAME.txt for each image, and data.yaml. One polygon for each object: holes and further parts are connected
+    to it by bridges of zero width."""
     numbers = {label: number for number, label in enumerate(labels)}
     written = set()
     for image, name in _named(output):
@@ -227,7 +228,7 @@ def _write_masks(output: Path, labels: Sequence[str]) -> None:
 
 
 WRITERS = {"coco": _write_coco, "yolo-seg": _write_yolo, "masks": _write_masks}
-"""Writes the files of a format into a folder in which the tasks are, for these labels."""
+"""Functions that write the files of a format, for the tasks in a folder and these labels."""
 
 
 def _remove_others(folder: Path, pattern: str, written: Collection[Path]) -> None:
@@ -247,7 +248,7 @@ def _images(output: Path) -> Iterator[dict[str, Any]]:
 
 
 def _named(output: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """All images with a name each: the stem of the file, where that is taken with the task's id behind it."""
+    """All images, each with a unique name: the stem of the file, followed by the task's id if that is taken."""
     taken: set[str] = set()
     for image in _images(output):
         stem = name = _part_of_a_name(PurePosixPath(image["file_name"]).stem)

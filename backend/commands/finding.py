@@ -1,4 +1,4 @@
-"""What the doctor finds: one line for each check, and what to do where it fails."""
+"""The doctor's findings: one line for each check, and what to do if it fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check; `todo` is empty where all is well."""
+    """The result of one check; `todo` is empty if all is well."""
 
     check: str
     says: str
@@ -24,11 +24,11 @@ class Trouble(Exception):
 
 
 def find(check: str, work: Callable[[], str]) -> Finding:
-    """The finding of a check that returns what it says, or raises `Trouble` or `ValueError`."""
+    """The finding of a check that returns a sentence, or raises `Trouble` or `ValueError`."""
     try:
         return Finding(check, work())
     except Trouble as trouble:
         return Finding(check, trouble.says, trouble.todo)
-    except ValueError as error:  # our own sentences say what to do themselves
+    except ValueError as error:  # our own messages say what to do, after a semicolon
         says, _, todo = str(error).rpartition("; ")
         return Finding(check, says or todo, todo)

@@ -1,4 +1,4 @@
-"""`python -m backend serve`: what the person who starts the server is told."""
+"""`python -m backend serve`: messages for the person who starts the server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.settings import Settings, is_private, listening_url
 
 
 def warnings(settings: Settings) -> list[str]:
-    """Settings that are possible, but hardly meant."""
+    """Settings that are valid, but probably not intended."""
     found = []
     host = urlsplit(settings.label_studio_url).hostname or ""
     if in_container() and (host == "localhost" or host.startswith("127.") or host == "::1"):
@@ -25,29 +25,31 @@ def warnings(settings: Settings) -> list[str]:
         found.append("LABEL_STUDIO_API_KEY is not set: images that were uploaded to Label Studio cannot be fetched")
     if not is_private(settings.host) and settings.basic_auth_user is None:
         found.append(
-            f"HOST={settings.host} without a password: everybody who reaches port {settings.port} can segment photos "
+            f"HOST={settings.host} without a password: everybody who can reach port {settings.port} can segment photos "
             "and start trainings; set BASIC_AUTH_USER and BASIC_AUTH_PASS, or keep the port in a private network"
         )
     if settings.workers > 1:
-        found.append(f"WORKERS={settings.workers}: each has its own model, caches and metrics; THREADS is cheaper")
+        found.append(
+            f"WORKERS={settings.workers}: each has its own model, caches and metrics; more THREADS are cheaper"
+        )
     return found
 
 
 def in_container() -> bool:
-    """Whether this process runs in a container, as Docker, Podman and Kubernetes let it know."""
+    """Whether this process runs in a container, by the marks that Docker, Podman and Kubernetes leave."""
     marks = (Path("/.dockerenv"), Path("/run/.containerenv"))
     return any(mark.exists() for mark in marks) or bool({"container", "KUBERNETES_SERVICE_HOST"} & os.environ.keys())
 
 
 def listening_trouble(settings: Settings) -> str | None:
-    """Why this machine cannot listen at HOST and PORT, or None. A port in use is no reason: its owner may be about
-    to end."""
+    """Why this machine cannot listen at HOST and PORT, or None. A port in use is no reason: the other process may be
+    about to end."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
     except PermissionError:
-        return f"PORT={settings.port} is not for everybody; take one above 1023"
+        return f"PORT={settings.port} needs special rights; use one above 1023"
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             return None
@@ -59,7 +61,7 @@ def listening_trouble(settings: Settings) -> str | None:
 
 
 def welcome(settings: Settings) -> str:
-    """How to connect Label Studio, for the person who starts the server."""
+    """How to connect Label Studio."""
     return f"""\
 To connect Label Studio:
   1. Project > Settings > Labeling Interface > Code: paste the config below, with your labels in both tags.
@@ -67,7 +69,7 @@ To connect Label Studio:
      preannotations". Label Studio 1.23 refuses private addresses unless it was started with
      ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false.
   3. Open a task, switch on "Auto-Annotation", pick the Auto-Detect tool and a label, click on the object.
-     Alt-click says what does not belong to it.
+     Alt-click marks what does not belong to it.
   If the smart tool does nothing: python -m backend doctor --project ID
 
 {EXAMPLE}

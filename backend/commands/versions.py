@@ -1,6 +1,6 @@
-"""`python -m backend models list|show|promote|rollback|export|prune`: the versions of projects' heads.
+"""`python -m backend models list|show|promote|rollback|export|prune`: the fine-tuned versions of projects.
 
-Works on the folders under MODEL_DIR; a running server follows from its next request on, without a restart.
+Works on the folders under MODEL_DIR; a running server uses the change from its next request on, without a restart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BAD_USE = 2
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 for success, 2 for settings, options or versions that are wrong, with one line on stderr."""
+    """The exit status: 0 for success, 2 for wrong settings, options or versions, with one line on stderr."""
     options = _parser().parse_args(arguments)
     try:
         settings = Settings.from_environment(os.environ)
@@ -41,8 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     for command, what in (
         ("show", "what a version was trained on and what was measured"),
         ("promote", f"put a version in service, or `{BASE}`"),
-        ("rollback", "put in service what was before"),
-        ("export", "write a version as a checkpoint of its own, for CHECKPOINT or Python"),
+        ("rollback", "put the previous version back in service"),
+        ("export", "write a version as a complete checkpoint, for CHECKPOINT or Python"),
         ("prune", "delete old versions; the newest and the one in service stay"),
     ):
         command_parser = commands.add_parser(command, help=what)
@@ -52,12 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         if command == "export":
             command_parser.add_argument("file", type=Path, help="a new .safetensors")
         if command == "prune":
-            command_parser.add_argument("--keep", type=int, default=3, help="so many of the newest stay (default 3)")
+            command_parser.add_argument(
+                "--keep", type=int, default=3, help="number of the newest versions to keep (default 3)"
+            )
     return parser
 
 
 def _lines(options: argparse.Namespace, settings: Settings, versions: Versions) -> Iterator[str]:
-    """Does what is asked for and says what came of it."""
+    """Carries out the command and yields its output."""
     project = options.project
     match options.command:
         case "list":
@@ -93,12 +95,12 @@ def _listing(versions: Versions, projects: Sequence[int]) -> Iterator[str]:
             facts += ", adapted" * bool(version.about.get("adapted"))
             yield f"{'*' if current == number else ' '} {version.name}  {facts}"
     if not projects:
-        yield "no project has a version of its own yet"
+        yield "no project has a fine-tuned version yet"
 
 
 def _number(text: str) -> int:
     if not re.fullmatch(r"v?[1-9]\d*", text):
-        raise ValueError(f"{text} is no version of a project; name one such as v3")
+        raise ValueError(f"{text} is not a version of a project; name one such as v3")
     return int(text.removeprefix("v"))
 
 

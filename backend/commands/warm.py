@@ -1,7 +1,7 @@
-"""`python -m backend warm --project N`: have a project's images prepared before anyone opens them.
+"""`python -m backend warm --project N`: prepare a project's images before anyone opens them.
 
-Reads the project's tasks from Label Studio and asks the running server for one after the other. The server prepares
-them after everything that somebody waits for, so annotators notice little of it.
+Reads the project's tasks from Label Studio and sends them to the running server one after the other. The server
+prepares them at the lowest priority, so annotators hardly notice.
 """
 
 from __future__ import annotations
@@ -19,19 +19,18 @@ import orjson
 import requests
 from tqdm import tqdm
 
+from backend.http_client import DeadlineAdapter, new_session
 from backend.label_studio.auth import LabelStudioAuth, as_is
 from backend.label_studio.client import LabelStudioApi, get_object, patiently, project_tasks
-from backend.outgoing import new_session
-from backend.punctual import PunctualAdapter
 from backend.settings import Settings, listening_url, revealed
 
 _AT_ONCE = 2  # while one image is encoded, the next one is fetched
 _TIMEOUT = 300.0  # seconds for one image: it waits behind all annotators
-_SLACK = 16  # images that the server may still be copying to where it keeps the most
+_SLACK = 16  # images that the server may still be copying to its largest cache
 
 
 class ServerError(ValueError):
-    """The running server cannot be asked; the message says why."""
+    """The running server cannot be used; the message says why."""
 
 
 @dataclass
@@ -41,9 +40,9 @@ class Summary:
     total: int
     prepared: int = 0
     failures: dict[int, str] = field(default_factory=dict)
-    """Reasons by task id."""
+    """Reasons, by task id."""
     stopped: str = ""
-    """Why the rest was not tried; empty if all were."""
+    """Why the remaining images were not tried; empty if all were."""
 
     def lines(self) -> Iterator[str]:
         """The summary in words, the most frequent reason first, each with a few of its tasks."""
@@ -57,23 +56,24 @@ class Summary:
 
 @dataclass(frozen=True)
 class Server:
-    """The running server's route /warm. `pause`: seconds before a second try; they double with each further one."""
+    """The running server's route /warm. `pause`: seconds before the first retry; each further pause is twice as
+    long."""
 
     url: str
     login: tuple[str, str] | None = field(default=None, repr=False)
     pause: float = 1.0
     is_here: bool = False
-    """Whether it runs on this machine, where no proxy leads to."""
+    """Whether it runs on this machine, which is reached without a proxy."""
 
     def prepare(self, task: Mapping[str, Any], label_config: str, project: int) -> int:
-        """Have one task's image prepared. Returns how many images the server keeps now.
+        """Have one task's image prepared. Returns how many images the server has cached.
 
-        Raises `ServerError` if the server cannot be asked, `ValueError` with its reason if it refuses this image.
+        Raises `ServerError` if the server cannot be used, `ValueError` with its reason if it refuses this image.
         """
         body = {"tasks": [task], "label_config": label_config, "project": str(project)}
 
         def ask() -> requests.Response:
-            with new_session(PunctualAdapter.within(_TIMEOUT)) as session:
+            with new_session(DeadlineAdapter.within(_TIMEOUT)) as session:
                 session.trust_env = not self.is_here
                 answer = session.post(
                     f"{self.url}/warm", orjson.dumps(body), auth=self.login or as_is, timeout=_TIMEOUT
@@ -89,13 +89,13 @@ class Server:
                 raise ServerError(f"{self.url}/warm answers with status {status}: another server or password") from None
             raise ValueError(_reason(error.response)) from None
         except (KeyError, TypeError):
-            raise ServerError(f"{self.url}/warm answers, but not as this server does") from None
+            raise ServerError(f"{self.url}/warm does not answer like this server") from None
         except requests.RequestException as error:
             raise ServerError(f"no answer from {self.url} ({type(error).__name__}); is the server running?") from None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit status: 0 if all images are prepared, 1 if some are not, 2 for settings or options that are wrong."""
+    """The exit status: 0 if all images are prepared, 1 if some are not, 2 for wrong settings or options."""
     parser = argparse.ArgumentParser(prog="python -m backend warm", description=__doc__.partition("\n")[0])
     parser.add_argument("--project", type=int, required=True, help="id of the project in Label Studio")
     parser.add_argument("--server", help="address of the running server (default: this machine, at HOST and PORT)")
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def warm_project(api: LabelStudioApi, server: Server, project: int) -> Summary:
-    """Have the images of all tasks prepared, or as many as the server keeps. Raises `ApiError` or `ServerError`."""
+    """Have the images of all tasks prepared, or as many as the server can cache. Raises `ApiError` or `ServerError`."""
     label_config = str(get_object(api, f"/api/projects/{project}/", server.pause).get("label_config") or "")
     tasks = list(project_tasks(api, project, server.pause))
     summary = Summary(len(tasks))
@@ -144,7 +144,7 @@ def _note(summary: Summary, task_id: int, result: Callable[[], int]) -> None:
     summary.prepared += 1
     if summary.prepared > kept + _SLACK:
         summary.stopped = (
-            f"the server keeps no more than {kept} images and forgets the first ones; raise FEATURE_CACHE_BYTES, or "
+            f"the server caches no more than {kept} images and evicts the first ones; raise FEATURE_CACHE_BYTES, or "
             "set FEATURE_CACHE_DIR and FEATURE_CACHE_DIR_BYTES"
         )
 
@@ -157,7 +157,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _reason(answer: requests.Response) -> str:
-    """The sentence of one of the server's errors."""
+    """The message of one of the server's errors."""
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):

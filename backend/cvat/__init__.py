@@ -1,1 +1,1 @@
-"""CVAT's side of the backend: what its interactors are asked and how they answer. Values in, values out; no HTTP."""
+"""CVAT's requests to interactors, and their answers, as values; no HTTP."""

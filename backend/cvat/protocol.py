@@ -1,7 +1,7 @@
 """CVAT's requests to an interactor as values, and masks as its answers. No I/O: imports neither Flask nor torch.
 
-CVAT asks Nuclio's dashboard which functions there are, and sends each click to one of them: the encoded picture and all
-points of the object. Nothing names the task, the frame or the person, so the picture's content is its only name.
+CVAT asks Nuclio's dashboard for its functions, and sends each click to one of them: the encoded picture and all points
+of the object. Nothing identifies the task, the frame or the annotator, so the picture's content is its only name.
 Written against CVAT 2.73 (server and browser) and `cvat-sdk` 2.80.
 """
 
@@ -30,16 +30,16 @@ AnswerForm = Literal["shapes", "mask"]
 """`shapes` since CVAT 2.60, `mask` before."""
 
 _INTERFACE = "2"
-"""Of an interactor; below it, CVAT's button "Interact" stays grey."""
+"""Version of an interactor; with a lower one, CVAT's button "Interact" stays disabled."""
 
 
 class InteractionError(ValueError):
-    """The request cannot be answered; the message says why, to the annotator."""
+    """The request cannot be answered; the message tells the annotator why."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What an annotator gave of one object: points by sign, each in the order of clicking, and a box."""
+    """An annotator's prompts for one object: points by sign, each in the order of clicking, and a box."""
 
     positive: tuple[Point, ...] = ()
     negative: tuple[Point, ...] = ()
@@ -48,25 +48,26 @@ class Prompts:
 
     @property
     def has_positive(self) -> bool:
-        """Whether anything says where the object is; negative points alone only say where it is not."""
+        """Whether any prompt says where the object is; negative points alone only say where it is not."""
         return self.corners is not None or bool(self.positive)
 
     def clicks(self, size: tuple[int, int]) -> tuple[SmartClick, ...]:
-        """The clicks on a picture of `size` (H, W), in the canonical order; points outside it hit its nearest pixel."""
+        """The clicks on a picture of `size` (H, W), in the canonical order; points outside it move to the nearest
+        pixel."""
         return canonical_order(
             [_click(f"+{index}", point, size, positive=True) for index, point in enumerate(self.positive)],
             [_click(f"-{index}", point, size, positive=False) for index, point in enumerate(self.negative)],
         )
 
     def box(self, size: tuple[int, int]) -> Box | None:
-        """The box on a picture of `size` (H, W), as far as it lies in it. Raises `InteractionError` if it is empty."""
+        """The part of the box inside a picture of `size` (H, W). Raises `InteractionError` if it is empty."""
         if self.corners is None:
             return None
         (x0, y0), (x1, y1) = self.corners
         left, right = _within(x0, x1, size[1])
         top, bottom = _within(y0, y1, size[0])
         if left == right or top == bottom:
-            raise InteractionError("the box holds no pixel of the picture; draw it again")
+            raise InteractionError("the box contains no pixel of the picture; draw it again")
         return Box(left, top, right - left, bottom - top)
 
 
@@ -87,7 +88,7 @@ def read_interaction(raw: bytes, max_points: int) -> Interaction:
     if not isinstance(body, dict):
         raise InteractionError("the request must be a JSON object with an image and points")
     if body.get("text_prompts"):
-        raise InteractionError("SkipClick understands points and boxes, but no text; choose another model for text")
+        raise InteractionError("SkipClick understands points and boxes, but not text; choose another model for text")
     prompts = Prompts(_points(body, "pos_points"), _points(body, "neg_points"), _corners(body.get("obj_bbox")))
     check_number(prompts, max_points)
     return Interaction(_picture(body.get("image")), prompts)
@@ -102,7 +103,7 @@ def check_number(prompts: Prompts, max_points: int) -> None:
 
 def describe_function(name: str, version: str, *, ready: bool, port: int) -> dict[str, Any]:
     """A function as Nuclio's dashboard describes it. CVAT needs each of these keys: without one it shows no model at
-    all. Every annotation is a text, and `startswith_box`, of which any text means yes, must not be there."""
+    all. Every annotation is a text; `startswith_box` must be absent, since any text there means yes."""
     annotations = {
         "name": "SkipClick" if name == FUNCTION else f"SkipClick ({name.removeprefix(f'{FUNCTION}-')})",
         "type": "interactor",
@@ -122,17 +123,17 @@ def describe_function(name: str, version: str, *, ready: bool, port: int) -> dic
 
 
 FUNCTION = "skipclick"
-"""The function that answers with the weights that the server was started with."""
+"""The function that uses the weights that the server was started with."""
 
 
 def function_name(project: int | None) -> str:
-    """The function that answers with what a project has learnt."""
+    """The function that uses a project's fine-tuned weights."""
     return FUNCTION if project is None else f"{FUNCTION}-project-{project}"
 
 
 def answer(mask: BoxMask, form: AnswerForm) -> dict[str, Any]:
-    """A mask for CVAT's browser; with `mask`, NumPy rows, which orjson writes. There is no confidence in it: below 0.5
-    the browser would hide the mask."""
+    """A mask for CVAT's browser; in the form `mask`, NumPy rows, which orjson serializes. It has no confidence: below
+    0.5 the browser would hide the mask."""
     if form == "mask":
         return {"mask": rows(mask)}
     return {"shapes": [] if mask.empty else [{"type": "mask", "points": run_lengths(mask), "attributes": []}]}
@@ -168,7 +169,7 @@ def _corners(box: Any) -> tuple[Point, Point] | None:
 def _point(point: Any, name: str) -> Point:
     is_pair = isinstance(point, Sequence) and len(point) == 2 and all(type(one) in (int, float) for one in point)
     if not is_pair or not all(math.isfinite(one) and abs(one) < 1e9 for one in point):
-        raise InteractionError(f'"{name}" holds something that is no point [x, y] in pixels')
+        raise InteractionError(f'"{name}" contains something that is not a point [x, y] in pixels')
     return float(point[0]), float(point[1])
 
 
@@ -178,5 +179,5 @@ def _click(name: str, point: Point, size: tuple[int, int], *, positive: bool) ->
 
 
 def _within(one: float, other: float, side: int) -> tuple[float, float]:
-    """Two ends in order, as far as they lie between 0 and `side`."""
+    """Two ends in order, clipped to the range from 0 to `side`."""
     return min(max(min(one, other), 0.0), side), min(max(one, other, 0.0), side)

@@ -1,10 +1,10 @@
-"""Immediate adaptation: a project's head learns for a few seconds from the masks accepted last (FINETUNE_IMMEDIATE).
+"""Immediate adaptation: a project's head learns for a few seconds from the latest masks (FINETUNE_IMMEDIATE).
 
     python -m backend.finetune --project 12 --adapt
 
-Unlike a training (`run_job.py`) it measures nothing: what it made is served at once. It goes on from the version in
-service and stays near the one that it began with, the base or one that a training measured; `about.json` names that one
-as "adapted" "from". A rollback leads back there, past all adaptations.
+Unlike a training (`run_job.py`) it evaluates nothing: the result is served at once. It continues from the version in
+service and stays near the one from which adaptation started, the base or one that a training evaluated; `about.json`
+names that one as "adapted" "from". A rollback returns to it, past all adaptations.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 
 
 def adapt_project(settings: Settings, project: int, config: AdaptConfig | None = None) -> Version | None:
-    """Learn from the image annotated last and from those before it, as Label Studio itself shows them; put the result
-    in service. None where there was nothing to learn from, or somebody chose another version meanwhile.
+    """Learn from the latest annotated image and from those before it, as Label Studio itself reports them; put the
+    result in service. None if there was nothing to learn from, or somebody promoted another version meanwhile.
 
-    Raises `ValueError` with a sentence if Label Studio does not answer.
+    Raises `ValueError` if Label Studio does not answer.
     """
     config = config or AdaptConfig()
     recipe = replace(config.recipe, device=choose_device(settings.device))
@@ -54,7 +54,7 @@ def adapt_project(settings: Settings, project: int, config: AdaptConfig | None =
     before = Adapted(model, seen(start, earlier, recipe), begun["steps"])
     after = adapt(before, start, newest, replace(config, recipe=recipe))
     if after is before:
-        logger.warning("no mask of %s can be learnt from: %s", objects[-1].image, photos.unreachable)
+        logger.warning("there is no usable mask of %s: %s", objects[-1].image, photos.unreachable)
         return None
     about = {"objects": len(objects), "adapted": begun | {"steps": after.num_steps}}
     version = versions.write(project, after.model, base, about=about, report={})
@@ -68,19 +68,20 @@ def adapt_project(settings: Settings, project: int, config: AdaptConfig | None =
 
 
 def newest_images(objects: Sequence[StoredObject], count: int) -> list[StoredObject]:
-    """The objects of the images that were annotated last, at most so many images; those of the newest come last."""
+    """The objects of the latest annotated images, `count` at most; those of the newest come last."""
     images = list(dict.fromkeys(one.image for one in sorted(objects, key=lambda one: one.id, reverse=True)))[:count]
     places = {image: place for place, image in enumerate(reversed(images))}
     return sorted((one for one in objects if one.image in places), key=lambda one: (places[one.image], one.id))
 
 
 def _begun(versions: Versions, project: int, serving: int | None) -> dict[str, Any]:
-    """Where the adaptations began whose outcome is in service, and how many steps they took; else they begin now."""
+    """The version from which the adaptations in service started, and how many steps they took; if there are none, the
+    version in service and 0."""
     adapted = versions.version(project, serving).about.get("adapted") if serving is not None else None
     return adapted or {"from": serving, "steps": 0}
 
 
 def _forget_adaptations(versions: Versions, project: int, but: set[int | None]) -> None:
-    """Delete what earlier adaptations made. That just replaced stays: a request may be about to load it."""
+    """Delete earlier adaptations. The one just replaced stays: a request may be about to load it."""
     old = (number for number in versions.numbers(project) if number not in but)
     versions.delete(project, [number for number in old if versions.version(project, number).about.get("adapted")])

@@ -1,9 +1,9 @@
-"""What would burden the server: events with many masks, and projects whose annotations have to be read again.
+"""Work too heavy for the server: events with many masks, and projects whose annotations have to be read again.
 
     python -m backend.finetune --catch-up
 
-A process of its own does it, which may take the memory of a training and no more. An event that ends it some times is
-set aside by the store; a project that Label Studio does not give stays, and is tried again.
+A separate process does it, with the memory limit of a training. An event that kills it several times is set aside by
+the store; a project that cannot be read from Label Studio is tried again later.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 def catch_up(settings: Settings) -> None:
-    """Apply all heavy events, then read what a damaged database held."""
+    """Apply all heavy events, then read again what a damaged database contained."""
     store = AnnotationStore(settings.model_dir, settings.image_max_pixels)
-    logger.info("%d heavy events applied", store.settle_heavy())
+    logger.info("%d heavy events applied", store.apply_heavy())
     api = LabelStudioApi(build_auth(settings), settings.image_timeout)
     for project in store.to_collect():
         try:
@@ -33,7 +33,7 @@ def catch_up(settings: Settings) -> None:
                 store.collected(project)  # deleted in Label Studio
             logger.warning("project %d cannot be read: %s", project, error)
         except ConfigError as error:
-            store.collected(project)  # Start Training says it to somebody
+            store.collected(project)  # Start Training will report it
             logger.warning("project %d cannot be read: %s", project, error)
         else:
             logger.info("project %d: %d objects in %d images", project, counts.objects, counts.images)

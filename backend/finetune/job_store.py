@@ -1,11 +1,11 @@
-"""Trainings on disk: what each is about, where it stands, how it ended. Written by one process, read by any.
+"""Trainings on disk: what each is about, its state, and how it ended. Written by one process, read by any.
 
-    MODEL_DIR/jobs/running.lock        held by the process of the running job, which it names; free when it died
-    MODEL_DIR/jobs/catching_up.log     what the last process printed that caught up with annotations
+    MODEL_DIR/jobs/running.lock        held by the process of the running job, which it names; released when it dies
+    MODEL_DIR/jobs/catching_up.log     output of the last process that caught up with annotations
     MODEL_DIR/jobs/PROJECT/0001.json   a `Job`, replaced atomically
-    MODEL_DIR/jobs/PROJECT/0001.log    what its process printed
-    MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it came so far
-    MODEL_DIR/jobs/PROJECT/adaptation.log    what the last immediate adaptation printed
+    MODEL_DIR/jobs/PROJECT/0001.log    output of its process
+    MODEL_DIR/jobs/PROJECT/0001.png    its report as a picture, if it got that far
+    MODEL_DIR/jobs/PROJECT/adaptation.log    output of the last immediate adaptation
 
 The process that works on a job uses `working_on`; queue, start and cancelling are `scheduler.py`'s.
 """
@@ -40,7 +40,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "dict[str, float] | None": (dict, type(None)),
 }
-"""What the fields of a `Job` may be, by their annotation."""
+"""Types that a field of a `Job` may have, by its annotation."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Job:
     project: int
     number: int
     asked_by: str
-    """What began it, in words."""
+    """What started it, in words."""
     created_at: str
     state: State = "queued"
     reason: str = ""
@@ -65,16 +65,16 @@ class Job:
     """Name of the version that it made."""
     promoted: bool = False
     last_object: int = 0
-    """The highest id of a `StoredObject` that it knew of: later ones count as new."""
+    """The highest id of a `StoredObject` that existed then: later ones count as new."""
     stage: str = ""
     share: float = 0.0
-    """Of the stage that is done, in [0, 1]."""
+    """Share of the stage that is done, in [0, 1]."""
     step: int = 0
     loss: float | None = None
     noc: dict[str, float] | None = None
     """The last measurement on held-out objects, such as {"NoC@85": 4.2}."""
     proposals: dict[str, float] | None = None
-    """What proposals found on held-out images: "objects", "proposals", "precision" and "recall" at an IoU of 75 %."""
+    """Results of proposals on held-out images: "objects", "proposals", "precision" and "recall" at an IoU of 75 %."""
     seconds_left: float | None = None
     pid: int | None = None
     started_at: str | None = None
@@ -107,11 +107,11 @@ class Jobs:
         return self._folder.absolute() / str(project) / f"{number:04}.png"
 
     def adaptation_log(self, project: int) -> Path:
-        """What the last adaptation of a project printed."""
+        """Output of the last adaptation of a project."""
         return self._folder / str(project) / "adaptation.log"
 
     def catching_up_log(self) -> Path:
-        """What the last process printed that caught up with annotations."""
+        """Output of the last process that caught up with annotations."""
         return self._folder / "catching_up.log"
 
     def pictured(self, project: int) -> list[int]:
@@ -119,7 +119,7 @@ class Jobs:
         return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").exists()]
 
     def last_noc(self, project: int) -> dict[str, float]:
-        """What the last job that measured measured; empty if none has."""
+        """The measurements of the last job that has any; empty if there is none."""
         return next((noc for job in self.of(project) if (noc := job.noc)), {})
 
     def of(self, project: int) -> list[Job]:
@@ -127,21 +127,21 @@ class Jobs:
         return list(self._readable(project))
 
     def newest(self, project: int) -> Job | None:
-        """The last job that was asked for. It alone can be active."""
+        """The latest job. Only this one can be active."""
         return next(self._readable(project), None)
 
     def last_object_learnt(self, project: int) -> int:
-        """The highest id of an object that the last job which ended knew of; 0 if there was none."""
+        """`last_object` of the latest job that has ended; 0 if there is none."""
         return next((job.last_object for job in self.of(project) if not job.active), 0)
 
     def newest_of_each(self) -> list[Job]:
-        """The newest job of each project, in the order they were asked for."""
+        """The newest job of each project, in the order in which they were requested."""
         projects = (int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdecimal())
         found = (self.newest(project) for project in projects)
         return sorted((job for job in found if job is not None), key=lambda job: (job.created_at, job.project))
 
     def enqueue(self, project: int, asked_by: str, last_object: int) -> Job:
-        """A new job at the queue's end, or the one that waits or runs already."""
+        """A new job at the end of the queue, or the one that is already waiting or running."""
         with self.changing():
             newest = self.newest(project)
             if newest is not None and newest.active:
@@ -153,15 +153,15 @@ class Jobs:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """While this holds, no other process adds, starts or ends a job; its own process may still report. Raises
+        """While this holds, no other process adds, starts or ends a job; the job's own process may still report. Raises
         `BusyError`."""
         with locked(self._folder / "changing.lock", _PATIENCE):
             yield
 
     @contextmanager
-    def device(self) -> Iterator[int | None]:
-        """The right to run a job, as a file descriptor; None while a job runs. A child that inherits it keeps it until
-        it ends, however it ends and whatever becomes of this process."""
+    def run_lock(self) -> Iterator[int | None]:
+        """The right to run a job, as the file descriptor of a lock; None while a job is running. A child that inherits
+        the descriptor holds the lock until it ends, however it ends and whatever happens to this process."""
         self._folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(self._folder / "running.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -175,16 +175,16 @@ class Jobs:
             os.close(lock)
 
     def holder(self) -> str:
-        """The `process_name` of the process that was given `device` last; empty if that is not known."""
+        """The `process_name` of the process that got `run_lock` last; empty if that is unknown."""
         return (self._folder / "running.lock").read_text(errors="replace")
 
     def _readable(self, project: int) -> Iterator[Job]:
-        """A project's jobs, newest first. A damaged file is passed over: it must not hide the others."""
+        """A project's jobs, newest first. Damaged files are skipped: they must not hide the others."""
         for path in self._paths(project):
             try:
                 yield read_job(path)
             except (OSError, ValueError) as error:
-                logger.warning("%s is passed over: %s", path, error)
+                logger.warning("%s is skipped: %s", path, error)
 
     def _paths(self, project: int) -> list[Path]:
         paths = (self._folder / str(project)).glob("*.json")
@@ -195,7 +195,7 @@ class Jobs:
 def working_on(path: Path) -> Iterator[Callable[..., None]]:
     """For the process that works on a job: marks it as running, then as done, or failed with the reason.
 
-    Yields a function that notes changes of a `Job`'s fields, such as `report(stage="learning", step=3)`.
+    Yields a function that records changes of a `Job`'s fields, such as `report(stage="learning", step=3)`.
     """
 
     def report(**changes: Any) -> None:
@@ -216,14 +216,14 @@ def read_job(path: Path) -> Job:
     try:
         job = Job(**orjson.loads(read_small(path)))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"it is no training's file ({error})") from None
+        raise ValueError(f"not the file of a training ({error})") from None
     wrong = [
         field.name
         for field in fields(Job)
         if not isinstance(getattr(job, field.name), _KINDS.get(str(field.type), object))
     ]
     if wrong or job.state not in get_args(State):
-        raise ValueError(f"it is no training's file (see {', '.join(wrong) or 'state'})")
+        raise ValueError(f"not the file of a training (see {', '.join(wrong) or 'state'})")
     return job
 
 
@@ -234,5 +234,5 @@ def write_job(path: Path, job: Job) -> None:
 
 
 def now() -> str:
-    """The time as it stands in files: UTC, ISO format."""
+    """The time as written to files: UTC, ISO format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

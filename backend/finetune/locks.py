@@ -1,4 +1,4 @@
-"""File locks between processes, which nobody waits for longer than a while."""
+"""File locks between processes, with a limit on waiting."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOOK = 0.01  # seconds between two looks at a lock that somebody holds
+_LOOK = 0.01  # seconds between two attempts
 
 
 class BusyError(OSError):
-    """Somebody else holds a lock for too long."""
+    """Another process has held a lock for too long."""
 
 
 @contextmanager
 def locked(path: Path, patience: float) -> Iterator[None]:
-    """Holds the lock file alone, among all threads and processes; the system frees it when a process dies. Raises
-    `BusyError` if that was not possible for `patience` seconds."""
+    """Holds the lock file exclusively among all threads and processes; the system releases it when a process dies.
+    Raises `BusyError` if it is not free within `patience` seconds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         deadline = time.monotonic() + patience

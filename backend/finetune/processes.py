@@ -1,4 +1,4 @@
-"""Processes by name: a number alone may be another process's by now, or one of another container."""
+"""Processes by name: a number alone may by now belong to another process, or to one of another container."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def process_name(pid: int) -> str | None:
-    """What no other process is called: its number, when it began, and where numbers mean processes like this one's.
+    """A name that is unique among all processes: its number, when it started, its namespace of numbers and the boot.
     None if there is no such process, or the system does not tell (only Linux does)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -20,7 +20,8 @@ def process_name(pid: int) -> str | None:
 
 
 def seconds_running(name: str) -> float | None:
-    """How long the process of that name has been running, by a clock that nobody sets; None if it is none of here."""
+    """How long the process of that name has been running, by a clock that nobody sets; None if it is not one of this
+    machine and container."""
     pid = name.partition(" ")[0]
     if not pid.isdecimal() or process_name(int(pid)) != name:
         return None
@@ -29,7 +30,8 @@ def seconds_running(name: str) -> float | None:
 
 
 def kill(name: str) -> None:
-    """End the process of that name and its children at once. Raises `ValueError` if it is none of here."""
+    """Kill the process of that name and its children. Raises `ValueError` if it is not one of this machine and
+    container."""
     if seconds_running(name) is None:
         raise ValueError(
             "the training's process is not one of this machine or container, or has just ended: cancel it where it "
@@ -39,7 +41,7 @@ def kill(name: str) -> None:
 
 
 def kill_group(leader: int) -> None:
-    """End a process that leads a group, and the group, at once."""
+    """Kill a process that leads a group, with the whole group."""
     try:
         os.killpg(leader, signal.SIGKILL)
     except ProcessLookupError:
@@ -47,14 +49,14 @@ def kill_group(leader: int) -> None:
 
 
 def lower(pid: int) -> None:
-    """Let a process that has a session of its own take only what nobody else wants of the processor."""
+    """Give a process that leads its own session the lowest priority for the processor."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, 19)
-        # Linux may divide processors between sessions first, whatever their processes' niceness.
+        # Linux may divide processors between sessions first, regardless of niceness inside them.
         Path(f"/proc/{pid}/autogroup").write_text("19")
 
 
 def _started(pid: int) -> int:
-    """When a process began, in clock ticks since the machine did."""
+    """When a process started, in clock ticks since boot."""
     stat = Path(f"/proc/{pid}/stat").read_text()
     return int(stat.rpartition(")")[2].split()[19])  # field 22 of proc_pid_stat(5); names may hold spaces and brackets

@@ -1,10 +1,9 @@
-"""A job: learn a project's head in a process of its own, and put it in service if it needs fewer clicks.
+"""A job: fine-tune a project's head in a separate process, and put it in service if it needs fewer clicks.
 
     python -m backend.finetune --project 12 --job data/jobs/12/0003.json
 
-It asks Label Studio for the annotations anew, learns, writes a version and promotes it or not. The file is one of
-`job_store.py` and says how far it is; its log goes to standard error. Whenever it is killed, what is served stays as
-it is.
+It reads the annotations from Label Studio again, learns, writes a version and promotes it or not. The file is one of
+`job_store.py` and records the progress; the log goes to standard error. If it is killed, the version in service stays.
 """
 
 from __future__ import annotations
@@ -44,15 +43,17 @@ from train.finetune.picture import picture
 
 logger = logging.getLogger(__name__)
 
-LARGEST_SIDE = 1024  # pixels of a photo in a job: many times what the network sees, and clicks are simulated sooner
+LARGEST_SIDE = (
+    1024  # pixels of a photo in a job: still far above the network's input size, and clicks are simulated faster
+)
 REPORT_EVERY = 0.5  # seconds
 PROPOSAL_IMAGES = 20
-"""Held-out images, and accepted ones, that show whether proposals help, whatever PREDICT says: so that it can be read
-in the report before anybody switches them on."""
+"""Held-out images, and accepted ones, on which proposals are evaluated, whatever PREDICT says: the report then tells
+whether they help before anybody turns them on."""
 
 
 def run(settings: Settings, project: int, path: Path, config: FinetuneConfig | None = None) -> None:
-    """Do the job whose file this is. Whatever goes wrong stands in the file, as a sentence, and is raised."""
+    """Do the job of this file. Errors are recorded in the file, as a sentence, and raised."""
     with working_on(path) as report:
         try:
             _learn(settings, project, path, report, config or recipe(settings))
@@ -78,7 +79,7 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
     in_service = served(versions, project, serving, base)
     photos = Photos(build_images(settings, auth, LARGEST_SIDE))
     try:
-        examples = [photos.example(one) for one in reversed(objects)]  # where there are too many, the newest count
+        examples = [photos.example(one) for one in reversed(objects)]  # if there are too many, the newest count
         candidate = finetune(base, examples, retention_set(), config, _seldom(report), in_service)
     finally:
         store.report_unreachable(project, photos.unreachable)
@@ -105,7 +106,9 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
         prototypes=candidate.prototypes,
     )
     promoted, reason = candidate.report.worth_promoting, candidate.report.reason
-    if promoted and versions.current(project) != serving:  # somebody chose another one: what was beaten is not served
+    if (
+        promoted and versions.current(project) != serving
+    ):  # somebody promoted another one: the version compared with is not in service
         promoted, reason = False, f"{reason}; but another version was put in service meanwhile: promote it by hand"
     if promoted:
         versions.promote(project, version.number)
@@ -115,7 +118,7 @@ def _learn(settings: Settings, project: int, path: Path, report: Callable[..., N
 
 
 def _seldom(report: Callable[..., None]) -> Callable[[Progress], None]:
-    """Reports what `finetune` tells, not more often than anyone looks."""
+    """Passes on the progress of `finetune`, at most every `REPORT_EVERY` seconds within a stage."""
     last = ("", 0.0)  # stage and time of the last report
 
     def on_progress(progress: Progress) -> None:
@@ -128,15 +131,15 @@ def _seldom(report: Callable[..., None]) -> Callable[[Progress], None]:
 
 
 class Photos:
-    """The images of stored objects, fetched by the server's own rules, at most `LARGEST_SIDE` large."""
+    """The images of stored objects, fetched by the server's own rules, at most `LARGEST_SIDE` pixels on a side."""
 
     def __init__(self, loader: ImageLoader) -> None:
         self._loader = loader
         self.unreachable: dict[str, str] = {}
-        """By image: why it could not be had."""
+        """By image, why it could not be loaded."""
 
     def example(self, one: StoredObject) -> Example:
-        """What to learn from an object. Its image is fetched when it is asked for."""
+        """An object as a training example. Its image is fetched when it is needed."""
         annotator = "" if one.annotator is None else str(one.annotator)
         return Example(
             one.image, partial(self._image, one), partial(self._target, one), label=one.label or "", annotator=annotator
@@ -161,7 +164,7 @@ class Photos:
 
 
 def _fitted(size: tuple[int, int]) -> tuple[int, int]:
-    """(H, W) in the photo's proportions, no side above `LARGEST_SIDE`."""
+    """(H, W) with the photo's aspect ratio, no side above `LARGEST_SIDE`."""
     factor = min(1.0, LARGEST_SIDE / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
@@ -171,7 +174,7 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def retention_set() -> list[Sample]:
-    """The fixed set that no head may get much worse on: the pictures of the check set."""
+    """The fixed set on which no head may get much worse: the photos of the check set."""
     return [photo.load() for photo in check_set().photos]
 
 
@@ -186,21 +189,21 @@ def recipe(settings: Settings) -> FinetuneConfig:
 
 
 def served(versions: Versions, project: int, number: int | None, base: SkipClick) -> SkipClick:
-    """What annotators get while the pointer says `number`: as in `heads.py`, the base where that version is of no use
-    (of another checkpoint, say)."""
+    """The model that serves annotators while the pointer says `number`: as in `heads.py`, the base if that version
+    cannot be used (for example, one of another checkpoint)."""
     if number is None:
         return base
     try:
         return versions.version(project, number).model(base)
     except ValueError as error:
-        logger.warning("the base model is what must be beaten: %s", error)
+        logger.warning("the candidate is compared with the base model: %s", error)
         return base
 
 
-def restrain(settings: Settings) -> None:
-    """Take what nobody else wants of the processor, and no more memory than allowed, for the whole process."""
-    # The server starts a job in a session of its own; one started by hand shares it with its user's other work, which
-    # must keep its share.
+def limit_resources(settings: Settings) -> None:
+    """Give the whole process the lowest priority for the processor, and limit its memory."""
+    # The server starts a job in its own session; one started by hand shares its session with its user's other work,
+    # which must keep its share.
     if os.getsid(0) == os.getpid():
         lower(os.getpid())
     else:

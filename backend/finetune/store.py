@@ -1,17 +1,17 @@
-"""What a team has annotated, by project: an SQLite database and a PNG for each object's mask.
+"""A team's annotations by project: an SQLite database, and a PNG for each object's mask.
 
     FOLDER/annotations.sqlite      what was received, annotations, objects, what was skipped and why
-    FOLDER/annotations.lock        held by the one writer that works off what was received
-    FOLDER/masks/PROJECT/*.png     1 bit per pixel; written before the database names them, never changed
+    FOLDER/annotations.lock        held by the one writer that applies received events
+    FOLDER/masks/PROJECT/*.png     1 bit per pixel; written before the database refers to them, never changed
 
-An event is first written down as it came (`receive`, one small transaction: what it returns from is never lost) and
-later worked off in order (`settle`): masks are decoded and written, then one transaction makes the event take effect
-and forgets it. Whoever is killed in between leaves files that nothing names; `sweep` removes them. Any number of
-processes may use the same folder on one machine; a job reads while the server writes. Events that would burden the
-server are left for a process of its own (`settle_heavy`, see `catching_up.py`).
+An event is first recorded as it arrived (`receive`, one small transaction: once it returns, the event is never lost)
+and applied later, in order (`apply_pending`): masks are decoded and written, then a single transaction makes the event
+take effect and deletes it. A process killed in between leaves unreferenced files, which `delete_orphans` removes. Any
+number of processes on one machine may use the same folder; a job reads while the server writes. Events that would slow
+the server down are left to a separate process (`apply_heavy`, see `catching_up.py`).
 
-A database that turns out to be damaged is set aside, and a new one begun, whenever that happens: all of it can be asked
-of Label Studio again (`to_collect`).
+A database found to be damaged is set aside and a new one started, whenever that happens: Label Studio can be asked for
+everything again (`to_collect`).
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ logger = logging.getLogger(__name__)
 _DATABASE = "annotations.sqlite"
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
-_WRITERS_PATIENCE = 600.0  # seconds to wait for another process that works off events, of which a heavy one takes long
-_LIGHT_BYTES = 1 << 20  # of an event's body; reading it takes up to 45 times as much memory
+_WRITERS_PATIENCE = 600.0  # seconds to wait for another process that applies events; a heavy one takes long
+_LIGHT_BYTES = 1 << 20  # of an event's body; parsing takes up to 45 times as much memory
 _LIGHT_MASKS = 50  # of an event: each takes a millisecond at least
 _LIGHT_PIXELS = 20_000_000  # of all masks of an event together; decoding them takes a tenth of a second
-_MOST_TRIES = 5  # after so many an event is set aside: it has ended the process that often, or was very unlucky
-MOST_WAITING = 10_000
-"""Events that wait to be worked off, of all projects together."""
-MOST_WAITING_BYTES = 512 << 20
-"""All together."""
-_SWEEP_AFTER = 24 * 3600.0  # seconds that a mask outlives its object, since a job may still read it
+_MAX_TRIES = 5  # after which an event is set aside: each time the process ended while it was applied
+MAX_WAITING = 10_000
+"""Events that may wait to be applied, of all projects together."""
+MAX_WAITING_BYTES = 512 << 20
+"""Bytes of all waiting events together."""
+_ORPHAN_SECONDS = 24 * 3600.0  # seconds that a mask is kept after its object is gone, since a job may still read it
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS received(
@@ -91,32 +91,32 @@ _ADDED = (
     ("annotations", "agreement", "REAL NOT NULL DEFAULT 0"),
     ("objects", "sketch", "BLOB"),
 )
-"""Columns that databases made before version 1 lack. Each training asks Label Studio for all annotations and so fills
+"""Columns that databases from before version 1 lack. Each training reads all annotations from Label Studio and so fills
 them; until then the oldest annotation of each task counts."""
 _VERSION = 1
 _TABLES = (*re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _SCHEMA), "counting")
 _UPSERT = """ON CONFLICT DO UPDATE SET task = excluded.task, updated_at = excluded.updated_at,
     ground_truth = excluded.ground_truth, deleted = excluded.deleted, number = excluded.number,
     at = max(at, excluded.at), annotator = excluded.annotator"""
-"""`number`: the event that an annotation's state comes from. `counting`: of the annotations of a task, made by several
-annotators, one counts: see `skipclick.evaluation.datasets.agreement`, which `agreement` and `sketch` are of."""
+"""`number`: the event that an annotation's state comes from. `counting`: the one annotation that counts of a task with
+several annotators: see `skipclick.evaluation.datasets.agreement`, which computes `agreement` and `sketch`."""
 
 
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class DamagedError(sqlite3.DatabaseError):
-    """The database was damaged; there is a new one now."""
+    """The database was damaged; a new one has replaced it."""
 
 
 class BacklogError(Exception):
-    """Too many events wait; later trainings ask Label Studio for what this one would have told."""
+    """Too many events are waiting; later trainings read from Label Studio what this one would have told."""
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object to learn from. `image`: the reference as in the task, `ImageReference.url`. `size`: (H, W) of the mask
-    and of the image as annotators see it. `id` grows with every object or mask that is new."""
+    """An object to learn from. `image`: the reference in the task, `ImageReference.url`. `size`: (H, W) of the mask and
+    of the image as annotators see it. `id` increases with every new object or mask."""
 
     id: int
     project: int
@@ -130,19 +130,19 @@ class StoredObject:
     annotator: int | None
     """Who made the annotation; None if that is not known."""
     digest: str
-    """Of the mask: equal digests mean equal masks."""
+    """Of the mask; equal digests mean equal masks."""
     mask_file: Path
 
     def read_mask(self) -> NDArray[np.bool_]:
-        """The mask, bool (H, W). Still there a day after its object was changed or deleted."""
+        """The mask, bool (H, W). It is kept for a day after its object was changed or deleted."""
         with Image.open(self.mask_file) as image:
             return np.array(image, np.bool_)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What is known of a project. `skipped`: numbers of annotations and objects not learnt from, by reason. `waiting`:
-    events not worked off yet. `changed_at`: Unix time of the last event, 0 if there was none."""
+    """Figures of a project. `skipped`: numbers of annotations and objects not learnt from, by reason. `waiting`: events
+    not applied yet. `changed_at`: Unix time of the last event, 0 if there was none."""
 
     objects: int
     images: int
@@ -150,11 +150,11 @@ class Counts:
     waiting: int
     changed_at: float
     annotators: Mapping[str, int] = field(default_factory=dict)
-    """Objects by the id of who made them, the most first; "" where that is not known."""
+    """Number of objects by annotator's id, the most first; "" stands for unknown ones."""
 
 
 class AnnotationStore:
-    """Keeps nothing in memory, so any thread may call it. `max_pixels`: larger masks are not decoded."""
+    """Thread-safe: it keeps nothing in memory. `max_pixels`: larger masks are not decoded."""
 
     def __init__(self, folder: Path, max_pixels: int = 80_000_000) -> None:
         self._folder = folder
@@ -162,9 +162,9 @@ class AnnotationStore:
         self._is_prepared = False
 
     def receive(self, project: int, body: bytes) -> None:
-        """Write down a /webhook body. When this returns the event survives a kill and a power cut.
+        """Record a /webhook body. Once this returns, the event survives a kill and a power failure.
 
-        Raises `BacklogError` where too much waits already.
+        Raises `BacklogError` if too much is waiting already.
         """
         try:
             self._receive(project, body)
@@ -174,39 +174,42 @@ class AnnotationStore:
     def _receive(self, project: int, body: bytes) -> None:
         with self._database(_SHORT_PATIENCE) as database:
             count, size = database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM received").fetchone()
-            if count >= MOST_WAITING or size + len(body) > MOST_WAITING_BYTES:
-                raise BacklogError(f"{count} events with {size >> 20} MB wait to be worked off; no more are taken")
+            if count >= MAX_WAITING or size + len(body) > MAX_WAITING_BYTES:
+                raise BacklogError(
+                    f"{count} events with {size >> 20} MB are waiting to be applied; no more are accepted"
+                )
             database.execute("INSERT INTO received (project, at, body) VALUES (?, ?, ?)", (project, time.time(), body))
 
-    def settle(self, project: int | None = None, patience: float = _WRITERS_PATIENCE) -> int:
-        """Work off what was received, in order, but for heavy events; how many events that were. Where an event cannot
-        be applied now, its project waits; the error is raised at the end, of one `project` only if one is given. Raises
-        `BusyError` if another process works off events for longer than `patience` seconds."""
+    def apply_pending(self, project: int | None = None, patience: float = _WRITERS_PATIENCE) -> int:
+        """Apply the received events in order, except heavy ones; returns their number. If an event cannot be applied
+        now, its project waits, and the error is raised at the end; with `project`, only an error of that project.
+        Raises `BusyError` if another process applies events for longer than `patience` seconds."""
         with self._sole_writer(patience):
-            return self._settle_all(heavy=False, project=project)
+            return self._apply_all(heavy=False, project=project)
 
-    def settle_heavy(self) -> int:
-        """Work off the events that `settle` left, of whatever size. For a process that may end in the middle; others
-        have their turn after each event."""
-        return self._settle_all(heavy=True)
+    def apply_heavy(self) -> int:
+        """Apply the events that `apply_pending` left, whatever their size. For a process that may end in the middle;
+        others get their turn after each event."""
+        return self._apply_all(heavy=True)
 
     def is_behind(self) -> bool:
-        """Whether there are heavy events, or projects to ask Label Studio for."""
+        """Whether there are heavy events, or projects to read from Label Studio."""
         with self._database() as database:
             return bool(_scalar(database, "SELECT EXISTS (SELECT 1 FROM heavy) OR EXISTS (SELECT 1 FROM to_collect)"))
 
     def to_collect(self) -> list[int]:
-        """The projects of a database that was damaged: Label Studio has to be asked for their annotations."""
+        """The projects of a damaged database: their annotations have to be read from Label Studio."""
         with self._database() as database:
             return [row["project"] for row in database.execute("SELECT project FROM to_collect ORDER BY 1")]
 
     def collected(self, project: int) -> None:
-        """All annotations of a project were asked for."""
+        """Note that all annotations of a project have been read."""
         with self._database() as database:
             database.execute("DELETE FROM to_collect WHERE project = ?", (project,))
 
     def backlog(self) -> dict[str, int]:
-        """Of all projects: events "waiting", their "bytes", those "heavy" among them, and those "set aside"."""
+        """For all projects together: events "waiting", their "bytes", the "heavy" ones among them, and those
+        "set_aside"."""
         with self._database() as database:
             waiting = database.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM received").fetchone()
             heavy = _scalar(database, "SELECT count(*) FROM heavy")
@@ -214,14 +217,14 @@ class AnnotationStore:
         return {"waiting": waiting[0], "bytes": waiting[1], "heavy": heavy, "set_aside": aside}
 
     def marker(self) -> int:
-        """The number of the last event received, for `align`."""
+        """The number of the last event received, for `reconcile`."""
         with self._database() as database:
             return int(_scalar(database, "SELECT seq FROM sqlite_sequence WHERE name = 'received'"))
 
-    def align(self, project: int, event: Event, since: int) -> None:
-        """Make a project agree with what Label Studio itself said after the marker `since` was taken. What events
-        received later have changed is newer and stays."""
-        self.settle(project)
+    def reconcile(self, project: int, event: Event, since: int) -> None:
+        """Make a project agree with what Label Studio itself answered after the marker `since` was taken. Changes by
+        events received later are newer and stay."""
+        self.apply_pending(project)
         with self._sole_writer():
             self._apply(project, event, since, from_label_studio=True)
 
@@ -232,30 +235,30 @@ class AnnotationStore:
             return {row["annotation"] for row in rows if tasks is None or row["task"] in tasks}
 
     def projects(self) -> list[int]:
-        """All projects that anything was received of."""
+        """All projects from which anything was received."""
         with self._database() as database:
             rows = database.execute("SELECT project FROM annotations UNION SELECT project FROM received ORDER BY 1")
             return [row["project"] for row in rows]
 
     def objects(self, project: int) -> list[StoredObject]:
-        """The objects to learn from, oldest first; those whose image was reported as unreachable are among them."""
+        """The objects to learn from, oldest first, including those whose image was reported as unreachable."""
         with self._database() as database:
             rows = database.execute("SELECT * FROM counting WHERE project = ? ORDER BY id", (project,))
             return [self._stored(row) for row in rows]
 
     def new_since(self, project: int, last: int) -> int:
-        """How many objects have an id above `last`: those that are new, or have a new mask, since then."""
+        """Number of objects with an id above `last`: those that are new, or have a new mask, since then."""
         with self._database() as database:
             query = "SELECT count(*) FROM counting WHERE project = ? AND id > ?"
             return int(_scalar(database, query, project, last))
 
     def fingerprint(self, project: int) -> str:
-        """A name of the project's objects: equal names mean the same masks and labels on the same images."""
+        """A digest of the project's objects: equal ones mean the same masks and labels on the same images."""
         facts = [(one.image, one.label, one.annotation, one.region, one.digest) for one in self.objects(project)]
         return sha256("\n".join(sorted(map(repr, facts))).encode()).hexdigest()
 
     def report_unreachable(self, project: int, reasons: Mapping[str, str]) -> None:
-        """Note which of the project's images could not be had, and why; replaces what was noted before."""
+        """Record which of the project's images could not be loaded, and why; replaces the previous record."""
         with self._transaction() as database:
             database.execute("DELETE FROM unreachable WHERE project = ?", (project,))
             rows = [(project, image, reason) for image, reason in reasons.items()]
@@ -289,27 +292,27 @@ class AnnotationStore:
             )
         return Counts(num_objects, num_images, reasons, waiting, float(changed_at), annotators)
 
-    def sweep(self, older_than: float = _SWEEP_AFTER) -> int:
-        """Remove masks that nothing has named for so many seconds; how many there were."""
+    def delete_orphans(self, older_than: float = _ORPHAN_SECONDS) -> int:
+        """Remove masks that nothing has referred to for `older_than` seconds; returns their number."""
         with self._sole_writer(), self._database() as database:
-            named = {(str(project), mask) for project, mask in database.execute("SELECT project, mask FROM objects")}
+            referenced = {(str(row[0]), row[1]) for row in database.execute("SELECT project, mask FROM objects")}
             before = time.time() - older_than
-            forgotten = [
+            orphans = [
                 path
                 for path in (self._folder / "masks").glob("*/*")
-                if (path.parent.name, path.name) not in named and path.stat().st_mtime <= before
+                if (path.parent.name, path.name) not in referenced and path.stat().st_mtime <= before
             ]
-            for path in forgotten:
+            for path in orphans:
                 path.unlink()
-        return len(forgotten)
+        return len(orphans)
 
-    def _settle_all(self, heavy: bool, project: int | None = None) -> int:
-        """Work off the events that are heavy, or the others."""
+    def _apply_all(self, heavy: bool, project: int | None = None) -> int:
+        """Apply the heavy events, or all others."""
         num_events, troubles = 0, dict[int, OSError | sqlite3.Error]()
         while (row := self._next_event(heavy, troubles)) is not None:
             try:
                 with self._sole_writer() if heavy else nullcontext():
-                    self._settle_one(row, heavy)
+                    self._apply_one(row, heavy)
                 num_events += 1
             except (OSError, sqlite3.Error) as error:  # `_is_of_the_system`
                 troubles[row["project"]] = error
@@ -319,7 +322,7 @@ class AnnotationStore:
         return num_events
 
     def _next_event(self, heavy: bool, but: Collection[int]) -> sqlite3.Row | None:
-        """The oldest event of those that are heavy, or of the others, `but` those of some projects."""
+        """The oldest of the heavy events, or of the others, `but` not of these projects."""
         query = (
             f"SELECT * FROM received WHERE number {'IN' if heavy else 'NOT IN'} (SELECT number FROM heavy) "
             f"AND project NOT IN ({', '.join(map(str, but))}) ORDER BY number LIMIT 1"
@@ -328,14 +331,14 @@ class AnnotationStore:
             row: sqlite3.Row | None = database.execute(query).fetchone()
         return row
 
-    def _settle_one(self, row: sqlite3.Row, heavy: bool) -> None:
-        """Work off an event; unless `heavy` ones are wanted, only mark it if it is one. Raises `OSError` or
-        `sqlite3.Error` where it cannot be applied now for no fault of its own."""
+    def _apply_one(self, row: sqlite3.Row, heavy: bool) -> None:
+        """Apply an event; one that turns out to be heavy is only marked, unless `heavy`. Raises `OSError` or
+        `sqlite3.Error` if it cannot be applied now for a reason that is not its own."""
         number = row["number"]
         if not heavy and len(row["body"]) > _LIGHT_BYTES:
             self._leave_for_later(number)
             return
-        if self._count_try(number) > _MOST_TRIES:
+        if self._count_try(number) > _MAX_TRIES:
             self._set_aside(row)
             return
         try:
@@ -357,7 +360,8 @@ class AnnotationStore:
             database.execute("DELETE FROM tries WHERE number = ?", (number,))
 
     def _count_try(self, number: int) -> int:
-        """Write down that an event is about to be applied; how often that was. One that ends the process counts too."""
+        """Record that an event is about to be applied; returns how often it was. So attempts that kill the process
+        count too."""
         with self._transaction() as database:
             database.execute("INSERT INTO tries VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1", (number,))
             return int(_scalar(database, "SELECT count FROM tries WHERE number = ?", number))
@@ -367,7 +371,7 @@ class AnnotationStore:
             database.execute("DELETE FROM tries WHERE number = ?", (number,))
 
     def _set_aside(self, row: sqlite3.Row) -> None:
-        """Leave an event out that cannot be applied: nothing is lost, since every training asks Label Studio anew."""
+        """Skip an event that cannot be applied: nothing is lost, since every training reads from Label Studio again."""
         logger.error(
             "an event of project %d with %d bytes is set aside: it could not be applied",
             row["project"],
@@ -379,10 +383,10 @@ class AnnotationStore:
             _forget_event(database, row["number"])
 
     def _apply(self, project: int, event: Event, number: int, at: float = 0.0, from_label_studio: bool = False) -> None:
-        """Let an event take effect: decode and write masks first, then change the database at once.
+        """Let an event take effect: decode and write masks first, then change the database in one transaction.
 
         Webhooks may overtake each other, so an older state does not replace a newer one, and what was deleted stays
-        deleted (Label Studio never gives an id twice) unless Label Studio itself is asked and still has it.
+        deleted (Label Studio never reuses an id), unless Label Studio itself was asked and still has it.
         """
 
         def is_news(row: sqlite3.Row | None, updated_at: str) -> bool:
@@ -415,7 +419,7 @@ class AnnotationStore:
                 _forget_event(database, number)
 
     def _prepare(self, database: sqlite3.Connection, project: int, annotation: Annotation) -> _Prepared:
-        """Decode an annotation's masks and write those that the store does not have yet."""
+        """Decode an annotation's masks and write those that the store lacks."""
         known = {row["region"]: row for row in _object_rows(database, project, annotation.id)}
         skipped: Counter[str] = Counter(annotation.skipped)
         new, kept = [], {}
@@ -463,12 +467,12 @@ class AnnotationStore:
         )
 
     def _forget(self, database: sqlite3.Connection, project: int, annotation: int, kept: Collection[int]) -> None:
-        """Remove an annotation's objects but for those with an id in `kept`, and what was skipped of it."""
+        """Remove an annotation's objects, except those with an id in `kept`, and its skipped counts."""
         for row in _object_rows(database, project, annotation):
             if row["id"] not in kept:
                 database.execute("DELETE FROM objects WHERE id = ?", (row["id"],))
                 with suppress(FileNotFoundError):
-                    os.utime(self._masks(project) / row["mask"])  # its last day begins, see `sweep`
+                    os.utime(self._masks(project) / row["mask"])  # its last day starts, see `delete_orphans`
         database.execute("DELETE FROM skipped WHERE project = ? AND annotation = ?", (project, annotation))
 
     def _stored(self, row: sqlite3.Row) -> StoredObject:
@@ -492,8 +496,8 @@ class AnnotationStore:
 
     @contextmanager
     def _database(self, patience: float = _PATIENCE) -> Iterator[sqlite3.Connection]:
-        """A connection; each statement is a transaction of its own. Raises `DamagedError` once the database has had to
-        be replaced, whatever of it was found to be damaged in the block."""
+        """A connection in which each statement is its own transaction. Raises `DamagedError` if the block ran into
+        damage and the database was replaced."""
         try:
             if not self._is_prepared:
                 self._prepare_database()
@@ -503,7 +507,9 @@ class AnnotationStore:
             if not _is_damage(error):
                 raise
             self._replace_damaged(error)
-            raise DamagedError(f"the database of annotations was damaged ({error}) and begun anew; try again") from None
+            raise DamagedError(
+                f"the database of annotations was damaged ({error}) and has been replaced by a new one; try again"
+            ) from None
 
     @contextmanager
     def _connection(self, patience: float = _PATIENCE, name: str = _DATABASE) -> Iterator[sqlite3.Connection]:
@@ -514,7 +520,7 @@ class AnnotationStore:
             yield database
 
     def _prepare_database(self) -> None:
-        """Make the folder and what the database lacks, and look the database over."""
+        """Create the folder and missing tables, and check the database."""
         self._folder.mkdir(parents=True, exist_ok=True)
         try:
             self._make_tables(_DATABASE)
@@ -531,7 +537,7 @@ class AnnotationStore:
             is_new = not _scalar(database, "SELECT count(*) FROM sqlite_master WHERE name = 'objects'")
             database.executescript(_SCHEMA)
             _migrate(database)
-            if is_new:  # but masks may be there, of a database that is lost
+            if is_new:  # but there may be masks of a lost database
                 projects = [(int(one.name),) for one in (self._folder / "masks").glob("*") if one.name.isdecimal()]
                 database.executemany("INSERT OR IGNORE INTO to_collect VALUES (?)", projects)
 
@@ -547,8 +553,8 @@ class AnnotationStore:
             raise error
 
     def _replace_damaged(self, error: sqlite3.DatabaseError) -> None:
-        """Set a damaged database aside and begin a new one, unless another thread or process has just done so. Clicks
-        must not wait for its repair, and Label Studio has all annotations in any case."""
+        """Set a damaged database aside and start a new one, unless another thread or process has just done so. Clicks
+        must not wait for a repair, and Label Studio has all annotations anyway."""
         with locked(self._folder / "annotations.mending.lock", _WRITERS_PATIENCE):
             try:
                 self._check(thoroughly=True)
@@ -558,7 +564,7 @@ class AnnotationStore:
                     raise
             aside, new = f".damaged-{time.time_ns()}", f"{_DATABASE}.new"
             _remove_database(self._folder / new)
-            self._make_tables(new)  # nobody meets it half made
+            self._make_tables(new)  # under another name: nobody sees it incomplete
             for name in (f"{_DATABASE}-wal", f"{_DATABASE}-shm", _DATABASE):
                 with suppress(FileNotFoundError):
                     (self._folder / name).rename(self._folder / f"{name}{aside}")
@@ -572,7 +578,7 @@ class AnnotationStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection with a transaction that holds if the block ends well, and leaves no trace otherwise."""
+        """A connection with a transaction that is committed if the block succeeds, and rolled back otherwise."""
         with self._database() as database:
             database.execute("BEGIN IMMEDIATE")
             yield database
@@ -580,15 +586,15 @@ class AnnotationStore:
 
     @contextmanager
     def _sole_writer(self, patience: float = _WRITERS_PATIENCE) -> Iterator[None]:
-        """Keeps other threads and processes from working off events. Raises `BusyError`."""
+        """Keeps other threads and processes from applying events. Raises `BusyError`."""
         with locked(self._folder / "annotations.lock", patience):
             yield
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """An annotation whose masks are on the disk: rows to insert, ids of rows to keep with the sketches of their masks,
-    what was skipped."""
+    """An annotation whose masks are on disk: rows to insert, ids of rows to keep with the sketches of their masks, and
+    counts of what was skipped."""
 
     annotation: Annotation
     new: list[tuple[str | int | bytes | None, ...]]
@@ -597,7 +603,7 @@ class _Prepared:
 
 
 def _migrate(database: sqlite3.Connection) -> None:
-    """Bring a database of an earlier version up to date, once; a new one gets its view."""
+    """Migrate a database of an earlier version, once; a new one gets its view."""
     if _scalar(database, "PRAGMA user_version") >= _VERSION:
         return
     database.execute("BEGIN IMMEDIATE")
@@ -612,7 +618,7 @@ def _migrate(database: sqlite3.Connection) -> None:
 
 
 def _compare(database: sqlite3.Connection, project: int, task: int) -> None:
-    """Write down how far the annotations of a task agree, from the sketches of their masks."""
+    """Store how far the annotations of a task agree, computed from the sketches of their masks."""
     rows = database.execute(
         "SELECT annotation, annotator, ground_truth, image, sketch FROM annotations JOIN objects "
         "USING (project, annotation) WHERE project = ? AND task = ? ORDER BY annotation, objects.id",
@@ -633,30 +639,30 @@ def _compare(database: sqlite3.Connection, project: int, task: int) -> None:
 
 
 def _event(body: bytes, project: int) -> Event:
-    """What a received body says; nothing if it makes no sense, so that it does not block those behind it."""
+    """The event of a received body; an empty one if it cannot be read, so that it does not block those after it."""
     try:
         return read_event(read_json(body), body)
     except Exception:
-        logger.exception("an event of project %d cannot be read and is left out", project)
+        logger.exception("an event of project %d cannot be read and is skipped", project)
         return Event()
 
 
 def _is_heavy(event: Event, max_pixels: int) -> bool:
-    """Whether an event has many masks, or large ones, to be decoded; those of more than `max_pixels` are not."""
+    """Whether an event has many or large masks to decode; those of more than `max_pixels` are not decoded."""
     sizes = (piece.size[0] * piece.size[1] for one in event.saved for each in one.objects for piece in each.pieces)
     pixels = [size for size in sizes if size <= max_pixels]
     return len(pixels) > _LIGHT_MASKS or sum(pixels) > _LIGHT_PIXELS
 
 
 def _is_of_the_system(error: Exception) -> bool:
-    """Whether an event cannot be applied now for no fault of its own: a full disk, a locked database."""
+    """Whether the system, not the event, is the reason: a full disk, a locked database."""
     if isinstance(error, (sqlite3.OperationalError, DamagedError)):
         return True
     return isinstance(error, OSError) and error.errno is not None  # Pillow's own, of files it cannot read, have none
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether an error says that the database is damaged, or lacks a table: its file was emptied, or is another one."""
+    """Whether an error means that the database is damaged or lacks a table: its file was emptied or replaced."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is not None and code & 0xFF in _DAMAGE:
         return True
@@ -685,6 +691,6 @@ def _object_rows(database: sqlite3.Connection, project: int, annotation: int) ->
 
 
 def _scalar(database: sqlite3.Connection, query: str, *values: int) -> Any:
-    """The one value that a query asks for; 0 for none."""
+    """The single value of a query; 0 for none."""
     row = database.execute(query, values).fetchone()
     return (row[0] if row is not None else None) or 0

@@ -1,13 +1,14 @@
 """Versions of a project's head: complete or not there, and a pointer to the one in service.
 
     MODEL_DIR/versions/PROJECT/v1/model.safetensors   the head's weights (the backbone is the base checkpoint's)
-                                 /about.json          base, data, time, and digests by which damage is noticed
+                                 /about.json          base, data, time, and digests that reveal damage
                                  /report.json, report.png
                                  /prototypes.safetensors    what its accepted objects look like, if that was measured
     MODEL_DIR/versions/PROJECT/current                "v3": the one in service, then, a line each, those before it
 
-A version is written under another name and renamed, the pointer is replaced. Both are atomic: whoever is killed when,
-the pointer names a complete version. Writers hold the project's lock, readers need none. Numbers are never used twice.
+A version is written under another name and renamed; the pointer is replaced. Both are atomic: whenever a process is
+killed, the pointer names a complete version. Writers hold the project's lock, readers need none. Numbers are never
+reused.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from skipclick.model import SkipClick
 from skipclick.proposals import Prototypes
 
 BASE = "base"
-"""In the pointer, and for people: the checkpoint that the server was started with."""
+"""Name, in the pointer and for people, of the checkpoint that the server was started with."""
 
-_FACTS = ("base", "backbone", "head")  # what every about.json tells
+_FACTS = ("base", "backbone", "head")  # keys of every about.json
 _POINTER, _WEIGHTS, _ABOUT, _REPORT, _PICTURE, _PROTOTYPES = (
     "current",
     "model.safetensors",
@@ -59,12 +60,12 @@ class Version:
 
     @property
     def name(self) -> str:
-        """As in predictions: `skipclick-lite+p12.v3`."""
+        """As shown in predictions: `skipclick-lite+p12.v3`."""
         return f"{self.about['base']}+p{self.project}.v{self.number}"
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """What was measured before it was promoted or turned down."""
+        """What was measured before it was promoted or rejected."""
         report: Mapping[str, Any] = json.loads((self.folder / _REPORT).read_bytes())
         return report
 
@@ -86,7 +87,7 @@ class Version:
         return (self.proposals or {}).get("helps") is True
 
     def prototypes(self) -> Prototypes:
-        """What the objects that it learnt from look like. Raises `ValueError` if that is missing or damaged."""
+        """What the objects that it learnt from look like. Raises `ValueError` if the file is missing or damaged."""
         path = self.folder / _PROTOTYPES
         try:
             return Prototypes.from_bytes(path.read_bytes())
@@ -94,7 +95,7 @@ class Version:
             raise ValueError(f"{path} cannot be used: {error}") from None
 
     def head(self) -> dict[str, Tensor]:
-        """The weights, checked against their digest. Raises `ValueError` with one sentence if they are damaged."""
+        """The weights, checked against their digest. Raises `ValueError` if they are damaged."""
         state = load_head(self.folder / _WEIGHTS)
         if head_digest(state) != self.about["head"]:
             raise ValueError(f"the weights of {self.folder} are damaged: their digest is not the one in {_ABOUT}")
@@ -103,7 +104,7 @@ class Version:
     def model(self, base: SkipClick) -> SkipClick:
         """The whole model, on the CPU: this head on the backbone of `base`. Raises `ValueError` if it does not fit."""
         if backbone_digest(base) != self.about["backbone"]:
-            raise ValueError(f"{self.name} was trained for another base model than {base.version}")
+            raise ValueError(f"{self.name} was trained for a base model other than {base.version}")
         model = copy.deepcopy(base)
         put_head(model, self.head())
         model.version = self.name
@@ -155,7 +156,7 @@ class Versions:
         picture: Path | None = None,
         prototypes: Prototypes | None = None,
     ) -> Version:
-        """Keep a candidate as the next version; it is not in service before `promote`.
+        """Save a candidate as the next version; it is not in service before `promote`.
 
         Args:
             model: the fine-tuned model. Its backbone must be that of `base`, to the bit: only the head is kept.
@@ -192,9 +193,9 @@ class Versions:
         return self.version(project, number)
 
     def promote(self, project: int, number: int | None, in_place_of: int | None = None) -> None:
-        """Put a version in service, or the base with None. Raises `ValueError` if it is not there or damaged.
+        """Put a version in service, or the base with None. Raises `ValueError` if it does not exist or is damaged.
 
-        in_place_of: the version in service now, if a rollback shall not lead back to it.
+        in_place_of: the version in service now, if a rollback should not return to it.
         """
         if number is not None:
             self.version(project, number).head()
@@ -206,7 +207,8 @@ class Versions:
                 self._point(project, [number, *history])
 
     def rollback(self, project: int) -> int | None:
-        """Put in service what was before; returns its number, None for the base. Raises `ValueError` if the base is."""
+        """Put the previous version back in service; returns its number, None for the base. Raises `ValueError` if the
+        base is in service."""
         with self._locked(project):
             history = self._history(project)
             if not history or history[0] is None:
@@ -219,7 +221,7 @@ class Versions:
     def prune(self, project: int, keep: int) -> list[int]:
         """Delete all versions but the newest `keep` (at least 1) and the one in service; returns their numbers.
 
-        The newest stays, so that no number is used twice.
+        The newest stays, so that no number is reused.
         """
         if keep < 1:
             raise ValueError("at least one version must be kept")
@@ -246,7 +248,7 @@ class Versions:
         return self._folder / str(project)
 
     def _history(self, project: int) -> list[int | None]:
-        """What is in service, then what was before it; None stands for the base."""
+        """The version in service, then those before it; None stands for the base."""
         try:
             lines = read_small(self._of(project) / _POINTER).decode(errors="replace").split()
         except FileNotFoundError:
@@ -260,11 +262,11 @@ class Versions:
 
     @contextmanager
     def _locked(self, project: int) -> Iterator[None]:
-        """Alone among all writers of a project; also sweeps what a killed one left behind."""
+        """Holds the project's lock, and removes what a killed writer left behind."""
         folder = self._of(project)
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when a process dies
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when a process dies
             for left in folder.glob(".*.tmp"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield

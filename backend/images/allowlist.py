@@ -1,9 +1,9 @@
 """Which hosts this server calls for images: names on a list, and addresses that are safe to call.
 
-Anybody who may create a task chooses an address that this server then calls, from inside its network. So a host other
-than Label Studio needs a name on the list `IMAGE_HOSTS`, and an address that the whole internet could call as well. The
-name is resolved once, and the connection goes to exactly the address that was checked: a name that means another host
-a moment later gains nothing.
+Anyone who can create a task chooses an address that this server then calls, from inside its network. So a host other
+than Label Studio needs a name on the list `IMAGE_HOSTS` and a publicly reachable address. The name is resolved once,
+and the connection goes to exactly the address that was checked: a name that resolves to another host a moment later
+gains nothing (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.util.connection import create_connection
 
-from backend.punctual import PunctualAdapter
+from backend.http_client import DeadlineAdapter
 from backend.settings import BUCKETS, host_matches
 
 Standing = Literal["public", "private", "unusable"]
-"""Of an address: the internet's, a network's own (loopback included), or one at which no images live, such as
-those where clouds hand out credentials."""
+"""Kind of an address: public, private (loopback included), or one that never serves images, such as those from which
+clouds hand out credentials."""
 
 _GLOBAL_UNICAST = ip_network("2000::/3")
 _NAT64 = ip_network("64:ff9b::/96")
@@ -47,19 +47,19 @@ _CLOUD_SERVICES = tuple(
         "64:ff9b:1::/48",  # where a network translates to IPv4 addresses, perhaps to these
     )
 )
-"""Where clouds tell a machine its own credentials and secrets, besides the link-local addresses that most use."""
+"""Metadata services, which hand out a machine's credentials, besides the link-local addresses that most clouds use."""
 
 
 class RefusedHostError(ValueError):
-    """This host is not called; the message says which setting forbids it."""
+    """This host may not be called; the message names the setting that forbids it."""
 
 
 @dataclass(frozen=True)
 class ImageHosts:
     """The hosts besides Label Studio that images come from.
 
-    `patterns` are host names, `*.example.org` for all names below one, or `*`; any other asterisk stands for a part
-    without dots. `allow_private` is for trusted networks: it admits loopback and private addresses too.
+    `patterns` are host names, `*.example.org` for all subdomains, or `*`; any other asterisk matches a part without
+    dots. `allow_private` is for trusted networks: it admits loopback and private addresses too.
     """
 
     patterns: tuple[str, ...] = BUCKETS
@@ -74,7 +74,8 @@ class ImageHosts:
             )
 
     def lists(self, host: str) -> bool:
-        """Whether the list means this host, so that no other may stand for it. `*` does not mean this machine."""
+        """Whether the list names this host, so that no other may be called in its place. `*` does not name this
+        machine."""
         here = host == "localhost" or host.endswith(".localhost") or _is_loopback(host)
         name = host.lower().rstrip(".")
         return any(host_matches(name, pattern.lower()) for pattern in self.patterns if pattern != "*" or not here)
@@ -88,7 +89,7 @@ class ImageHosts:
         standings = {standing(address) for address in addresses}
         if "unusable" in standings:
             raise RefusedHostError(
-                f"{host[:100]} has an address that no image comes from (link-local, reserved, or a cloud's "
+                f"{host[:100]} has an address that never serves images (link-local, reserved, or a cloud's "
                 "own services)"
             )
         if "private" in standings and not self.allow_private:
@@ -98,8 +99,8 @@ class ImageHosts:
             )
         return addresses
 
-    def adapter(self, deadline: float) -> PunctualAdapter:
-        """A session's way to these hosts and no others, open until the monotonic time `deadline`. Its requests raise
+    def adapter(self, deadline: float) -> DeadlineAdapter:
+        """An adapter that connects to these hosts only, until the monotonic time `deadline`. Its requests raise
         `RefusedHostError` too."""
         return _CheckingAdapter(self, deadline)
 
@@ -122,7 +123,7 @@ def standing(text: str) -> Standing:
 
 
 def _carried(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address to which packets for an IPv6 address go in the end, if there is one."""
+    """The IPv4 address that an IPv6 address embeds, to which its packets finally go; None if there is none."""
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
@@ -136,7 +137,7 @@ def _is_loopback(host: str) -> bool:
 
 
 class _CheckedConnection(HTTPConnection):
-    """Connects to an address that was checked. The name stays what TLS and the Host header speak of."""
+    """Connects to an address that was checked. TLS and the Host header still use the name."""
 
     def __init__(self, *args: Any, hosts: ImageHosts, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -164,7 +165,7 @@ class _TlsPool(HTTPSConnectionPool):
     ConnectionCls = _CheckedTlsConnection
 
 
-class _CheckingAdapter(PunctualAdapter):
+class _CheckingAdapter(DeadlineAdapter):
     """Makes requests through checked connections."""
 
     def __init__(self, hosts: ImageHosts, deadline: float) -> None:
@@ -184,7 +185,7 @@ class _CheckingAdapter(PunctualAdapter):
         return super().send(request, *args, **options)
 
     def _check_before_proxy(self, url: str) -> None:
-        """A proxy connects by itself, so all that can be checked is what the name means here and now."""
+        """A proxy makes the connection, so only what the name resolves to here and now can be checked."""
         parts = urlsplit(url)
         host = parts.hostname or ""
         self._hosts.check_name(host)
@@ -194,7 +195,7 @@ class _CheckingAdapter(PunctualAdapter):
             self._hosts.resolve(host, parts.port or 0)
         except OSError:
             raise RefusedHostError(
-                f"{host[:100]} cannot be resolved here, so that nobody knows where a proxy would connect to; if the "
+                f"{host[:100]} cannot be resolved here, so it is unknown where a proxy would connect to; if the "
                 "proxy is to be trusted with that, start this server with ALLOW_PRIVATE_ADDRESSES=true"
             ) from None
 

@@ -22,7 +22,7 @@ def data_uri_content(uri: str, max_bytes: int) -> bytes:
     """The bytes of a cleaned `data:` URI. Raises `DataUriError`."""
     head, comma, payload = uri.partition(",")
     if not comma:
-        raise DataUriError("is no data URI: it has no comma")
+        raise DataUriError("is not a data URI: it has no comma")
     payload = payload.partition("#")[0]
     raw = b"".join(map(unquote_to_bytes, _pieces(payload))) if "%" in payload else payload.encode()
     if _BASE64_MARK.search(head.rstrip(_ASCII_BLANKS)):

@@ -9,23 +9,23 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.memory_budget import Lease, MemoryBudget, return_free_memory
+from backend.images.memory_budget import Lease, MemoryBudget, return_free_memory
 from skipclick.image_file import ImageError, TooManyPixelsError, UndecodableError, decode
 
-__all__ = ["ImageError", "Photo", "UndecodableError", "decode_image"]
+__all__ = ["DecodedImage", "ImageError", "UndecodableError", "decode_image"]
 
-LONGEST_SIDE = 65_535
+MAX_SIDE = 65_535
 """Pixels; JPEG and GIF allow no more."""
 
-MOST_ELONGATED = 100
-"""The longer side of a photo over the shorter one. Resizing, features and masks take memory for rows and columns apart:
-80 million by one pixel would take as much as a thousand ordinary photos."""
+MAX_ASPECT_RATIO = 100
+"""The longer side of a photo divided by the shorter one. Resizing, features and masks take memory per row and per
+column: 80 million by one pixel would take as much as a thousand ordinary photos."""
 
 ELONGATED_FROM = 4096
-"""Sides up to so many pixels may have any shape."""
+"""Pixels; a photo whose sides are no longer may have any shape."""
 
 _LARGE = 32 << 20
-"""Bytes that decoding takes from which on freed memory is handed back to the system at once."""
+"""When decoding took more bytes than this, freed memory is returned to the system at once."""
 
 
 def _nothing() -> None:
@@ -33,7 +33,7 @@ def _nothing() -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class DecodedImage:
     """An image as its viewers see it, possibly decoded at a reduced size."""
 
     pixels: NDArray[np.uint8]
@@ -41,16 +41,16 @@ class Photo:
     size: tuple[int, int]
     """(H, W) of the image that the annotator sees."""
     release: Callable[[], None] = _nothing
-    """To be called when the pixels are no longer looked at."""
+    """To be called when the pixels are no longer needed."""
 
 
 def decode_image(
     file: BinaryIO, max_pixels: int, enough: int | None = None, budget: MemoryBudget | None = None
-) -> Photo:
+) -> DecodedImage:
     """An image of at most `max_pixels`; see `skipclick.image_file.decode`.
 
-    With a `budget`, all that decoding takes is reserved there before it begins, and what the pixels take is given back
-    by the photo's `release`. Raises `ImageError`s, and `MemoryError`.
+    With a `budget`, all memory that decoding needs is reserved there before it starts; the image's `release` gives back
+    what the pixels take. Raises `ImageError`s, and `MemoryError`.
     """
     lease: Lease | None = None
     reserved = 0
@@ -80,20 +80,20 @@ def decode_image(
         if reserved > _LARGE:
             return_free_memory()
     if lease is None:
-        return Photo(decoded.pixels, decoded.size)
+        return DecodedImage(decoded.pixels, decoded.size)
     lease.shrink(decoded.pixels.nbytes)
-    return Photo(decoded.pixels, decoded.size, lease.release)
+    return DecodedImage(decoded.pixels, decoded.size, lease.release)
 
 
 def check_size(size: tuple[int, int], max_pixels: int) -> None:
-    """Raise `UndecodableError` for a (width, height) that is not taken."""
+    """Raise `UndecodableError` for a (width, height) that is not accepted."""
     short, long = sorted(size)
     if short * long > max_pixels:
         raise UndecodableError(
             f"the image has {size[0]} x {size[1]} pixels, more than IMAGE_MAX_PIXELS={max_pixels} allows"
         )
-    if long > LONGEST_SIDE or long > max(ELONGATED_FROM, MOST_ELONGATED * short):
+    if long > MAX_SIDE or long > max(ELONGATED_FROM, MAX_ASPECT_RATIO * short):
         raise UndecodableError(
-            f"the image has {size[0]} x {size[1]} pixels: no side may be longer than {LONGEST_SIDE} pixels, and from "
-            f"{ELONGATED_FROM} on none more than {MOST_ELONGATED} times as long as the other"
+            f"the image has {size[0]} x {size[1]} pixels: no side may be longer than {MAX_SIDE} pixels, and from "
+            f"{ELONGATED_FROM} on none more than {MAX_ASPECT_RATIO} times as long as the other"
         )

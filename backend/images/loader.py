@@ -23,11 +23,12 @@ import requests
 from numpy.typing import NDArray
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
+from backend.http_client import DeadlineAdapter, connection_advice, new_session
 from backend.images.allowlist import ImageHosts, RefusedHostError
 from backend.images.data_uri import DataUriError, data_uri_content
-from backend.images.decode import ImageError, Photo, UndecodableError, decode_image
-from backend.images.incoming import incoming
+from backend.images.decode import DecodedImage, ImageError, UndecodableError, decode_image
 from backend.images.local_files import local_name, opened_below
+from backend.images.memory_budget import MemoryBudget
 from backend.images.sightings import (
     SETTLED_SECONDS,
     Sighting,
@@ -37,6 +38,7 @@ from backend.images.sightings import (
     digest_name,
     file_stamp,
 )
+from backend.images.streaming_file import streaming_file
 from backend.label_studio.auth import (
     AuthorizationError,
     LabelStudioAuth,
@@ -48,28 +50,25 @@ from backend.label_studio.auth import (
 )
 from backend.label_studio.names import ToldNames
 from backend.label_studio.references import cleaned, serves_images
-from backend.memory_budget import MemoryBudget
-from backend.outgoing import connection_advice, new_session
 from backend.prompts import ImageReference
-from backend.punctual import PunctualAdapter
 from backend.settings import Settings
 from skipclick.cache import ByteLru
 
 _CLOUD_SCHEMES = {"s3": "s3", "s3a": "s3", "s3n": "s3", "gs": "gs", "azure-blob": "azure-blob"}
-"""As data has them, and as Label Studio resolves them: Hadoop and Spark have names of their own for S3."""
+"""As they appear in task data, and as Label Studio resolves them: Hadoop and Spark have their own names for S3."""
 
 _MAX_REDIRECTS = 5
 _MAX_ADDRESS = 1 << 16
-"""Characters of a reference that is no data URI: what parses addresses takes a step in Python for each."""
+"""Characters of a reference that is not a data URI: parsing takes a step in Python for each."""
 _CHUNK = 1 << 16
 _SIGHTINGS_BYTES = 64 << 20
-"""Memory for what was seen of the photos, not for the photos: those of 60,000 tasks."""
+"""Memory for notes about photos, not for the photos: enough for 60,000 tasks."""
 
 _UNCONFIRMED_SECONDS = 600.0
-"""So long a photo that was seen still answers while its source does not."""
+"""How long a photo seen before is still used while its source does not answer."""
 
 _RETRY_SECONDS = 10.0
-"""A source that did not answer is not asked again before."""
+"""Pause before a source that did not answer is asked again."""
 
 _BUSY = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 
@@ -79,36 +78,36 @@ logger = logging.getLogger(__name__)
 
 
 class UnreachableError(ImageError):
-    """The source of an image says nothing about it now: it is down, busy, or too slow."""
+    """The source of an image does not answer now: it is down, busy, or too slow."""
 
 
 @dataclass(frozen=True, eq=False)
 class Look(Generic[T]):
-    """A photo as it is now: either what was kept of it, or the photo itself."""
+    """A photo as it is now: either what was cached for it, or the photo itself."""
 
     name: str
     """Of its content: equal names mean equal pixels."""
     kept: T | None = None
-    photo: Photo | None = None
+    photo: DecodedImage | None = None
     asked: bool = True
-    """Whether that took a request or a photo."""
+    """Whether a request was made, or the photo decoded, for this."""
 
 
 class ImageSource(Protocol):
     """Where the annotator gets images from."""
 
     def place(self, reference: ImageReference) -> str:
-        """A name for where the image comes from; what it shows may change."""
+        """A name for where the image comes from; its content may change."""
 
     def recent(self, reference: ImageReference, unconfirmed: bool = False) -> str | None:
-        """The name of what the image shows, if it was seen a short time ago; `unconfirmed`: so long ago that its source
-        should be asked again, if it can be."""
+        """The name of the image's content, if it was seen recently. `unconfirmed`: also if it was seen so long ago that
+        its source should be asked again, if possible."""
 
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
-        """What `find` has kept under the name of what the image shows now, else the image, oriented as the annotator
-        sees it; call the photo's `release` when it has been looked at. With `doubt` it is fetched in any case.
+        """What `find` returns for the name of the image's current content, otherwise the image, oriented as the
+        annotator sees it; call the photo's `release` after use. With `doubt` it is fetched in any case.
 
-        Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        Raises `ImageError`, and `MemoryError` if there is no room for it now.
         """
 
     def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
@@ -120,7 +119,7 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """A file that is about to be read. `stamp` says which file in which state it is; None if only its bytes can."""
+    """A file that is about to be read. `stamp` identifies the file and its state; None if only its bytes can."""
 
     file: BinaryIO
     stamp: str | None = None
@@ -129,7 +128,7 @@ class _Opened:
 
 
 class ImageLoader:
-    """Fetches and decodes. Keeps no image and no connection, but what each one was; any thread may call it."""
+    """Fetches and decodes. Caches no images and no connections, only the name of each image's content. Thread-safe."""
 
     def __init__(
         self,
@@ -146,11 +145,11 @@ class ImageLoader:
         names: Callable[[], Sequence[str]] = list,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`memory_bytes`: for all photos that are decoded or wait for the device, together. `hosts`: who is called
-        besides Label Studio. `local_root`: where files of its local storage lie, if this
-        server has them too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: after
-        so many seconds a source is asked whether its image is still the same. `names`: what Label Studio calls itself,
-        see `names`."""
+        """`memory_bytes`: for all photos together that are decoded or wait for the device. `hosts`: the hosts that may
+        be called besides Label Studio. `local_root`: where the files of its local storage are, if this server has them
+        too. `enough`: pixels of a side that the model needs, see `decode_image`. `revalidate`: seconds after which a
+        source is asked whether its image is still the same. `names`: what Label Studio calls itself, see
+        `label_studio/names.py`."""
         self._auth = auth
         self._names = names
         self._hosts = hosts
@@ -188,7 +187,7 @@ class ImageLoader:
     def look(self, reference: ImageReference, find: Callable[[str], T | None], doubt: bool = False) -> Look[T]:
         """See `ImageSource.look`.
 
-        Where a source does not answer, what was seen before counts for a while. One that refuses is believed at once.
+        If a source does not answer, what was seen before remains valid for a while. A refusal takes effect at once.
         """
         reference = _canonical(reference)
         if (name := _inline_name(reference)) is not None:
@@ -206,7 +205,7 @@ class ImageLoader:
         except UnreachableError as error:
             if begin - known.confirmed > _UNCONFIRMED_SECONDS:
                 raise
-            logger.warning("the image of task %s is taken as it was: %s", reference.task_id, error)
+            logger.warning("the image of task %s is used as it was before: %s", reference.task_id, error)
             pause = max(self._revalidate, _RETRY_SECONDS)
             self._sightings.put(place, replace(known, due=self._clock() + pause))
             return Look(known.name, kept)
@@ -214,10 +213,10 @@ class ImageLoader:
             self._sightings.put(place, replace(known, due=-math.inf, confirmed=-math.inf))
             raise
 
-    def load(self, reference: ImageReference) -> Photo:
-        """The image as it is now, oriented as the annotator sees it; call its `release` when it has been looked at.
+    def load(self, reference: ImageReference) -> DecodedImage:
+        """The image as it is now, oriented as the annotator sees it; call its `release` after use.
 
-        Raises `ImageError`, and `MemoryError` where there is no room for it now.
+        Raises `ImageError`, and `MemoryError` if there is no room for it now.
         """
         with self._opened(reference) as opened:
             assert opened is not None
@@ -229,7 +228,7 @@ class ImageLoader:
         with self._opened(reference) as opened:
             assert opened is not None
             photo = self._decoded(opened.file, reference, enough=None)
-            photo.release()  # who keeps them has a budget of his own
+            photo.release()  # the caller has its own budget for them
             names = [_inline_name(reference), None if opened.stamp is None else content_name(opened.stamp)]
             if name not in names and name != digest_name(opened.file):
                 self._sightings.drop(self.place(reference))
@@ -239,7 +238,7 @@ class ImageLoader:
     def _look_anew(
         self, reference: ImageReference, place: str, begin: float, find: Callable[[str], T | None]
     ) -> Look[T]:
-        """A first look. Without a stamp the file is decoded while it arrives, and named when all of it is there."""
+        """A first look. Without a stamp the file is decoded while it arrives, and named once it is complete."""
         with self._opened(reference) as opened:
             assert opened is not None
             name = None if opened.stamp is None else content_name(opened.stamp)
@@ -259,7 +258,7 @@ class ImageLoader:
         kept: T,
         doubt: bool,
     ) -> Look[T]:
-        """Has the photo changed? In `doubt` a source that says no is not believed: its bytes are looked at."""
+        """Has the photo changed? In `doubt` a source that says no is not trusted: its bytes are compared."""
         headers = {"Cache-Control": "no-cache"}
         if known.etag is not None and known.is_trusted and not doubt:
             headers["If-None-Match"] = known.etag  # no If-Modified-Since: many hosts only compare which is later
@@ -280,14 +279,14 @@ class ImageLoader:
         return self._seen(place, begin, opened, look, is_trusted)
 
     def _seen(self, place: str, begin: float, opened: _Opened, look: Look[T], is_trusted: bool = True) -> Look[T]:
-        """Note what was seen. The state of a local file costs nothing to ask for, so it is, at every click."""
+        """Note what was seen. The state of a local file costs nothing to look up, so that is done at every click."""
         lasts = self._revalidate
         if opened.is_local:
             lasts = 0.0 if opened.stamp is not None else min(lasts, SETTLED_SECONDS)
         self._sightings.put(place, Sighting(look.name, opened.etag, begin + lasts, begin, is_trusted))
         return look
 
-    def _decoded(self, file: BinaryIO, reference: ImageReference, enough: int | None) -> Photo:
+    def _decoded(self, file: BinaryIO, reference: ImageReference, enough: int | None) -> DecodedImage:
         try:
             return decode_image(file, self._max_pixels, enough, self._budget)
         except UndecodableError as error:
@@ -317,7 +316,9 @@ class ImageLoader:
             return url
         if _is_cloud(url):
             if reference.task_id is None:
-                raise ImageError(f"{describe(url)} needs the task's id to be resolved by Label Studio, and it has none")
+                raise ImageError(
+                    f"{describe(url)} needs the task's id to be resolved by Label Studio, and the request has none"
+                )
             encoded = base64.urlsafe_b64encode(url.encode()).decode()
             return f"{self._auth.url}/tasks/{reference.task_id}/resolve/?fileuri={encoded}"
         if url.startswith("//"):  # of the scheme of the page that shows it
@@ -327,7 +328,7 @@ class ImageLoader:
             path = url.removeprefix(prefix) if url.startswith(f"{prefix}/") else url
             return self._auth.url + path
         raise ImageError(
-            f"{describe(url)} is no image reference that this server knows: it takes paths of Label Studio "
+            f"{describe(url)} is not an image reference that this server understands: it takes paths of Label Studio "
             "such as /data/upload/..., http(s) addresses, s3://, gs:// and azure-blob:// URIs, and data: URIs"
         )
 
@@ -349,7 +350,7 @@ class ImageLoader:
         deadline = time.monotonic() + self._timeout
         first = origin(urlsplit(address))
         with (
-            new_session(PunctualAdapter(deadline)) as label_studio,
+            new_session(DeadlineAdapter(deadline)) as label_studio,
             new_session(self._hosts.adapter(deadline)) as elsewhere,
         ):
             for _ in range(_MAX_REDIRECTS + 1):
@@ -375,7 +376,7 @@ class ImageLoader:
                         # without the query, which is another one whenever a cloud storage signs
                         where = f"{reference.url} {address.partition('?')[0]}"
                         yield _Opened(
-                            incoming(self._chunks(answer, address)),
+                            streaming_file(self._chunks(answer, address)),
                             None if stamp is None else f"{where} {stamp}",
                             answer_etag(answer.headers) if stamp is not None else None,
                         )
@@ -387,8 +388,8 @@ class ImageLoader:
         raise ImageError(f"{describe(reference.url)}: more than {_MAX_REDIRECTS} redirects")
 
     def _check_path(self, address: str) -> None:
-        """Raise `ImageError` for an address of Label Studio at which no image is: whoever may ask here for a mask must
-        not read by it what only this server's key may."""
+        """Raise `ImageError` for an address of Label Studio that serves no images: a client who may request a mask must
+        not use this to read what only this server's key may read."""
         path = under(self._auth.url, address) or urlsplit(address).path
         if not serves_images(path):
             raise ImageError(
@@ -397,7 +398,7 @@ class ImageLoader:
             )
 
     def _check_redirect(self, address: str, target: str) -> None:
-        """Raise `ImageError` for a redirect of Label Studio that tells of a wrong setting."""
+        """Raise `ImageError` for a redirect of Label Studio that reveals a wrong setting."""
         host = urlsplit(target).hostname or ""
         if host != urlsplit(address).hostname and self._hosts.lists(host):
             return
@@ -435,7 +436,7 @@ class ImageLoader:
             raise ImageError(f"did not try GET {describe(address)}: {error}{_own_name_advice(address)}") from None
         except requests.Timeout:
             raise self._too_slow(address) from None
-        except (OSError, ValueError) as error:  # all of requests' errors, files that are not there, no host names
+        except (OSError, ValueError) as error:  # all of requests' errors, missing certificate files, invalid host names
             kind = UnreachableError if isinstance(error, requests.ConnectionError) else ImageError
             place = "LABEL_STUDIO_URL" if self._auth.is_own(address) else "the address in the task's data"
             advice = connection_advice(error) or f"check {place}"
@@ -458,7 +459,9 @@ class ImageLoader:
         except ReadTimeoutError:
             raise self._too_slow(address) from None
         except HTTPError as error:
-            raise UnreachableError(f"tried GET {describe(address)}: it broke off ({type(error).__name__})") from None
+            raise UnreachableError(
+                f"tried GET {describe(address)}: the connection broke off ({type(error).__name__})"
+            ) from None
 
     def _too_slow(self, address: str) -> ImageError:
         return UnreachableError(
@@ -467,7 +470,7 @@ class ImageLoader:
 
     def _advice(self, status: int, address: str) -> str:
         if not self._auth.is_own(address):
-            return "the host of the image does not give it to this server; check the address in the task's data"
+            return "the image's host refuses it to this server; check the address in the task's data"
         if status in (401, 403) and not self._auth.has_key:
             return "set LABEL_STUDIO_API_KEY to a personal access token (Label Studio, Account & Settings)"
         if status in (401, 403):
@@ -481,8 +484,8 @@ class ImageLoader:
 
 
 def describe(url: str) -> str:
-    """A reference fit for messages: no credentials, no query (signatures of presigned addresses), not
-    endless."""
+    """A reference as shown in messages: without credentials and query (signatures of presigned addresses), and
+    shortened."""
     if url.startswith("data:"):
         return f"{url[:40].split(',')[0]},... ({len(url)} characters)"
     try:
@@ -518,8 +521,8 @@ def _is_cloud(url: str) -> bool:
 
 
 def _canonical(reference: ImageReference) -> ImageReference:
-    """A reference as browsers read it, the same object if it is one already; a cloud scheme as Label Studio resolves
-    it."""
+    """A reference as browsers read it, and a cloud scheme as Label Studio resolves it; the same object if nothing
+    changes."""
     url = cleaned(reference.url)
     if len(url) > _MAX_ADDRESS and not url.startswith("data:"):
         raise ImageError(f"{describe(url[:_MAX_ADDRESS])} is an address of {len(url)} characters")
@@ -530,7 +533,7 @@ def _canonical(reference: ImageReference) -> ImageReference:
 
 
 def _name_of_decoded(file: BinaryIO) -> str:
-    """The name of a file that has been decoded: if its end, which that did not need, does not come, of all before."""
+    """The name of a decoded file. If its end, which decoding did not need, does not arrive, of all bytes before it."""
     with suppress(ImageError):
         file.seek(0, SEEK_END)
     return digest_name(file)
@@ -539,7 +542,7 @@ def _name_of_decoded(file: BinaryIO) -> str:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed, and refused, only when asked for
+        _ = parts.port  # raises for an invalid one, which urlsplit does not
     except ValueError:
         raise ImageError(f"{describe(url)} is not a valid address") from None
     return parts
@@ -558,7 +561,7 @@ def _redirected(address: str, location: str) -> str:
     except ValueError:
         raise ImageError(f"{describe(address)} redirects to something that is not a valid address") from None
     if _split(target).scheme not in ("http", "https"):
-        raise ImageError(f"{describe(target)}: a redirect to something else than http(s) is not followed")
+        raise ImageError(f"{describe(target)}: a redirect to something other than http(s) is not followed")
     return _prepared(target)
 
 
@@ -577,7 +580,7 @@ def _data_uri(uri: str, max_bytes: int) -> bytes:
 
 
 def _own_name_advice(address: str) -> str:
-    """What else may be wrong where a path is one of Label Studio's."""
+    """Further advice where a path looks like one of Label Studio's."""
     if not re.search(r"/(data/(upload|local-files)|storage-data)/", urlsplit(address).path):
         return ""
     return (
@@ -589,7 +592,7 @@ def _own_name_advice(address: str) -> str:
 def build_images(
     settings: Settings, auth: LabelStudioAuth, enough: int | None = None, names: ToldNames | None = None
 ) -> ImageLoader:
-    """Where the server gets images from; for `enough` see `decode_image`. `names`: by default what a server with these
+    """The image loader of these settings. `enough`: see `decode_image`. `names`: by default what a server with these
     settings was told."""
     return ImageLoader(
         auth,

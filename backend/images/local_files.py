@@ -1,4 +1,4 @@
-"""Files of Label Studio's local storage, read from the folder itself where this server has it too."""
+"""Files of Label Studio's local storage, read directly from the folder if this server has it too."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def local_name(address: str, label_studio: str) -> str | None:
 
 @contextmanager
 def opened_below(root: Path, name: str, max_bytes: int) -> Iterator[tuple[BinaryIO, Path, os.stat_result]]:
-    """The file `name` below `root`, once all symbolic links are followed; its path and state.
+    """The file `name` below `root`, after following all symbolic links; its path and state.
 
-    Raises `ImageError` for everything else: other places, folders, devices, and more than `max_bytes`.
+    Raises `ImageError` for everything else: files elsewhere, folders, devices, and more than `max_bytes`.
     """
     try:
         path = (root / name.lstrip("/")).resolve(strict=True)
         if not path.is_relative_to(root.resolve()):
             raise ImageError(f"{name[:200]} does not lie below LOCAL_FILES_ROOT")
-        # not blocking: opening a named pipe would wait for its other end; no link: the path was resolved a moment ago
+        # O_NONBLOCK: opening a named pipe would wait for its other end; O_NOFOLLOW: the path was just resolved
         file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb")  # noqa: SIM115
     except ImageError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # null bytes and loops of links
+    except (OSError, ValueError, RuntimeError) as error:  # also null bytes and loops of links
         raise ImageError(
             f"{name[:200]} below LOCAL_FILES_ROOT cannot be read ({type(error).__name__}); LOCAL_FILES_ROOT must "
             "be the folder that Label Studio calls LOCAL_FILES_DOCUMENT_ROOT"
@@ -46,7 +46,7 @@ def opened_below(root: Path, name: str, max_bytes: int) -> Iterator[tuple[Binary
     with file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name[:200]} below LOCAL_FILES_ROOT is no file")
+            raise ImageError(f"{name[:200]} below LOCAL_FILES_ROOT is not a file")
         if status.st_size > max_bytes:
             raise ImageError(f"{name[:200]} is larger than IMAGE_MAX_BYTES={max_bytes} allows")
         yield file, path, status

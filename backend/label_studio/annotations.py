@@ -1,7 +1,7 @@
 """What Label Studio says about annotations, as values: bodies of its webhook and tasks of its REST interface. No I/O.
 
-What counts as an object is the meaning of `skipclick.evaluation.datasets.label_studio`, which exports share, so that a
-project trained here and from its export sees the same objects; the labeling config adds which image a region lies on.
+What counts as an object is defined in `skipclick.evaluation.datasets.label_studio`, which exports use too, so that
+training sees the same objects here and from an export; the labeling config adds which image a region lies on.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def read_annotation(annotation: Json, task: Json, config: LabelingConfig, raw: b
 
 
 def _no_image(to_name: str, item_index: int | None) -> None:
-    """Of a task whose data do not fit the labeling config."""
+    """For a task whose data do not fit the labeling config."""
 
 
 def _image_of(config: LabelingConfig, data: Json, to_name: str, item_index: int | None) -> str | None:

@@ -1,8 +1,7 @@
-"""Who this server is to Label Studio: the Authorization header for its own host, and nobody else's.
+"""How this server authenticates to Label Studio: the Authorization header, sent to its host alone.
 
-A key is told by its shape. A JSON web token with the claim `token_type: refresh` is a personal access
-token; Label Studio exchanges it for access tokens that live five minutes. Anything without dots is a legacy
-token.
+The kind of a key is recognized by its form. A JSON web token with the claim `token_type: refresh` is a personal access
+token; Label Studio exchanges it for access tokens that live five minutes. Anything without dots is a legacy token.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
-from backend.outgoing import connection_advice, new_session
-from backend.punctual import PunctualAdapter
+from backend.http_client import DeadlineAdapter, connection_advice, new_session
 from backend.settings import Settings, revealed
 
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
-_RETRY_AFTER = 3.0  # seconds after a try that got no answer
-_ASSUMED_LIFE = 240.0  # where the token does not say when it ends
+_RETRY_AFTER = 3.0  # seconds after an attempt that got no answer
+_ASSUMED_LIFE = 240.0  # seconds, for a token that does not say when it expires
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOGIN = re.compile(r"/(log-?in|sign[-_]?in|sso|saml2?|oauth2?|oidc|openid-connect|authorize)(/|\Z)", re.IGNORECASE)
@@ -51,7 +49,7 @@ class _AccessToken:
 
 
 class LabelStudioAuth:
-    """Makes the header; keeps the current access token. Thread-safe: one thread renews while others wait."""
+    """Builds the header; caches the current access token. Thread-safe: one thread renews while others wait."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float, clock: Callable[[], float] = time.time) -> None:
         self.url = url.rstrip("/")
@@ -68,7 +66,7 @@ class LabelStudioAuth:
 
     @property
     def key_kind(self) -> KeyKind | None:
-        """What the key is, by its shape; None without a key."""
+        """The kind of the key, by its form; None without a key."""
         if self._key is None:
             return None
         kind = _claims(self._key).get("token_type") if self._key.count(".") == 2 else None
@@ -77,15 +75,14 @@ class LabelStudioAuth:
         return "access token" if kind == "access" else "personal access token"
 
     def is_own(self, url: str) -> bool:
-        """Whether a URL, given `as_called`, is Label Studio's: same scheme, host and port."""
+        """Whether a URL, in the form of `as_called`, is Label Studio's: same scheme, host and port."""
         return origin(urlsplit(url)) == origin(urlsplit(as_called(self.url)))
 
     def header(self, refused: str | None = None) -> str | None:
         """The value of the Authorization header, or None without a key.
 
-        `refused` is a header that has just been answered with 401: an access token is then renewed (once,
-        even if several threads come with the same refused header). Raises `AuthorizationError` if that does
-        not succeed.
+        `refused` is a header that was just answered with 401: the access token is then renewed (once, even if several
+        threads pass the same refused header). Raises `AuthorizationError` if that fails.
         """
         kind = self.key_kind
         if self._key is None or kind is None:
@@ -105,7 +102,7 @@ class LabelStudioAuth:
             self._lock.release()
 
     def _renewed(self, refresh_token: str) -> _AccessToken:
-        """A new access token. Whoever waited for another's try that got no answer does not try again: one after the
+        """A new access token. Threads that waited for an attempt without an answer do not try again: one after the
         other they would wait for minutes."""
         now = time.monotonic()
         if self._silent is not None and now < self._silent[0]:
@@ -121,7 +118,7 @@ class LabelStudioAuth:
     def _renew(self, refresh_token: str) -> _AccessToken:
         url = f"{self.url}/api/token/refresh/"
         try:
-            with new_session(PunctualAdapter.within(self._timeout)) as session:
+            with new_session(DeadlineAdapter.within(self._timeout)) as session:
                 answer = session.post(
                     url,
                     json={"refresh": refresh_token},
@@ -129,7 +126,7 @@ class LabelStudioAuth:
                     allow_redirects=False,
                     auth=as_is,
                 )
-        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+        except (OSError, ValueError) as error:  # all of requests' errors, and missing certificate files
             advice = connection_advice(error) or "check LABEL_STUDIO_URL"
             raise NoAnswerError(f"tried POST {url}: {type(error).__name__}; {advice}") from None
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -155,11 +152,11 @@ class LabelStudioAuth:
 def as_called(url: str) -> str:
     """An http address exactly as requests will call it. Raises `ValueError` if that is impossible.
 
-    Decisions are made on this form, for parsers disagree about strange addresses: in http://evil\\@label-studio/ some
-    see the host `evil`, others `label-studio`.
+    Decisions are based on this form because parsers disagree about strange addresses: in http://evil\\@label-studio/
+    some see the host `evil`, others `label-studio`.
     """
     prepared = requests.Request("GET", url).prepare().url or ""
-    _ = urlsplit(prepared).port  # parsed, and refused, only when asked for
+    _ = urlsplit(prepared).port  # raises for an invalid one, which urlsplit does not
     return prepared
 
 
@@ -169,8 +166,8 @@ def origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def under(name: str, address: str) -> str | None:
-    """The part of an address, given `as_called`, below Label Studio's address `name`, such as `/data/upload/1/a.png`;
-    None if it lies elsewhere. http and https are the same place, if ports are."""
+    """The part of an address, in the form of `as_called`, below Label Studio's address `name`, such as
+    `/data/upload/1/a.png`; None if it lies elsewhere. http and https count as the same place on default ports."""
     base, parts = urlsplit(name), urlsplit(address)
     if parts.scheme not in _DEFAULT_PORTS or not _is_same_place(base, parts):
         return None
@@ -181,7 +178,7 @@ def under(name: str, address: str) -> str | None:
 
 
 def _is_same_place(one: SplitResult, other: SplitResult) -> bool:
-    """Whether two addresses have one host, and one port but for the ordinary ones of http and https."""
+    """Whether two addresses have the same host and port, where the default ports of http and https count as one."""
     places = [origin(one), origin(other)]
     hosts = {(host or "").lower().rstrip(".") for _, host, _ in places}
     ports = {port for *_, port in places}
@@ -189,14 +186,14 @@ def _is_same_place(one: SplitResult, other: SplitResult) -> bool:
 
 
 def redirect_trouble(url: str, asked: str, target: str) -> str | None:
-    """What is wrong if the Label Studio at `url`, asked for the address `asked`, redirects to `target`; None if that is
-    no sign of a wrong setting. The key does not follow to another origin, so there would be nothing to gain."""
+    """What is wrong if the Label Studio at `url`, asked for the address `asked`, redirects to `target`; None if that
+    does not indicate a wrong setting. The key is not sent to another origin, so following would be useless."""
     old, new = urlsplit(asked), urlsplit(target)
     if _LOGIN.search(new.path) and not _LOGIN.search(old.path):
         return (
-            f"Label Studio at {url} redirects to a login page ({_shown(new)}): it does not take LABEL_STUDIO_API_KEY, "
-            "or something in front of it asks for a login of its own; set LABEL_STUDIO_API_KEY to a personal access "
-            "token (Account & Settings), and LABEL_STUDIO_URL to an address without such a login"
+            f"Label Studio at {url} redirects to a login page ({_shown(new)}): it does not accept "
+            "LABEL_STUDIO_API_KEY, or a proxy in front of it requires its own login; set LABEL_STUDIO_API_KEY to a "
+            "personal access token (Account & Settings), and LABEL_STUDIO_URL to an address without such a login"
         )
     if origin(old) == origin(new):
         return None
@@ -218,7 +215,7 @@ def _shown(parts: SplitResult) -> str:
 
 
 def as_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An `auth` that adds nothing; without one, requests would put in what it finds in a .netrc file."""
+    """An `auth` that adds nothing; without one, requests would add credentials from a .netrc file."""
     return request
 
 

@@ -24,15 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.label_studio.protocol import Json, MaskRequest, saved_results
+from backend.label_studio.protocol import MAX_MASK_PIXELS, Json, MaskRequest, saved_results
 from backend.prompts import SmartClick
 
 Decode = Callable[[Json, int, int], NDArray[Any]]
 """(region, height, width) -> mask (H, W), non-zero where set; raises `ValueError` for one that does not fit."""
 
-_MOST_MASKS = 200
-_MOST_PIXELS = 400 << 20
-"""Of masks that are looked at for one request: a body has room for thousands, and each takes milliseconds."""
+_MAX_MASKS = 200
+"""Masks that are decoded for one request."""
 
 
 class SignMemory:
@@ -44,7 +43,7 @@ class SignMemory:
         self._lock = Lock()
 
     def remember(self, task: str, clicks: Iterable[SmartClick]) -> None:
-        """Note the clicks of a task."""
+        """Record the clicks of a task."""
         with self._lock:
             for click in clicks:
                 self._signs[task, click.id] = click.positive
@@ -53,13 +52,13 @@ class SignMemory:
                 self._signs.popitem(last=False)
 
     def recall(self, task: str, keypoint_id: str) -> bool | None:
-        """The sign of a keypoint, None if it was not seen or was forgotten."""
+        """The sign of a keypoint, None if it was not seen or has been forgotten."""
         with self._lock:
             return self._signs.get((task, keypoint_id))
 
 
 def without_accepted_clicks(request: MaskRequest, task: Json, decode: Decode) -> MaskRequest:
-    """The request without clicks that an accepted region accounts for; the newest click always stays."""
+    """The request without clicks that led to a region that was accepted since; the newest click always stays."""
     if len(request.clicks) < 2:
         return request
     decode = decode_few(request, decode)
@@ -73,9 +72,9 @@ def without_accepted_clicks(request: MaskRequest, task: Json, decode: Decode) ->
 
 
 def decode_few(request: MaskRequest, decode: Decode) -> Decode:
-    """`decode` for as many masks as one request may cost; it refuses all further ones."""
+    """`decode` for as many masks as one request may decode; it refuses all further ones."""
     target = request.target
-    left = iter(range(min(_MOST_MASKS, _MOST_PIXELS // (target.height * target.width))))
+    left = iter(range(min(_MAX_MASKS, MAX_MASK_PIXELS // (target.height * target.width))))
 
     def decode_some(region: Json, height: int, width: int) -> NDArray[Any]:
         if next(left, None) is None:
@@ -86,8 +85,7 @@ def decode_few(request: MaskRequest, decode: Decode) -> Decode:
 
 
 def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: MaskRequest, decode: Decode) -> set[str]:
-    """Ids of candidates that stand in `result` in front of a region of their label that holds a positive
-    one."""
+    """Ids of the candidates in `result` that precede a region of their label in which a positive one of them lies."""
     spent: set[str] = set()
     waiting: list[SmartClick] = []
     for item in result:
@@ -102,7 +100,7 @@ def _spent(result: Sequence[Json], candidates: dict[str, SmartClick], request: M
 
 
 def is_mask_of(item: Json, request: MaskRequest) -> bool:
-    """Whether a saved region is of the tag, the page and the labels that the request's mask goes to."""
+    """Whether a saved region has the tag, the page and the labels of the request's mask."""
     value = item.get("value")
     return (
         item.get("type") == request.target.kind
@@ -118,5 +116,5 @@ def _decoded(item: Json, request: MaskRequest, decode: Decode) -> NDArray[np.boo
     try:
         mask: NDArray[np.bool_] = decode(item, request.target.height, request.target.width) > 0
     except ValueError:
-        return None  # a region that nobody could draw accounts for nothing
+        return None  # a damaged region explains no click
     return mask

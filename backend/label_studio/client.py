@@ -1,4 +1,4 @@
-"""Label Studio's REST interface, as far as this server asks it anything."""
+"""The part of Label Studio's REST interface that this server uses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from urllib.parse import urljoin
 
 import requests
 
+from backend.http_client import DeadlineAdapter, connection_advice, new_session
 from backend.label_studio import json_bodies
 from backend.label_studio.auth import AuthorizationError, LabelStudioAuth, redirect_trouble
-from backend.outgoing import connection_advice, new_session
-from backend.punctual import PunctualAdapter
 
 _TRIES = 4
 
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 
 class ApiError(ValueError):
-    """Label Studio did not give what was asked for; `status` is its HTTP status, None if there was no answer."""
+    """Label Studio did not return what was requested; `status` is its HTTP status, None if there was no answer."""
 
     def __init__(self, sentence: str, status: int | None = None) -> None:
         super().__init__(sentence)
@@ -28,7 +27,7 @@ class ApiError(ValueError):
 
 
 class LabelStudioApi:
-    """Reads with the server's key. Keeps nothing but the key's access token, so any thread may call it."""
+    """Reads with the server's key. Thread-safe."""
 
     def __init__(self, auth: LabelStudioAuth, timeout: float) -> None:
         self._auth = auth
@@ -43,7 +42,7 @@ class LabelStudioApi:
                 answer = self._get(path, self._auth.header(refused=header), query)
         except AuthorizationError as error:
             raise ApiError(str(error), 401) from None
-        except (OSError, ValueError) as error:  # all of requests' errors, and files of certificates that are not there
+        except (OSError, ValueError) as error:  # all of requests' errors, and missing certificate files
             advice = connection_advice(error)
             sentence = f"tried GET {self._auth.url}{path}: {type(error).__name__}"
             raise ApiError(f"{sentence}; {advice}" if advice else sentence) from None
@@ -64,7 +63,7 @@ class LabelStudioApi:
                 request.headers["Authorization"] = header
             return request
 
-        with new_session(PunctualAdapter.within(self._timeout)) as session:
+        with new_session(DeadlineAdapter.within(self._timeout)) as session:
             return session.get(
                 self._auth.url + path, params=query, auth=authorize, timeout=self._timeout, allow_redirects=False
             )
@@ -73,7 +72,8 @@ class LabelStudioApi:
 def project_tasks(
     api: LabelStudioApi, project: int, pause: float, page_size: int = 100, **query: str
 ) -> Iterator[Mapping[str, Any]]:
-    """A project's tasks as Label Studio stores them, page by page; `query` adds to the question. Raises `ApiError`."""
+    """A project's tasks as Label Studio stores them, fetched page by page; `query` adds parameters. Raises
+    `ApiError`."""
     num_read, total, page = 0, 1, 0
     while num_read < total:
         page += 1
@@ -87,7 +87,7 @@ def project_tasks(
             answer = get_object(api, "/api/tasks/", pause, **paging, **query)
         except ApiError as error:
             if error.status == 404 and page > 1:
-                return  # some were deleted while we read, and with them the last page
+                return  # tasks were deleted while we read, and the last page with them
             raise
         tasks, total = answer.get("tasks") or [], int(answer.get("total") or 0)
         if not tasks:
@@ -97,19 +97,19 @@ def project_tasks(
 
 
 def get_object(api: LabelStudioApi, path: str, pause: float, **query: str | int) -> Mapping[str, Any]:
-    """A JSON object from Label Studio, asked for patiently. Raises `ApiError`."""
+    """A JSON object from Label Studio, with retries. Raises `ApiError`."""
 
     def may_pass(error: Exception) -> bool:
         return isinstance(error, ApiError) and (error.status is None or error.status >= 500)
 
     answer = patiently(lambda: api.get(path, **query), may_pass, pause)
     if not isinstance(answer, dict):
-        raise ApiError(f"tried GET {path}: the answer is no JSON object")
+        raise ApiError(f"tried GET {path}: the answer is not a JSON object")
     return answer
 
 
 def may_exist(api: LabelStudioApi, project: int) -> bool:
-    """Whether Label Studio has a project; also true where it does not answer, or not to this server's key."""
+    """Whether Label Studio has a project; also true if it does not answer, or refuses this server's key."""
     try:
         api.get(f"/api/projects/{project}/")
     except ApiError as error:
@@ -118,7 +118,7 @@ def may_exist(api: LabelStudioApi, project: int) -> bool:
 
 
 def patiently(ask: Callable[[], T], may_pass: Callable[[Exception], bool], pause: float) -> T:
-    """`ask()`, tried again after longer and longer pauses as long as the error `may_pass`."""
+    """`ask()`, retried after increasing pauses while the error `may_pass`."""
     for attempt in range(_TRIES - 1):
         try:
             return ask()

@@ -1,10 +1,10 @@
-"""Clicks that correct a region that is there already.
+"""Clicks that correct an existing region.
 
-A first click on a saved region of the click's label begins with that region's mask, and the answer carries its id: when
-the annotator accepts it, the editor puts it in the region's place. Until then the region stays as it is.
+A first click on a saved region of the click's label starts from that region's mask, and the answer carries its id: when
+the annotator accepts it, the editor replaces the region. Until then the region stays as it is.
 
-A saved region is one of the asking user's draft, or else of an annotation, or else of a prediction, as Label Studio
-sent it. Where several lie under the click, it is the one drawn last, which the annotator sees on top.
+Saved regions come from the requesting user's draft, otherwise from an annotation, otherwise from a prediction, as Label
+Studio sent them. If several lie under the click, the one drawn last is meant, which the annotator sees on top.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class SavedRegion:
     mask: NDArray[np.bool_]
     """Bool (H, W)."""
     items: tuple[Json, ...]
-    """All that is saved under its id: the mask's own item first, then further labels, choices and texts."""
+    """Everything saved under its id: the mask's own item first, then further labels, choices and texts."""
 
 
 def corrected_region(request: MaskRequest, task: Json, decode: Decode, first_click: FirstClick) -> SavedRegion | None:
-    """The region that the request's first click falls on, if it is to correct one."""
+    """The region under the request's first click, if the click is to correct one."""
     if request.box is not None or not request.clicks or first_click == "off":
         return None
     first = request.clicks[0]
@@ -49,7 +49,7 @@ def corrected_region(request: MaskRequest, task: Json, decode: Decode, first_cli
             try:
                 mask = decode(item, request.target.height, request.target.width) > 0
             except ValueError:
-                continue  # of another size, or damaged: nobody sees it
+                continue  # of another size, or damaged: the editor does not show it
             if mask[first.y, first.x]:
                 others = (one for one in result if one.get("id") == item["id"] and one is not item)
                 return SavedRegion(item["id"], mask, (item, *others))

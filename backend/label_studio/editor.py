@@ -21,7 +21,7 @@ class SmartTool:
 
     @staticmethod
     def of(xml: str, project: int = 1, data: Mapping[str, Any] | None = None) -> SmartTool:
-        """The first smart tool of a labeling config for a task with these `data`, which matter where the config has
+        """The first smart tool of a labeling config for a task with these `data`, which matter if the config has
         Repeater tags or takes labels from them. Raises `ConfigError` if there is none."""
         config = parse_labeling_config(xml)
         config = config if data is None else config.for_task(data)
@@ -34,7 +34,7 @@ class SmartTool:
     def predict_body(self, task: Mapping[str, Any], size: tuple[int, int], clicks: Sequence[Click]) -> dict[str, Any]:
         """The /predict body for all clicks so far on an object, in pixels of the task's image of `size` (H, W).
 
-        A tool that draws rectangles sends, for each click, one around it of half the image's sides.
+        For each click a rectangle tool sends a rectangle around it, with half the image's width and height.
         """
         items = [self._item(number, click, size) for number, click in enumerate(clicks)]
         params = {"login": None, "password": None, "context": {"result": items}}

@@ -1,9 +1,9 @@
 """Values in a labeling config as Label Studio's editor reads them: text in which variables stand for a task's data.
 
-`$image` is whatever the data hold there, a list too; anything around a variable makes a text of it, with as many
-variables as one likes: `https://host/$folder/$name`. A variable ends at the first character that is no letter of ASCII,
-digit, `_`, `.`, `[`, `]`, `{` or `}`, so `$name.jpg` is the variable `name.jpg`. The rules are those of the editor of
-Label Studio 1.23, read in its source.
+`$image` is whatever the data contain there, including a list; with anything around it the value is a text, which may
+have several variables: `https://host/$folder/$name`. A variable ends at the first character other than an ASCII letter,
+a digit, `_`, `.`, `[`, `]`, `{` or `}`, so `$name.jpg` is the variable `name.jpg`. These are the rules of Label Studio
+1.23's editor, taken from its source.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 _VARIABLE = re.compile(r"\$[\w\[\].{}]+", re.ASCII)
 _MAX_TEXT = 64 << 20
-"""Characters of a text that was put together: a config could name a long value thousands of times."""
+"""Characters of an evaluated text: a config could repeat a long value thousands of times."""
 
 
 class MissingValueError(ValueError):
-    """The task's data hold nothing, or no text, where an expression needs it; the message is the variable."""
+    """The task's data have no text where an expression needs it; the message is the variable."""
 
 
 def has_variable(expression: str) -> bool:
@@ -27,8 +27,8 @@ def has_variable(expression: str) -> bool:
 
 
 def evaluate(expression: str, data: Mapping[str, Any]) -> Any:
-    """What an expression is for a task's data: of a single variable the value itself, None if there is none; otherwise
-    a text. Raises `MissingValueError` for a variable in a text that is no text or number."""
+    """The value of an expression for a task's data: for a single variable the value itself, None if there is none;
+    otherwise a text. Raises `MissingValueError` for a variable in a text whose value is neither text nor number."""
     if _VARIABLE.fullmatch(expression):
         return look_up(data, expression[1:])
     pieces: list[str] = []
@@ -46,8 +46,8 @@ def evaluate(expression: str, data: Mapping[str, Any]) -> Any:
 
 
 def look_up(data: Mapping[str, Any], path: str) -> Any:
-    """What lies at a path such as `images[0].url`; None if there is nothing. A key of the data that is spelled like the
-    whole path comes first."""
+    """The value at a path such as `images[0].url`; None if there is none. A key that is spelled like the whole path
+    comes first."""
     if path in data:
         return data[path]
     if not any(mark in path for mark in ".[]"):
@@ -61,7 +61,7 @@ def look_up(data: Mapping[str, Any], path: str) -> Any:
 
 
 def _keys(path: str) -> list[str]:
-    """`a[0].b` as a, 0, b. An empty bracket and a dot in front are empty keys, other empty parts are none."""
+    """`a[0].b` as a, 0, b. An empty bracket and a leading dot are empty keys; other empty parts are ignored."""
     keys = [""] if path.startswith(".") else []
     for part in re.finditer(r"\[([^\]]*)\]|\[([^\]]+)$|([^.\[]+)", path):
         keys.append(next(group for group in part.groups() if group is not None))
@@ -77,7 +77,7 @@ def _step(value: Any, key: str) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    """A value inside a text, as JavaScript writes it; None for what has no sensible text."""
+    """A value inside a text, as JavaScript writes it; None for values without a sensible text."""
     if isinstance(value, list):
         parts = [_scalar_text(part) for part in value]
         return None if not parts or None in parts else ",".join(map(str, parts))

@@ -1,8 +1,8 @@
-"""JSON as JavaScript reads it, at the speed of orjson for everything that is ordinary.
+"""JSON as JavaScript reads it, at the speed of orjson for ordinary texts.
 
-RFC 8259 knows neither NaN nor lone surrogates, and orjson refuses a whole body for one of them, in whatever field it
-stands. Python, and so Label Studio, writes both. What cannot be a value becomes null (NaN, infinities, numbers too
-large for a double), half a surrogate pair becomes U+FFFD, as a browser shows it.
+RFC 8259 allows neither NaN nor lone surrogates, and orjson refuses a whole body for one of them in any field. Python,
+and so Label Studio, writes both. NaN, infinities and numbers too large for a double become null, half a surrogate pair
+becomes U+FFFD, as a browser shows it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 _STRING_OR_NUMBER = re.compile(
-    r'"(?:[^"\\]|\\.)*+(?:"|\Z)'  # a string that is not closed ends the search, not only this match
+    r'"(?:[^"\\]|\\.)*+(?:"|\Z)'  # an unclosed string ends the search, not only this match
     r"|-?(?:NaN|Infinity)"
     r"|-?[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?",
     re.DOTALL,
@@ -23,12 +23,12 @@ _ESCAPE = re.compile(
     r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|\\(u[dD][89a-fA-F])[0-9a-fA-F]{2}|\\.", re.DOTALL
 )
 _MAX_REPAIRED = 4 << 20
-"""Bytes of a text that is repaired: it takes 0.2 s per MB, and a body without its masks has less than one."""
+"""Bytes of a text that may be repaired: that takes 0.2 s per MB, and a body without its masks has less than one MB."""
 MAX_CONTAINERS = 500_000
-"""Opening brackets of a text. The interpreter makes each list and object without letting another thread run."""
+"""Opening brackets of a text. The interpreter builds all lists and objects without letting another thread run."""
 MAX_VALUES = 4_000_000
-"""Commas of a text, for the same reason; lists of an "rle" key are taken out before."""
-_PIECE = 1 << 20  # bytes that are counted before another thread may run
+"""Commas of a text, for the same reason; lists under an "rle" key are removed before."""
+_PIECE = 1 << 20  # bytes counted before another thread may run
 _BIG = 1 << 20
 _big_parses = BoundedSemaphore(2)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,7 +36,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 def loads(raw: bytes) -> Any:
     """The value of a JSON text. Raises `orjson.JSONDecodeError`, a `ValueError`, also for more than `MAX_CONTAINERS`
-    or `MAX_VALUES`. Two texts above 1 MB are parsed at once, the others wait."""
+    or `MAX_VALUES`. At most two texts above 1 MB are parsed at the same time; others wait."""
     _check_size(raw)
     if len(raw) <= _BIG:
         return _parsed(raw)
@@ -45,7 +45,7 @@ def loads(raw: bytes) -> Any:
 
 
 def _check_size(raw: bytes) -> None:
-    """Brackets and commas within strings count too: a bound need not be exact, and this one never holds the
+    """Brackets and commas inside strings count too: the bound need not be exact, and this check never blocks the
     interpreter for long."""
     containers = values = 0
     for start in range(0, len(raw), _PIECE):
@@ -61,7 +61,7 @@ def _parsed(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        if len(raw) > _MAX_REPAIRED or "depth" in error.msg:  # no repair makes a text less deep
+        if len(raw) > _MAX_REPAIRED or "depth" in error.msg:  # no repair reduces the depth
             raise
         try:
             text = raw.decode("utf-8", "surrogatepass")

@@ -1,7 +1,7 @@
-"""Label Studio's labeling config (XML) as values: which images there are and which tags prompt and label them.
+"""Label Studio's labeling config (XML) as values: its images, and the tags that prompt and label them.
 
-Read as the editor reads it: tags and attributes in any case, values that are expressions (`expressions`), `Repeater`
-tags (also inside each other) and labels that come from the task's data.
+Read as the editor reads it: tags and attributes in any case, values that are expressions (`expressions.py`), `Repeater`
+tags (also nested) and labels that come from the task's data.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _OBJECT_KINDS = {
     *("list", "pdf", "chat"),
 }
 _MAX_LENGTH = 256 << 10  # characters; a config with thousands of labels has fewer
-_MAX_TAGS = 50_000  # of a config whose Repeater tags are written out; each takes some microseconds per click
+_MAX_TAGS = 50_000  # of a config with its Repeater tags expanded; each takes some microseconds per click
 _MAX_NESTED = 8  # Repeater tags inside each other
 _MAX_LABELS = 10_000  # of one tag, from the task's data
 
-# smart="false" on the brush is needed: Label Studio takes a brush for a smart tool too and would offer it first under
+# smart="false" on the brush is needed: Label Studio treats a brush as a smart tool too and would offer it first under
 # Auto-Detect, where a click with it sends no request.
 EXAMPLE = """\
 <View>
@@ -52,7 +52,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Label:
-    """A label of a control tag: what the annotator reads, and the alias that results carry instead, if there is one."""
+    """A label of a control tag: the text shown to annotators, and the alias that results have instead, if any."""
 
     value: str
     alias: str = ""
@@ -65,7 +65,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """A tag that makes regions: `kind` is its tag name in lower case, which is also the regions' `type`."""
+    """A tag that creates regions: `kind` is its tag name in lower case, which is also the regions' `type`."""
 
     kind: str
     name: str
@@ -74,7 +74,7 @@ class Control:
     smart: bool
     """Whether Label Studio offers the tag's tool under Auto-Detect."""
     any_label: bool = False
-    """Whether nobody knows the labels: the tag has none of its own, or they are in a task that is not at hand."""
+    """Whether the labels are unknown: the tag has none of its own, or they are in the data of a task not given here."""
     allow_empty: bool = False
 
     @property
@@ -84,7 +84,7 @@ class Control:
 
     @property
     def title(self) -> str:
-        """What messages call the tag."""
+        """The tag's name in messages."""
         return f'{_CONTROL_KINDS[self.kind]} tag "{self.name}"'
 
 
@@ -97,17 +97,16 @@ class LabelingConfig:
     other_tags: Mapping[str, str] = field(default_factory=dict)
     """The kinds of all other tags that have a name."""
     template: Element | None = field(default=None, repr=False, compare=False)
-    """The config itself if a task's data decide which tags and labels there are."""
+    """The config itself if its tags and labels depend on a task's data."""
 
     def for_task(self, data: Mapping[str, Any]) -> LabelingConfig:
-        """The config with the tags and labels that a task's data make of it. Raises `ConfigError` if there are too
-        many."""
+        """The config with the tags and labels for a task's data. Raises `ConfigError` if there are too many."""
         return self if self.template is None else _read(self.template, data)
 
     def mask_tags(self, image: str) -> list[Control]:
-        """The tags of an image that masks can go to: BrushLabels and BitmaskLabels in document order, then
-        PolygonLabels, where there is none of these RectangleLabels (but for smart ones, which are prompts) and
-        EllipseLabels. Raises `ConfigError` if it has none."""
+        """The tags of an image that can hold masks: BrushLabels and BitmaskLabels in document order, then
+        PolygonLabels; without any of these, RectangleLabels (except smart ones, which are prompts) and EllipseLabels.
+        Raises `ConfigError` if there are none."""
         tags = [control for control in self.controls.values() if image in control.to_names]
         masks = [tag for tag in tags if tag.kind in MASK_KINDS]
         boxes = [tag for tag in tags if tag.kind in BOX_KINDS and not tag.smart]
@@ -122,10 +121,12 @@ class LabelingConfig:
 
 
 def parse_labeling_config(xml: str) -> LabelingConfig:
-    """The config's images and controls, before a task's data are known: `Repeater` tags stand for a single turn, with
-    the index flag in their names. Raises `ConfigError`."""
+    """The config's images and controls, before a task's data are known: the content of a `Repeater` tag appears once,
+    with the index flag in its names. Raises `ConfigError`."""
     if len(xml) > _MAX_LENGTH:
-        raise ConfigError(f"the labeling config has {len(xml)} characters, more than the {_MAX_LENGTH} that are read")
+        raise ConfigError(
+            f"the labeling config has {len(xml)} characters, more than the {_MAX_LENGTH} that are allowed"
+        )
     try:
         root = fromstring(xml)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:  # the last ones: strange encodings
@@ -163,7 +164,7 @@ def check_labeling_config(config: LabelingConfig) -> None:
 
 
 def labeling_config_doubts(config: LabelingConfig) -> list[str]:
-    """What lets a checked config work, but not as meant; a sentence each."""
+    """Why a valid config may not work as intended, one sentence each."""
     return [
         f'the {tag.title} lacks the attribute smart="false": Label Studio offers its brush as the first Auto-Detect '
         "tool, and clicks with it send nothing"
@@ -184,17 +185,17 @@ def choose_mask_tag(
 ) -> tuple[Control, tuple[str, ...]]:
     """The mask tag of `image` for a click with these labels, and what the tag calls them.
 
-    The first tag that has all labels: as results carry them, or else by what the annotator reads (an alias may stand
-    in one tag only), or else but for case. A tag without labels takes what no other tag has, and so does an only tag
-    with an only label. Raises `ConfigError`, listing the labels that there are, if no tag is left: a mask of another
+    The first tag that has all labels: as stored in results, otherwise as shown to annotators (only one of the tags may
+    have an alias), otherwise ignoring case. A tag without labels accepts what no other tag has, and so does a single
+    tag with a single label. Raises `ConfigError`, listing the existing labels, if no tag fits: a mask of the wrong
     class would be worse than none.
     """
     return _MaskLabels(config, prompt, image).choose(labels)
 
 
 def tag_of_label(config: LabelingConfig, image: str, label: str) -> Control | None:
-    """The first mask tag of `image` that has a label as results carry it; None if none has. Without a label the first
-    that lets regions be without. Unlike a click's, such a label may be one that the config had once."""
+    """The first mask tag of `image` that has a label as stored in results; None if none has. Without a label, the first
+    tag that allows empty labels. Unlike a click's, the label may come from an earlier config."""
     tags = config.mask_tags(image)
     if not label:
         return next((tag for tag in tags if tag.allow_empty), None)
@@ -203,7 +204,7 @@ def tag_of_label(config: LabelingConfig, image: str, label: str) -> Control | No
 
 
 def is_paged(config: LabelingConfig, image: str, data: Mapping[str, Any]) -> bool:
-    """Whether a task's `data` hold several pages for an image tag of `config.for_task(data)`."""
+    """Whether a task's `data` have several pages for an image tag of `config.for_task(data)`."""
     try:
         return isinstance(evaluate(config.images.get(image, ""), data), list)
     except MissingValueError:
@@ -211,10 +212,10 @@ def is_paged(config: LabelingConfig, image: str, data: Mapping[str, Any]) -> boo
 
 
 def image_reference(config: LabelingConfig, image: str, data: Mapping[str, Any], index: int | None) -> str:
-    """The reference (URL, URI or path) that a task's `data` hold for an image tag of `config.for_task(data)`; `index`
-    picks from a list.
+    """The reference (URL, URI or path) in a task's `data` for an image tag of `config.for_task(data)`; `index` selects
+    from a list.
 
-    Raises `ConfigError` if the tag is unknown, the data lack the key, or hold something else than text there.
+    Raises `ConfigError` if the tag is unknown, or the data have no text there.
     """
     if image not in config.images:
         raise ConfigError(f'the labeling config has no Image tag named "{image}"')
@@ -222,7 +223,7 @@ def image_reference(config: LabelingConfig, image: str, data: Mapping[str, Any],
     try:
         value = evaluate(expression, data)
     except MissingValueError as error:
-        value, missing = None, f": {error} is no text"
+        value, missing = None, f": {error} is not text"
     if isinstance(value, list):
         value = value[index or 0] if (index or 0) < len(value) else None
     reference = cleaned(value) if isinstance(value, str) else ""
@@ -235,13 +236,13 @@ def image_reference(config: LabelingConfig, image: str, data: Mapping[str, Any],
 
 
 class _MaskLabels:
-    """The labels of an image's mask tags, to be chosen from for the clicks of one tag."""
+    """The labels of an image's mask tags, from which the clicks of one tag choose."""
 
     def __init__(self, config: LabelingConfig, prompt: Control, image: str) -> None:
         self._prompt, self._image = prompt, image
         self._tags = config.mask_tags(image)
         self._shown = {label.stored: label.value for label in reversed(prompt.choices)}
-        """What the annotator reads where a click's result carries an alias."""
+        """The text shown to annotators, by the label as stored."""
         stored = [{label.stored: label.stored for label in reversed(tag.choices)} for tag in self._tags]
         shown = [
             {label.value: label.stored for label in reversed(tag.choices)} | known
@@ -249,7 +250,7 @@ class _MaskLabels:
         ]
         folded = [{name.casefold(): label for name, label in reversed(known.items())} for known in shown]
         self._known = (stored, shown, folded)
-        """By what a label may be called, for each tag what results carry for it; the first of equal names counts."""
+        """For each way of naming labels and each tag: the stored label by name; the first of equal names counts."""
 
     def choose(self, labels: Sequence[str]) -> tuple[Control, tuple[str, ...]]:
         """See `choose_mask_tag`."""
@@ -291,17 +292,17 @@ class _MaskLabels:
 
 @dataclass(frozen=True)
 class _Tag:
-    """A tag of a config, with the index flags of the `Repeater` tags around it filled in."""
+    """A tag of a config, with the index flags of the enclosing `Repeater` tags filled in."""
 
     kind: str
     attributes: Mapping[str, str]
     labels: list[Label]
-    """Of its own if it is a control tag, which the labels inside fill."""
+    """A control tag has a list of its own, which the labels inside it fill."""
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """Where a walk through a config is: the flags to fill in all tags, and those to fill in once more at this one."""
+    """State of a walk through a config: flags to fill in all tags below, and those to fill in once more at this one."""
 
     flags: tuple[tuple[str, str], ...] = ()
     again: tuple[tuple[str, str], ...] = ()
@@ -347,14 +348,15 @@ def _control(tag: _Tag, name: str, to_name: str, data: Mapping[str, Any] | None,
 
 
 def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
-    """A brush, also a bitmask's, is a smart tool unless it says otherwise, everything else only if it says so."""
+    """Brushes, including those of bitmasks, are smart tools unless they say otherwise; other tags only if they say
+    so."""
     if kind in _SMART_BY_ITSELF:
         return attributes.get("smart", "").lower() != "false"
     return "true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower())
 
 
 def _labels_of(expression: str, data: Mapping[str, Any]) -> list[Label]:
-    """The labels that a task's data list for a tag: objects with a value, which may have more of them inside."""
+    """The labels that a task's data list for a tag: objects with a value, possibly with nested ones."""
     found: list[Label] = []
     try:
         waiting = [evaluate(expression, data)]
@@ -370,13 +372,13 @@ def _labels_of(expression: str, data: Mapping[str, Any]) -> list[Label]:
                 found.append(Label(shown if isinstance(shown, str) else "", alias if isinstance(alias, str) else ""))
             waiting.append(item.get("children"))
             if len(found) > _MAX_LABELS:
-                raise ConfigError(f"the task's data have more than the {_MAX_LABELS} labels for a tag that are read")
+                raise ConfigError(f"the task's data list more labels for a tag than the {_MAX_LABELS} that are allowed")
     return found
 
 
 def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
-    """All tags in document order. Without `data` a `Repeater` is one among them; with them its tags come once for each
-    item of its list."""
+    """All tags in document order. Without `data` a `Repeater` is a tag like others; with them its content comes once
+    for each item of its list."""
     waiting: list[tuple[Element, _Turn, list[Label]]] = [(root, _Turn(), [])]
     num_repeated = 0
     while waiting:
@@ -392,7 +394,9 @@ def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
         if turn.flags or len(turns) > 1:
             num_repeated += len(turns) * (1 + len(element))
         if num_repeated > _MAX_TAGS:
-            raise ConfigError(f"the Repeater tags of the labeling config make more than {_MAX_TAGS} tags of this task")
+            raise ConfigError(
+                f"the Repeater tags of the labeling config create more than {_MAX_TAGS} tags for this task"
+            )
         waiting.extend((child, inner, labels) for inner in reversed(turns) for child in reversed(element))
         yield _Tag(kind, attributes, labels)
 
@@ -401,7 +405,7 @@ def _turns(attributes: Mapping[str, str], turn: _Turn, data: Mapping[str, Any]) 
     """One for each item of a `Repeater`'s list. The editor fills in a flag once per attribute, and all flags once more
     in the tags directly inside."""
     if len(turn.flags) == _MAX_NESTED:
-        raise ConfigError(f"the labeling config has more than {_MAX_NESTED} Repeater tags inside each other")
+        raise ConfigError(f"the labeling config nests Repeater tags more than {_MAX_NESTED} deep")
     try:
         items = evaluate(attributes.get("on", ""), data)
     except MissingValueError:
@@ -416,7 +420,7 @@ def _turns(attributes: Mapping[str, str], turn: _Turn, data: Mapping[str, Any]) 
 
 
 def _attributes(element: Element, turn: _Turn) -> dict[str, str]:
-    """Attributes by lower-case name: the editor does not mind the case, so neither do we."""
+    """Attributes by lower-case name: the editor ignores case, and so do we."""
     found = {}
     for name, value in element.attrib.items():
         for flag, index in (*turn.flags, *turn.again):

@@ -1,12 +1,12 @@
-"""The names that one Label Studio has: this server's LABEL_STUDIO_URL, and what Label Studio calls itself.
+"""The names of one Label Studio: this server's LABEL_STUDIO_URL, and what Label Studio calls itself.
 
-Label Studio writes its own HOST into tasks (local files, imported uploads), and tells it with every /setup. From here
-that name may mean nothing, or another machine: in a container `localhost` is the container. So an address under such a
-name is asked for at LABEL_STUDIO_URL instead.
+Label Studio writes its own HOST into tasks (local files, imported uploads) and sends it with every /setup. From here
+that name may not resolve, or may mean another machine: in a container `localhost` is the container. So an address under
+such a name is requested from LABEL_STUDIO_URL instead.
 
-Anybody who reaches this server can send a /setup, so a name that was told is worth little: it only ever leads to
-LABEL_STUDIO_URL, where any path could be named anyway; it never takes the place of a host on the list IMAGE_HOSTS; only
-the last few are kept, and only for some days after they were told.
+Anyone who can reach this server can send a /setup, so such a name is trusted little: it only ever leads to
+LABEL_STUDIO_URL, where a task could name any path anyway; it never replaces a host listed in IMAGE_HOSTS; only the last
+few are kept, and only for some days.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ FILE = "label-studio-names.json"
 _MAX_NAMES = 8
 _MAX_LENGTH = 200
 _LIFE = 7 * 86400.0
-"""Seconds that a name is kept after it was told; Label Studio tells it whenever somebody opens a page."""
+"""Seconds that a name is kept; Label Studio sends it whenever somebody opens a page."""
 _WRITE_EVERY = 3600.0
-"""Seconds after which a name that is told again is written down again."""
+"""Seconds after which a name received again is saved again."""
 
 logger = logging.getLogger(__name__)
 
 
 class ToldNames:
-    """What Label Studio called itself lately. Thread-safe; `folder` is shared with other processes and later starts."""
+    """What Label Studio called itself recently. Thread-safe; `folder` is shared with other processes and later
+    starts."""
 
     def __init__(self, folder: Path | None = None, clock: Callable[[], float] = time.time) -> None:
         self._file = None if folder is None else folder / FILE
@@ -47,7 +48,7 @@ class ToldNames:
         self._read_at = 0
 
     def tell(self, hostname: str) -> None:
-        """Note what /setup says; whatever is no http address with a host is overlooked."""
+        """Record what /setup says; anything but an http address with a host is ignored."""
         name = _proper_name(hostname)
         if name is None:
             return
@@ -62,14 +63,14 @@ class ToldNames:
             self._write()
 
     def names(self) -> list[str]:
-        """The names that hold now, the one told last first."""
+        """The names that are valid now, the latest first."""
         with self._lock:
             self._read()
             now = self._clock()
             return [name for name, told in reversed(self._told.items()) if now - told < _LIFE]
 
     def _read(self) -> None:
-        """Take over what another process wrote."""
+        """Load what another process wrote."""
         if self._file is None:
             return
         try:
@@ -96,11 +97,11 @@ class ToldNames:
                 temporary.write_bytes(orjson.dumps(self._told))
             self._read_at = self._file.stat().st_mtime_ns
         except OSError as error:
-            logger.warning("cannot write down Label Studio's name for other processes: %s", error)
+            logger.warning("cannot save Label Studio's name for other processes: %s", error)
 
 
 def _proper_name(hostname: object) -> str | None:
-    """An address that can be a name of Label Studio, without a slash at its end."""
+    """An address that can be a name of Label Studio, without a trailing slash; None for any other value."""
     if not isinstance(hostname, str) or not 0 < len(hostname) <= _MAX_LENGTH:
         return None
     try:

@@ -1,8 +1,8 @@
-"""The click protocol of Label Studio's next editor, as its development branch speaks it; no release does yet. No I/O.
+"""The click protocol of Label Studio's next editor, as in its development branch; no release has it yet. No I/O.
 
-A request is recognized by what it lacks: its prompts have no id, no tag's name and no size of the image. Coordinates
-are percent of the picture, whose size only the picture itself tells, and the answer is a picture: white is the object.
-The editor makes the region of it, and asks by events what a backend can do and when it opens and closes.
+A request is recognized by what it lacks: its prompts have no id, no tag name and no image size. Coordinates are percent
+of the picture, whose size only the picture itself tells, and the answer is a picture in which the object is white. The
+editor makes a region of it, and sends events to ask what a backend can do and to report that it opens and closes.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CAPABILITIES, PREWARM, RELEASE = "capabilities", "prewarm", "release"
 
 _TARGETS = {"BitmaskLabels": "mask", "RectangleLabels": "bbox", "PolygonLabels": "polygon", "VectorLabels": "polygon"}
 _NEVER = ("id", "from_name", "original_width")
-"""What every item of today's editor has, and none of the next one's."""
+"""Fields that every item of the current editor has, and none of the next one's."""
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Points and a box of one object, as they came."""
+    """Points and a box of one object, as received."""
 
     items: tuple[Json, ...]
 
     def placed(self, size: tuple[int, int]) -> tuple[tuple[SmartClick, ...], Box | None]:
-        """In pixels of a picture of `size` (H, W). Raises `ProtocolError` for what is malformed."""
+        """In pixels of a picture of `size` (H, W). Raises `ProtocolError` for malformed items."""
         height, width = size
         clicks, box = [], None
         for index, item in enumerate(self.items):
@@ -56,7 +56,7 @@ class Prompts:
 
 
 def read_prompts(context: Sequence[Json] | None, limits: Limits) -> Prompts | None:
-    """The prompts of a request of the next editor; None for every other one. Raises `ProtocolError` for too many."""
+    """The prompts of a request of the next editor; None for any other request. Raises `ProtocolError` for too many."""
     if not context or any(name in item for item in context for name in _NEVER):
         return None
     if not all(item.get("type") in (KEYPOINT, RECTANGLE) and isinstance(item.get("value"), dict) for item in context):
@@ -67,7 +67,7 @@ def read_prompts(context: Sequence[Json] | None, limits: Limits) -> Prompts | No
 
 
 def capabilities(version: str) -> dict[str, Any]:
-    """What the editor may ask for and make of the answers."""
+    """What the editor may request, and which regions it may make of the answers."""
     targets = [{"tag": tag, "output": output} for tag, output in _TARGETS.items()]
     model = {"name": "SkipClick", "version": version}
     return _answer({"prompts": ["point", "box"], "targets": targets, "model_info": model}, version)

@@ -34,28 +34,28 @@ _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
 KEYPOINT, RECTANGLE, BRUSH = "keypointlabels", "rectanglelabels", "brushlabels"
 _SHAPES = ("keypoint", "rectangle", "ellipse", "polygon", "vector")
 _DRAWN = {*_SHAPES, *(f"{shape}labels" for shape in _SHAPES)}
-"""Types of what is drawn on an image and is no mask."""
+"""Types of what is drawn on an image and is not a mask."""
 _HOLD_A_MASK = {"rle", "imageDataURL"}
 _SIGNS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Recall = Callable[[str, str], bool | None]
-"""(task, keypoint id) -> the sign that the keypoint came with earlier, or None. See `task_key`."""
-
+"""(task, keypoint id) -> the sign that the keypoint had in an earlier request, or None. See `task_key`."""
 
 ReadStroke = Callable[[Json, bool, int, int], "Stroke"]
-"""(region, sign, height, width) -> what was painted. Raises `ValueError` for what does not fit."""
+"""(region, sign, height, width) -> the painted stroke. Raises `ValueError` for one that does not fit."""
 
-MOST_PAINTED = 400 << 20
-"""Pixels of all strokes of a request together."""
+MAX_MASK_PIXELS = 400 << 20
+"""Pixels of all masks together that are decoded for one request, and of all its strokes: a body has room for thousands,
+and each takes milliseconds."""
 
 
 class ProtocolError(ValueError):
-    """The request is not one that Label Studio sends; the message says in what."""
+    """The request is not one that Label Studio sends; the message says why."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for at most: clicks on one object, and pixels of the shown image."""
+    """Limits of a request: clicks on one object, and pixels of the displayed image."""
 
     clicks: int = 100
     pixels: int = 80_000_000
@@ -63,8 +63,8 @@ class Limits:
 
 @dataclass(frozen=True)
 class RegionTarget:
-    """Where in the annotation a mask belongs: kind and name of the control, the image's name, labels, and what the
-    answer must echo."""
+    """Where in the annotation a mask belongs: kind and name of the control, the image's name, labels, and fields that
+    the answer must repeat."""
 
     kind: str
     from_name: str
@@ -78,8 +78,8 @@ class RegionTarget:
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """One object to segment: clicks in order, and the box it began with, if any. A stroke is among the clicks by some
-    that stand for it, and that have its id."""
+    """One object to segment: clicks in order, and the box it started with, if any. A stroke is represented by some
+    clicks that have its id."""
 
     image: ImageReference
     clicks: tuple[SmartClick, ...]
@@ -90,30 +90,29 @@ class MaskRequest:
 
     @property
     def has_positive(self) -> bool:
-        """Whether anything says where the object is; negative clicks alone only say where it is not."""
+        """Whether any prompt says where the object is; negative clicks alone only say where it is not."""
         return self.box is not None or any(click.positive for click in self.clicks)
 
 
 @dataclass(frozen=True)
 class PredictBody:
-    """A /predict body, taken apart but not yet interpreted. `context` is None unless an annotator asks for
-    a mask."""
+    """A /predict body, parsed but not yet interpreted. `context` is None unless an annotator asks for a mask."""
 
     tasks: tuple[Json, ...]
     project: str
     label_config: str
     context: tuple[Json, ...] | None
     start: str = ""
-    """Of this server's page, not of Label Studio: the mask that the clicks correct, a PNG's data URL."""
+    """Sent by this server's page, not by Label Studio: the mask that the clicks correct, a PNG's data URL."""
     event: str = ""
-    """What the next editor reports or asks, see `next_editor`; empty for clicks."""
+    """What the next editor reports or asks, see `next_editor.py`; empty for clicks."""
     login: str | None = None
     password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class SetupBody:
-    """A /setup body: Label Studio connects, or looks whether it still is. `hostname` is what it calls itself."""
+    """A /setup body: Label Studio connects, or checks the connection. `hostname` is what it calls itself."""
 
     project: str
     label_config: str
@@ -124,11 +123,11 @@ _RLE_KEY = b'"rle":'
 
 
 def read_json(raw: bytes) -> Any:
-    """The body's JSON, in which lists of an "rle" key are the text "first:last", their place in `raw`.
+    """The body's JSON, in which the list under an "rle" key is replaced by the text "first:last", its place in `raw`.
 
-    Every click carries all masks of its task as lists of integers; turning megabytes of them into Python integers
-    costs 8 ms per MB, and hardly any is ever looked at. `region_rle` reads the one that is. Texts are valid Unicode and
-    numbers finite, see `json_bodies`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
+    Every click carries all masks of its task as lists of integers; turning them into Python integers costs 8 ms per MB,
+    and hardly any is ever used. `region_rle` reads those that are. Texts are valid Unicode and numbers finite, see
+    `json_bodies.py`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
     """
     if raw.count(_RLE_KEY) > json_bodies.MAX_CONTAINERS:  # before there is a piece of the body for each
         raise ProtocolError(f"the body has more than {json_bodies.MAX_CONTAINERS:,} masks")
@@ -152,14 +151,14 @@ def _without_masks(raw: bytes) -> bytes:
         if raw[first : first + 1] == b"[":
             last = raw.find(b"]", first)
             if last < 0:
-                break  # no list ends any more
+                break  # the list does not end
             pieces.append(b'"%d:%d"' % (first + 1, last))
             position = last + 1
     return b"".join([*pieces, raw[position:]])
 
 
 def region_rle(region: Json, raw: bytes) -> list[int]:
-    """The RLE of a region that `read_json` found in `raw`; empty if it has none or its values are no integers."""
+    """The RLE of a region that `read_json` found in `raw`; empty if it has none or its values are not integers."""
     rle = _mapping(region.get("value")).get("rle")
     try:
         if isinstance(rle, str):
@@ -171,7 +170,7 @@ def region_rle(region: Json, raw: bytes) -> list[int]:
 
 
 def read_predict(body: Any) -> PredictBody:
-    """A /predict body's parts. Raises `ProtocolError` for what no version of Label Studio sends."""
+    """A /predict body's parts. Raises `ProtocolError` for anything that no version of Label Studio sends."""
     body = _whole(body)
     tasks = body.get("tasks")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
@@ -180,7 +179,7 @@ def read_predict(body: Any) -> PredictBody:
         _check_task(task, f"tasks[{number}]")
     params = _object(body, "params", "params")
     context = _object(params, "context", "params.context")
-    # without a result a task was opened or predictions are retrieved: nobody clicked
+    # without a result, a task was opened or predictions are retrieved: nobody clicked
     items = tuple(_objects(context, "result", "params.context.result")) if "result" in context else None
     return PredictBody(
         tasks=tuple(tasks),
@@ -206,13 +205,13 @@ def read_setup(body: Any) -> SetupBody:
 
 
 def read_webhook(body: Any) -> str:
-    """What happened, of a /webhook body, such as "START_TRAINING". Raises `ProtocolError`."""
+    """The action that a /webhook body reports, such as "START_TRAINING". Raises `ProtocolError`."""
     return _text(_whole(body), "action", "action")
 
 
 def project_number(name: object) -> int | None:
-    """The project's id, of what requests call "project", such as "1.1795166086" (id and time of creation), 1, or an
-    object with an "id"; None if there is none, as in requests that do not come from Label Studio."""
+    """The project's id from a request's "project", such as "1.1795166086" (id and time of creation), 1, or an object
+    with an "id"; None if there is none, as in requests that do not come from Label Studio."""
     if isinstance(name, dict):
         name = name.get("id")
     number = str(name).partition(".")[0] if isinstance(name, (str, int)) and not isinstance(name, bool) else ""
@@ -220,7 +219,7 @@ def project_number(name: object) -> int | None:
 
 
 def _check_task(task: Json, where: str) -> None:
-    """Raise `ProtocolError` unless what is read of a task later has the types that Label Studio gives it."""
+    """Raise `ProtocolError` unless the fields of a task that are read later have the types that Label Studio sends."""
     name_of(task.get("id"), f"{where}.id")
     name_of(task.get("project"), f"{where}.project")
     _object(task, "data", f"{where}.data")
@@ -236,16 +235,16 @@ def task_image(body: PredictBody, task: Json) -> ImageReference:
 
 @dataclass(frozen=True)
 class UntouchedTask:
-    """A task that nobody has annotated: its one image, and where masks on it belong."""
+    """A task that nobody has annotated: its only image, and where masks on it belong."""
 
     name: str
-    """Of the task, among all of this Label Studio."""
+    """Of the task, unique in this Label Studio."""
     image: ImageReference
     to_name: str
     config: LabelingConfig
 
     def target(self, label: str, size: tuple[int, int]) -> RegionTarget | None:
-        """Where a mask of a label belongs on the image of `size` (H, W); None if no tag for masks has that label."""
+        """Where a mask of a label belongs on the image of `size` (H, W); None if no mask tag has that label."""
         tag = tag_of_label(self.config, self.to_name, label)
         labels = (label,) if label else ()
         if tag is None:
@@ -270,23 +269,21 @@ def mask_request(
 ) -> MaskRequest | None:
     """The object that the clicks of `body.context` ask for, or None if none of them is a prompt.
 
-    The object is that of the newest smart keypoint or rectangle: its label, its image, its kind of region.
-    Items that share all of these are its prompts; everything else in the context is foreign. Of several
-    rectangles the newest counts: the editor keeps sending the earlier ones, and each was drawn to begin an
-    object.
+    The object is that of the newest smart keypoint or rectangle: its label, its image, its kind of region. Items that
+    share all of these are its prompts; everything else in the context is ignored. Of several rectangles the newest
+    counts: the editor keeps sending the earlier ones, and each was drawn to start an object.
 
     A region of a smart BrushLabels tag is a stroke, positive unless it says otherwise; it belongs to the keypoints of
-    its label. Without `read_stroke` strokes are foreign.
+    its label. Without `read_stroke` strokes are ignored.
 
-    A keypoint without `is_positive` was either made without the smart tool, then it is an annotation of its
-    own and no prompt, or it is a click that the editor restored after a reload and whose sign it lost. The
-    sign of a restored click stands in the draft or annotation that it was restored from, which travels with
-    the request; once that has been saved anew, only a server that saw the click before knows (`recall`). A
-    keypoint that neither knows is not a click, unless the context holds nothing but such keypoints: then
-    all are positive.
+    A keypoint without `is_positive` was either made without the smart tool, so that it is an annotation and not a
+    prompt, or it is a click that the editor restored after a reload, losing its sign. The sign of a restored click is
+    in the draft or annotation that it was restored from, which comes with the request; once that has been saved again,
+    only a server that saw the click before knows it (`recall`). A keypoint whose sign is found in neither is not a
+    click, unless the context contains nothing but such keypoints: then all are positive.
 
-    Raises `ConfigError` if the labeling config lacks what the answer needs, `ProtocolError` for malformed
-    items, for more than `limits` allow, and if the context holds nothing but clicks that cannot be used.
+    Raises `ConfigError` if the labeling config lacks what the answer needs, `ProtocolError` for malformed items, for
+    more than `limits` allow, and if the context contains only clicks that cannot be used.
     """
     if not body.context:
         return None
@@ -307,7 +304,7 @@ def mask_request(
         raise ProtocolError(f"an object has {len(group)} clicks, more than REQUEST_MAX_CLICKS={limits.clicks} allows")
     width, height = _size(newest, limits)
     painted = [item for item in group if item["type"] == BRUSH]
-    if len(painted) * width * height > MOST_PAINTED:
+    if len(painted) * width * height > MAX_MASK_PIXELS:
         raise ProtocolError(f"{len(painted)} strokes are more than a photo of {width} x {height} pixels can have")
     strokes = {_id(item): _stroke(item, read_stroke, width, height) for item in painted if read_stroke is not None}
     tag, image, item_index, _ = _group(newest)
@@ -331,8 +328,7 @@ def mask_request(
 
 
 def saved_results(task: Json) -> Iterator[Sequence[Json]]:
-    """The result lists that Label Studio has stored of a task: the asking user's drafts, then all
-    annotations."""
+    """The result lists that Label Studio has stored for a task: the requesting user's drafts, then all annotations."""
     for source in ("drafts", "annotations"):
         for saved in _objects(task, source, source):
             result = saved.get("result")
@@ -341,20 +337,20 @@ def saved_results(task: Json) -> Iterator[Sequence[Json]]:
 
 
 def empty_response(model_version: str) -> dict[str, Any]:
-    """The answer "no mask" to clicks. Must not answer a request without context: it would be stored as a
+    """The answer "no mask" to clicks. Not for a request without context: Label Studio would store it as a
     prediction."""
     return {"results": [{"result": [], "score": 0.0, "model_version": model_version}]}
 
 
 def one_by_one(model_version: str) -> dict[str, Any]:
-    """The answer to several tasks that makes Label Studio send each of them alone, with time of its own: one result,
-    which it does not store. An answer to all would be lost after 100 seconds."""
+    """The answer to several tasks that makes Label Studio send each of them alone, with its own time limit: a single
+    result, which it does not store. An answer to all would be lost after 100 seconds."""
     return empty_response(model_version)
 
 
 def nothing_to_store() -> dict[str, Any]:
-    """The answer to opened tasks and to "retrieve predictions": Label Studio stores nothing and asks again
-    next time."""
+    """The answer to opened tasks and to "retrieve predictions": Label Studio stores nothing and asks again next
+    time."""
     return {"results": []}
 
 
@@ -397,7 +393,7 @@ def _text(parent: Json, name: str, where: str) -> str:
 
 
 def name_of(value: Any, where: str) -> str:
-    """What names a thing, a number or a text, as a text; empty for None. Raises `ProtocolError`."""
+    """An id or name, a number or a text, as a text; empty for None. Raises `ProtocolError`."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
         raise ProtocolError(f'"{where}" must be a number or a text')
     name = "" if value is None else str(value)
@@ -427,18 +423,18 @@ def _is_prompt(item: Json, config: LabelingConfig, with_strokes: bool) -> bool:
         and control.kind == item["type"]
         and item.get("to_name") in control.to_names
         and (bool(_mapping(item.get("value")).get(item["type"])) or _is_unlabelled(item))
-        and not _HOLD_A_MASK & item["value"].keys()  # a mask region that was given the keypoint's label as well
+        and not _HOLD_A_MASK & item["value"].keys()  # a mask region that also has the keypoint's label
     )
 
 
 def _is_unlabelled(item: Json) -> bool:
-    """Whether an item is a click that was made with no label chosen, as tags with allowEmpty let one do."""
+    """Whether an item is a click made without choosing a label, which tags with allowEmpty permit."""
     return _mapping(item.get("value")).get(str(item.get("type"))) == []
 
 
 def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
-    """Raise `ProtocolError` if the newest region of a context without prompts is a click: nobody would see why there
-    is no mask. Items of other kinds, such as choices, are no clicks."""
+    """Raise `ProtocolError` if the newest region of a context without prompts is a click: otherwise nobody would see
+    why there is no mask. Items of other kinds, such as choices, are not clicks."""
     clicks = [item for item in context if _is_region(item)]
     if not clicks:
         return
@@ -453,7 +449,7 @@ def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
     elif control is None or control.kind not in PROMPT_KINDS:
         why = f'"{name}" is a tag of another kind ({other or (control and control.kind)}); {usable}'
     elif control.kind != kind:
-        why = f'the {control.title} makes no items of type "{kind}"; {usable}'
+        why = f'the {control.title} does not create items of type "{kind}"; {usable}'
     elif image not in control.to_names:
         why = f'the {control.title} is for the image "{", ".join(control.to_names)}", not for "{image}"'
     else:
@@ -462,7 +458,7 @@ def _explain(context: Sequence[Json], config: LabelingConfig) -> None:
 
 
 def _is_region(item: Json) -> bool:
-    """Whether an item was drawn on an image as a prompt: neither a mask nor an answer such as choices."""
+    """Whether an item was drawn on an image as a prompt, not a mask or an answer such as choices."""
     is_drawn = item.get("type") in _DRAWN if isinstance(item.get("type"), str) else False
     return (is_drawn or "is_positive" in item) and not _HOLD_A_MASK & _mapping(item.get("value")).keys()
 
@@ -477,22 +473,22 @@ def _labels(item: Json) -> tuple[str, ...]:
 
 
 def _group(item: Json) -> tuple[str, str, int | None, str]:
-    """What prompts of one object share: control, image, page of a multi-page image, and, as in the editor, the first
-    label."""
+    """What the prompts of one object have in common: control, image, page of a multi-page image, and, as in the editor,
+    the first label."""
     page = item.get("item_index")
     if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
-        raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number from 0 on')
+        raise ProtocolError(f'"item_index" of a {item["type"]} item must be a number that is not negative')
     return item["from_name"], item["to_name"], page, next(iter(_labels(item)), "")
 
 
 def _are_of_one_object(one: Json, other: Json) -> bool:
-    """Whether two prompts are of one object: strokes and keypoints go together, whatever their tags are called."""
+    """Whether two prompts belong to one object: strokes and keypoints go together, whatever their tags are named."""
     (tag, *place), (other_tag, *other_place) = _group(one), _group(other)
     return place == other_place and (tag == other_tag or {one["type"], other["type"]} == {KEYPOINT, BRUSH})
 
 
 def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, bool]:
-    """Signs of those keypoints that are clicks, by id."""
+    """Signs of the keypoints that are clicks, by id."""
     keypoints = [item for item in prompts if item["type"] == KEYPOINT]
     signs = {_id(item): sign for item in keypoints if (sign := _sign(item)) is not None}
     unsigned = {_id(item) for item in keypoints} - signs.keys()
@@ -511,8 +507,8 @@ def _signs(task: Json, prompts: Sequence[Json], recall: Recall) -> dict[str, boo
 
 
 def _sign(item: Json) -> bool | None:
-    """The sign that a click carries, None if it carries none. Raises `ProtocolError` for one that cannot be read: a
-    guess could turn a mask into its opposite."""
+    """The sign of a click, None if it has none. Raises `ProtocolError` for one that cannot be read: a wrong guess would
+    turn the mask into its opposite."""
     sign, unreadable = readable_sign(item)
     if unreadable:
         raise ProtocolError(f'"{unreadable}" of a {item["type"]} item must be true or false')
@@ -520,10 +516,10 @@ def _sign(item: Json) -> bool | None:
 
 
 def readable_sign(item: Json) -> tuple[bool | None, str]:
-    """The sign of an item, and the name of a field that should hold it and does not.
+    """The sign of an item, and the name of the field that should hold it but cannot be read.
 
-    Today's editor writes `is_positive` beside the value, and the one that comes `value.positive`; where both are, the
-    first one counts. 0 and 1, and texts that spell either, are signs too; null is none.
+    The current editor writes `is_positive` beside the value, the next one `value.positive`; if both are present, the
+    first counts. 0 and 1, and texts that spell either, are signs too; null is none.
     """
     fields = {"is_positive": item.get("is_positive"), "value.positive": _mapping(item.get("value")).get("positive")}
     for name, given in fields.items():
@@ -535,14 +531,14 @@ def readable_sign(item: Json) -> tuple[bool | None, str]:
 
 
 def task_key(task: Json) -> str:
-    """A name of the task for the memory of signs."""
+    """The task's name in the memory of signs."""
     return f"{name_of(task.get('project'), 'project')}/{name_of(task.get('id'), 'id')}"
 
 
 def _size(item: Json, limits: Limits) -> tuple[int, int]:
     width, height = item.get("original_width"), item.get("original_height")
     if not isinstance(width, int) or not isinstance(height, int) or width < 1 or height < 1:
-        raise ProtocolError("a click lacks original_width and original_height, the size of the shown image")
+        raise ProtocolError("a click lacks original_width and original_height, the size of the displayed image")
     if width * height > limits.pixels:
         raise ProtocolError(
             f"original_width x original_height are {width} x {height} pixels, more than "
@@ -588,8 +584,7 @@ def _click(item: Json, signs: Mapping[str, bool], width: int, height: int) -> Sm
 
 
 def percent_pixel(percent: float, size: int) -> int:
-    """The pixel hit by a point at `percent` of a side of `size` pixels; the far edge belongs to the last
-    pixel."""
+    """The pixel at `percent` of a side of `size` pixels; the far edge belongs to the last pixel."""
     return min(max(int(percent / 100 * size), 0), size - 1)
 
 

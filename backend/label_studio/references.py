@@ -1,7 +1,7 @@
 """Image references as browsers read them, by the rules of the URL standard.
 
-The editor hands a reference to an `img` element, so what a browser overlooks (blanks around, line breaks inside, the
-case of a scheme) must not matter here either.
+The editor passes a reference to an `img` element, so what a browser ignores (surrounding blanks, line breaks, the case
+of a scheme) must not matter here either.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from urllib.parse import unquote
 _AROUND = "".join(map(chr, range(0x21)))  # C0 control characters and the blank
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _BACKSLASHED = ("", "http:", "https:")
-"""Schemes whose addresses may have backslashes for slashes; without one, an address is Label Studio's."""
+"""Schemes whose addresses may have backslashes instead of slashes; without a scheme, an address is Label Studio's."""
 
 
 def cleaned(reference: str) -> str:
-    """A reference without what browsers overlook: equal texts mean the same place."""
+    """A reference without what browsers ignore, so that equal texts mean the same place."""
     reference = reference.strip(_AROUND)
     for character in "\t\n\r":
         if character in reference:  # a data URI may have megabytes
@@ -39,7 +39,7 @@ _IMAGE_PATH = re.compile(
 
 
 def serves_images(path: str) -> bool:
-    """Whether a path at Label Studio's address may serve an image: where it keeps uploads and resolves storages, or a
-    file with an image's name. Everything else there is its API and its pages."""
+    """Whether a path at Label Studio's address may serve an image: uploads, resolved storage addresses, or a file with
+    an image's extension. Everything else there is its API and its pages."""
     decoded = unquote(path.partition("?")[0]).replace("\\", "/")
     return ".." not in decoded.split("/") and _IMAGE_PATH.match(decoded) is not None

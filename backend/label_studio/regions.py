@@ -1,4 +1,4 @@
-"""Masks as regions of Label Studio, in the form of the tag that they belong to, and saved regions as masks. No I/O.
+"""Masks as regions of Label Studio, in the form of their tag, and saved regions as masks. No I/O.
 
 | tag             | value of the region          | what is lost                                       |
 |-----------------|------------------------------|----------------------------------------------------|
@@ -41,7 +41,7 @@ Marks = Sequence[Click | Stroke]
 
 @dataclass(frozen=True)
 class Output:
-    """How masks are answered; see the settings of these names."""
+    """How masks are returned; see the settings of these names."""
 
     mask_min_part: float = 0.001
     polygon_min_iou: float = polygons.MIN_IOU
@@ -58,12 +58,12 @@ def mask_response(
     corrected: SavedRegion | None = None,
     marks: Marks = (),
 ) -> dict[str, Any]:
-    """The answer with a mask: one region, or of a polygon's several parts one each, all but the first under it.
+    """The answer with a mask: one region, or one for each part of a polygon, all but the first as its children.
 
-    Ids are random, of 128 bits: an id that an annotation already holds replaces that region when the suggestion is
-    accepted. So the first region has the id of the one that is `corrected`, and with it all else that is saved of it,
+    Ids are random, of 128 bits: when a suggestion is accepted, its id replaces a region of that id in the annotation.
+    So the first region has the id of the one that is `corrected`, together with everything else saved under that id,
     since that is replaced too. Polygons are simplified so that `marks` stay on their side. Raises `KeyError` for a kind
-    of tag that no mask is written to.
+    of tag that cannot hold a mask.
     """
     regions = _regions(target, mask, score, output, lambda: secrets.token_urlsafe(16), marks)
     if corrected is not None:
@@ -74,10 +74,9 @@ def mask_response(
 def proposals_response(
     name: str, proposals: Sequence[tuple[RegionTarget, BoxMask, float]], model_version: str, output: Output = Output()
 ) -> dict[str, Any]:
-    """The answer with masks, at least one, that nobody clicked for, each with its score: one prediction, whose score is
-    their mean.
+    """The answer with proposed masks, at least one, each with its score: one prediction, whose score is their mean.
 
-    Ids follow from `name`, which is the task's, so that the same request has the same answer.
+    Ids are derived from `name`, the task's, so that equal requests get equal answers.
     """
     numbers = itertools.count()
 
@@ -122,14 +121,14 @@ def _regions(
 
 
 def _in_place_of(corrected: SavedRegion, regions: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first region under the saved one's id, with all else that is saved of it; the others under that."""
+    """The first region with the saved one's id and everything else saved under it; the others as its children."""
     first, *others = regions
     saved = [_in_its_place(item, first) for item in corrected.items]
     return [*saved, *(other | {"parentID": saved[0]["id"]} for other in others)]
 
 
 def _in_its_place(saved: Json, region: Json) -> dict[str, Any]:
-    """What is saved under a region's id with the mask of another region; choices and texts as they are."""
+    """A saved item with the mask of another region; choices and texts stay as they are."""
     value = saved.get("value")
     if not isinstance(value, dict) or not _MASK_FIELDS & value.keys():
         return dict(saved)
@@ -141,7 +140,7 @@ def _in_its_place(saved: Json, region: Json) -> dict[str, Any]:
 def read_mask(region: Json, raw: bytes, height: int, width: int) -> NDArray[np.bool_]:
     """The mask, bool (H, W), of a saved brush, bitmask or polygon region on a photo of this size.
 
-    raw: the body that the region came in, see `protocol.read_json`. Raises `ValueError` where it has none, or one of
+    raw: the body that the region came in, see `protocol.read_json`. Raises `ValueError` if it has no mask, or one of
     another size.
     """
     if mask_shape(region) is None:
@@ -150,7 +149,7 @@ def read_mask(region: Json, raw: bytes, height: int, width: int) -> NDArray[np.b
 
 
 def marks_of(request: MaskRequest) -> list[Click | Stroke]:
-    """What the mask must hold: clicks, and behind the last click of a stroke the stroke itself."""
+    """What the mask must agree with: clicks, and after the last click of a stroke the stroke itself."""
     marks: list[Click | Stroke] = []
     for mark_id, clicks in groupby(request.clicks, lambda click: click.id):
         marks += [Click(click.x, click.y, click.positive) for click in clicks]
@@ -164,7 +163,7 @@ def read_start(url: str, height: int, width: int) -> StartMask:
     try:
         return StartMask.of(bitmask.decode(url, height, width))
     except ValueError as error:
-        raise ProtocolError(f'"params.context.start" is no mask of this photo: {error}') from None
+        raise ProtocolError(f'"params.context.start" is not a mask of this photo: {error}') from None
 
 
 def _brush(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
@@ -190,7 +189,7 @@ def _rectangle(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, An
 
 
 def _ellipse(mask: BoxMask, output: Output, marks: Marks) -> list[dict[str, Any]]:
-    """The ellipse whose centre, directions and mean squares are the mask's: of one that is an ellipse it is that."""
+    """The ellipse with the mask's centre and second moments, which for an elliptical mask is the ellipse itself."""
     height, width = mask.size
     y, x = (index + 0.5 for index in np.nonzero(mask.pixels))
     spread = np.cov(np.stack([x, y]), bias=True) + np.eye(2) / 12  # a pixel is an area, not a point
@@ -217,4 +216,4 @@ _WRITERS: Mapping[str, Callable[[BoxMask, Output, Marks], list[dict[str, Any]]]]
     "rectanglelabels": _rectangle,
     "ellipselabels": _ellipse,
 }
-"""The values of a mask's regions without their labels, by the kind of their tag."""
+"""Functions that return the values of a mask's regions, without labels, by kind of tag."""

@@ -136,7 +136,7 @@ def annotated(photos: Sequence[Photo], count: int, model: str, folder: Path) -> 
             store.receive(PROJECT, json.dumps(body).encode())
         if not left:
             break
-    store.settle()
+    store.apply_pending()
     stored = store.objects(PROJECT)
     if len(stored) != count:
         raise ValueError(f"{count} objects were asked for, the photos to annotate hold {len(stored)}")

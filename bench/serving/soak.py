@@ -36,7 +36,7 @@ from tqdm import tqdm
 from backend.annotator import Annotator
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
-from backend.images.decode import Photo
+from backend.images.decode import DecodedImage
 from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
 from bench.cli import CommandParser, write_results
@@ -141,7 +141,7 @@ class Given:
         if kept is not None:
             return Look(reference.url, kept, asked=False)
         pixels = self.pictures[int(reference.url)]
-        return Look(reference.url, photo=Photo(pixels, (pixels.shape[0], pixels.shape[1])))
+        return Look(reference.url, photo=DecodedImage(pixels, (pixels.shape[0], pixels.shape[1])))
 
     def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
         return self.pictures[int(name)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from backend.annotator import Annotator, OverloadedError, SizeMismatchError
 from backend.executor import DeviceExecutor, Priority
-from backend.images.decode import Photo
+from backend.images.decode import DecodedImage
 from backend.prompts import Box, ImageReference, SmartClick
 from skipclick.cache import ByteLru, FileLru, SharedCache
 from skipclick.config import TINY
@@ -123,7 +123,7 @@ def test_warming_encodes_in_the_background_and_once(
 
 def test_a_warming_that_fails_is_tried_again_by_the_click(make_annotator: MakeAnnotator) -> None:
     class OnceBroken(FlatImages):
-        def load(self, reference: ImageReference) -> Photo:
+        def load(self, reference: ImageReference) -> DecodedImage:
             photo = super().load(reference)
             if len(self.loaded) == 1:
                 raise ValueError("not yet")
@@ -182,9 +182,9 @@ def test_concurrent_first_clicks_fetch_and_encode_once(
 class NoisyImages(FlatImages):
     """Different noise for every address."""
 
-    def load(self, reference: ImageReference) -> Photo:
+    def load(self, reference: ImageReference) -> DecodedImage:
         seed = sum(reference.url.encode())
-        return Photo(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8), SIZE)
+        return DecodedImage(np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8), SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -403,7 +403,7 @@ def test_a_click_whose_client_left_is_not_computed_but_for_those_who_wait_too(
         left.set()
         released.set()
         assert patient.result(60).mask.full()[60, 40]
-        with pytest.raises(OverloadedError, match="given up"):
+        with pytest.raises(OverloadedError, match="cancelled"):
             impatient.result(60)
     assert [len(call) for call in predictor.calls] == [1]
 
@@ -441,8 +441,8 @@ def test_clicks_are_in_the_photos_own_pixels_whatever_size_it_was_decoded_at(
     make_annotator: MakeAnnotator, predictor: DiscPredictor
 ) -> None:
     class Reduced(FlatImages):
-        def load(self, reference: ImageReference) -> Photo:
-            return Photo(super().load(reference).pixels[::2, ::2], SIZE)
+        def load(self, reference: ImageReference) -> DecodedImage:
+            return DecodedImage(super().load(reference).pixels[::2, ::2], SIZE)
 
     annotation = make_annotator(images=Reduced()).annotate(IMAGE, clicks((150, 110, True)), None, SIZE)
     assert annotation.mask.size == SIZE

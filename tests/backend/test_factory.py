@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.app import create_app
 from backend.device import choose_device
 from backend.factory import build_service
 from backend.settings import Settings
+from backend.web.app import create_app
 from skipclick import __version__, brush_rle
 from tests.support.recorded import clicked_bodies
 
@@ -51,7 +51,7 @@ def test_a_click_on_a_turned_photo_with_the_bundled_model() -> None:
 def test_devices() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in ("cpu", "cuda")
-    with pytest.raises(ValueError, match="DEVICE=cuda:99, but torch sees"):
+    with pytest.raises(ValueError, match="DEVICE=cuda:99, but torch finds"):
         choose_device("cuda:99")
 
 

@@ -35,7 +35,6 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.heads import Head, Heads
 from backend.images.allowlist import ImageHosts
@@ -43,13 +42,14 @@ from backend.images.loader import ImageLoader, Look
 from backend.label_studio.auth import LabelStudioAuth
 from backend.prompts import ImageReference
 from backend.settings import Settings
+from backend.web.app import create_app
 from skipclick.cache import ByteLru, SharedCache
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies, recorded_requests
 
 T = TypeVar("T")
 
-OPENAPI = orjson.loads((Path(__file__).parents[2] / "backend" / "openapi.json").read_bytes())
+OPENAPI = orjson.loads((Path(__file__).parents[2] / "backend" / "web" / "openapi.json").read_bytes())
 
 
 class KnownImages(ImageLoader):

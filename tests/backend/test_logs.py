@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.logs import JsonFormatter, TextFormatter, redacted
 from backend.prompts import ImageReference
 from backend.settings import Settings
+from backend.web.app import create_app
 from tests.support.fakes import FlatImages
 from tests.support.recorded import clicked_bodies, recorded_requests
 

@@ -15,14 +15,14 @@ import torch
 from numpy.typing import NDArray
 
 from backend.annotator import Annotator, OverloadedError
-from backend.app import create_app
 from backend.executor import DeviceExecutor, Priority
-from backend.http import has_left
-from backend.images.decode import Photo
+from backend.images.decode import DecodedImage
 from backend.images.loader import Look
 from backend.places import places
 from backend.prompts import ImageReference, SmartClick
 from backend.settings import Settings
+from backend.web.app import create_app
+from backend.web.http import client_disconnected
 from skipclick.predictor import ClickRequest, Prediction
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies
@@ -98,7 +98,7 @@ def connection() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_a_client_has_left_when_its_connection_is_closed(connection: tuple[socket.socket, socket.socket]) -> None:
     client, server = connection
-    left = has_left({"gunicorn.socket": server})
+    left = client_disconnected({"gunicorn.socket": server})
     assert not left()
     client.send(b"a further request")
     time.sleep(0.01)
@@ -116,11 +116,11 @@ def test_a_client_whose_connection_broke_has_left(connection: tuple[socket.socke
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close with a reset
     client.close()
     time.sleep(0.01)
-    assert has_left({"gunicorn.socket": server})()
+    assert client_disconnected({"gunicorn.socket": server})()
 
 
 def test_without_gunicorn_everybody_stays() -> None:
-    assert not has_left({})()
+    assert not client_disconnected({})()
 
 
 def test_warming_waits_and_says_what_failed(make_annotator: MakeAnnotator, images: FlatImages) -> None:
@@ -139,7 +139,7 @@ def test_warming_waits_and_says_what_failed(make_annotator: MakeAnnotator, image
 
 def test_a_server_without_memory_for_a_photo_is_a_503(make_annotator: MakeAnnotator) -> None:
     class NoRoom(FlatImages):
-        def load(self, reference: ImageReference) -> Photo:
+        def load(self, reference: ImageReference) -> DecodedImage:
             raise MemoryError
 
     client = create_app(Settings(), make_annotator(images=NoRoom())).test_client()
@@ -165,7 +165,7 @@ def test_saved_masks_are_decoded_within_the_places_for_predictions(
     region = app.test_client().post("/predict", json=first).json["results"][0]["result"][0]
     saved = [*first["params"]["context"]["result"], region]
     body["tasks"][0]["drafts"] = [{"id": 1, "user": "a@b", "result": saved, "annotation": None}]
-    monkeypatch.setattr("backend.app.read_mask", slow)
+    monkeypatch.setattr("backend.web.predict.read_mask", slow)
     with ThreadPoolExecutor(2) as pool:
         busy = [pool.submit(app.test_client().post, "/predict", json=body) for _ in range(2)]
         for _ in busy:

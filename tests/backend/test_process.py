@@ -243,7 +243,7 @@ def test_bad_settings_end_the_start_with_a_line_each() -> None:
     done = run(PORT="http", THREAD="8")
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        "cannot start: THREAD is no setting of this server; did you mean THREADS?",
+        "cannot start: unknown setting THREAD; did you mean THREADS?",
         "cannot start: PORT=http is not a whole number from 0 to 65535",
     ]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from backend import app as app_module
 from backend import readiness as module
 from backend.annotator import Annotator
-from backend.app import build_app
 from backend.factory import Service
 from backend.readiness import Readiness, folder_trouble
 from backend.settings import Settings
+from backend.web import app as app_module
+from backend.web.app import build_app
 from tests.support.recorded import clicked_bodies, recorded_requests
 
 
@@ -128,7 +128,7 @@ def test_a_full_disk_and_a_folder_that_cannot_be_made(
     file = tmp_path / "file"
     file.touch()
     assert "cannot be written to" in str(folder_trouble(file / "folder"))
-    monkeypatch.setattr(module, "_LEAST_FREE", 1 << 62)
+    monkeypatch.setattr(module, "_MIN_FREE", 1 << 62)
     readiness = Readiness.load(lambda: Service(annotator), lambda error: None, [tmp_path])
     readiness.service(5)
     client = build_app(Settings(), readiness).test_client()

@@ -42,15 +42,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.annotator import Annotator
-from backend.app import create_app
+from backend.http_client import CA_VARIABLES
 from backend.images import allowlist as addresses
 from backend.images.allowlist import ImageHosts, standing
 from backend.images.decode import ImageError
 from backend.images.loader import ImageLoader
 from backend.label_studio.auth import LabelStudioAuth
-from backend.outgoing import CA_VARIABLES
 from backend.prompts import ImageReference
 from backend.settings import BUCKETS, Settings
+from backend.web.app import create_app
 from skipclick.checkpoint import load_checkpoint
 from tests.support.fakes import DiscFeatures, DiscPredictor
 from tests.support.recorded import clicked_bodies, recorded_requests
@@ -808,9 +808,9 @@ def test_long_bodies_leave_threads_and_memory_for_others(
     make_annotator: MakeAnnotator, monkeypatch: pytest.MonkeyPatch, threads: int, most: int, trouble: str
 ) -> None:
     """While one is worked on, as many as there are places or memory for."""
-    monkeypatch.setattr("backend.app._LONG_BODY", 4000)
-    monkeypatch.setattr("backend.app._BODIES_BYTES", 0)
-    monkeypatch.setattr("backend.app._BODIES_PATIENCE", 0.05)
+    monkeypatch.setattr("backend.web.http._LONG_BODY", 4000)
+    monkeypatch.setattr("backend.web.http._BODIES_BYTES", 0)
+    monkeypatch.setattr("backend.web.http._BODIES_PATIENCE", 0.05)
     stuck = StuckPredictor()
     app = create_app(Settings(threads=threads, request_max_bytes=most), make_annotator(predictor=stuck))
     long = clicked_bodies("03")[0] | {"padding": "x" * 12_000}
@@ -841,7 +841,7 @@ def test_a_click_that_waits_too_long_is_given_up(make_annotator: MakeAnnotator) 
         stuck.go_on.set()
         answer = click.result(10)
     assert answer.status_code == 503
-    assert "given up" in answer.json["error"]
+    assert "cancelled" in answer.json["error"]
 
 
 def test_lists_that_never_end_take_no_long_time(client: FlaskClient) -> None:

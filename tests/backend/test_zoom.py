@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from backend.annotator import Annotation, Annotator, OverloadedError, _Photo
+from backend.annotator import Annotator, ObjectMask, OverloadedError, _Photo
 from backend.executor import DeviceExecutor, Priority
 from backend.heads import Head, Heads
-from backend.images.decode import ImageError, Photo, decode_image
+from backend.images.decode import DecodedImage, ImageError, decode_image
 from backend.images.loader import Look
 from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
 from skipclick import Click, Predictor, load_checkpoint
@@ -76,7 +76,7 @@ class Photos:
             return Look(reference.url, kept, asked=False)
         pixels = pixels_of(reference.url)
         size = (pixels.shape[0], pixels.shape[1])
-        return Look(reference.url, photo=Photo(np.ascontiguousarray(pixels[::2, ::2]), size))
+        return Look(reference.url, photo=DecodedImage(np.ascontiguousarray(pixels[::2, ::2]), size))
 
     def pixels(self, reference: ImageReference, name: str) -> NDArray[np.uint8]:
         if self.broken:
@@ -138,7 +138,7 @@ def make_annotator(predictor: Counting, images: Photos) -> Iterator[MakeAnnotato
 
 def asked(
     annotator: Annotator, clicks: Sequence[SmartClick], name: str = "plain", start: Start | None = None
-) -> Annotation:
+) -> ObjectMask:
     size = coffee().shape[0], coffee().shape[1]
     return annotator.annotate(ImageReference(name, 1), clicks, start, size)
 
@@ -158,7 +158,7 @@ def serial(name: str, clicks: tuple[SmartClick, ...]) -> ZoomPrediction:
     return answer
 
 
-def assert_serial(annotation: Annotation, name: str, clicks: Sequence[SmartClick]) -> None:
+def assert_serial(annotation: ObjectMask, name: str, clicks: Sequence[SmartClick]) -> None:
     expected = serial(name, tuple(clicks))
     np.testing.assert_array_equal(annotation.mask.full(), expected.mask.full())
     assert annotation.score == expected.score

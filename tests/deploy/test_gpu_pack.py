@@ -13,7 +13,7 @@ IMPORTED = """
 import importlib, json, sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
-import gunicorn, pytest_timeout, backend.app, bench.gpu_check
+import gunicorn, pytest_timeout, backend.web.app, bench.gpu_check
 from bench.gpu_measures import cuda_tests
 for path in [Path("tests/conftest.py"), *cuda_tests()]:
     importlib.import_module(".".join(path.absolute().relative_to(Path.cwd()).with_suffix("").parts))

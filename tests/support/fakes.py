@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from backend.images.decode import Photo
+from backend.images.decode import DecodedImage
 from backend.images.loader import Look
 from backend.prompts import ImageReference
 from skipclick.masks import BoxMask
@@ -93,7 +93,7 @@ class FlatImages:
             return Look(reference.url, kept, asked=False)
         return Look(reference.url, photo=self.load(reference))
 
-    def load(self, reference: ImageReference) -> Photo:
+    def load(self, reference: ImageReference) -> DecodedImage:
         self.loaded.append(reference.url)
         width, height = self.sizes.get(reference.url, (160, 120))
-        return Photo(np.full((height, width, 3), sum(reference.url.encode()) % 256, np.uint8), (height, width))
+        return DecodedImage(np.full((height, width, 3), sum(reference.url.encode()) % 256, np.uint8), (height, width))

@@ -11,8 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.annotator import Annotation, Annotator
-from backend.images.decode import Photo, decode_image
+from backend.annotator import Annotator, ObjectMask
+from backend.images.decode import DecodedImage, decode_image
 from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
 from skipclick import load_checkpoint
@@ -34,7 +34,7 @@ CUP = [SmartClick("a", 290, 150, True), SmartClick("b", 250, 60, True), SmartCli
 
 
 @cache
-def photo() -> Photo:
+def photo() -> DecodedImage:
     """The sample photo of the page /ui: a cup of coffee."""
     with (Path(__file__).parents[2] / "backend" / "ui" / "sample.jpg").open("rb") as file:
         return decode_image(file, max_pixels=1_000_000)
@@ -93,7 +93,7 @@ def expected(number: int | None) -> list[NDArray[np.bool_]]:
     return masks
 
 
-def asked(annotator: Annotator, num_clicks: int = 3, project: int | None = PROJECT) -> Annotation:
+def asked(annotator: Annotator, num_clicks: int = 3, project: int | None = PROJECT) -> ObjectMask:
     return annotator.annotate(IMAGE, CUP[:num_clicks], None, photo().size, project=project)
 
 
@@ -101,6 +101,6 @@ def name(number: int | None) -> str:
     return "skipclick-lite" if number is None else f"skipclick-lite+p12.v{number}"
 
 
-def assert_answered_by(number: int | None, answer: Annotation, num_clicks: int = 3) -> None:
+def assert_answered_by(number: int | None, answer: ObjectMask, num_clicks: int = 3) -> None:
     assert answer.version == name(number)
     np.testing.assert_array_equal(answer.mask.full(), expected(number)[num_clicks - 1])

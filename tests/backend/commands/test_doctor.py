@@ -16,9 +16,9 @@ from backend.annotator import Annotator
 from backend.commands import doctor
 from backend.commands.doctor import Finding, examine
 from backend.factory import Service
+from backend.http_client import CA_VARIABLES, USER_AGENT
 from backend.label_studio.labeling_config import EXAMPLE
 from backend.label_studio.names import ToldNames
-from backend.outgoing import CA_VARIABLES, USER_AGENT
 from tests.support.fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, fake_label_studio, jwt
 
 
@@ -97,7 +97,7 @@ def test_it_says_who_asks(label_studio: FakeLabelStudio, environment: dict[str, 
     [
         ({"REQUESTS_CA_BUNDLE": "{folder}/none.pem"}, "none.pem does not exist", "in PEM format, or unset REQUESTS_CA"),
         ({"SSL_CERT_FILE": "{folder}/none.pem"}, "SSL_CERT_FILE={folder}/none.pem does not", "unset SSL_CERT_FILE"),
-        ({"REQUESTS_CA_BUNDLE": "{folder}/text"}, "text holds no certificates", "in PEM format"),
+        ({"REQUESTS_CA_BUNDLE": "{folder}/text"}, "text contains no certificates", "in PEM format"),
         ({"http_proxy": "http://me:secret@proxy.invalid:3"}, "cannot be|nothing answers", "NO_PROXY"),
     ],
 )
@@ -121,7 +121,7 @@ def test_certificates_and_proxies(
     found = " ".join(finding.says for finding in examine(environment, 1))
     assert "secret" not in found
     if "http_proxy" in variables:
-        assert "take the proxy proxy.invalid:3 to Label Studio" in found
+        assert "use the proxy proxy.invalid:3 to Label Studio" in found
 
 
 def test_a_host_that_this_machine_does_not_have(environment: dict[str, str], drawing_model: None) -> None:
@@ -134,7 +134,7 @@ def test_a_host_that_this_machine_does_not_have(environment: dict[str, str], dra
 OWN_FAULTS = {
     "bad setting": ({"PORT": "http"}, "settings", "PORT=http is not a whole number"),
     "mistyped name": ({"LABEL_STUDIO_APIKEY": "x"}, "settings", "did you mean LABEL_STUDIO_API_KEY"),
-    "no such device": ({"DEVICE": "cuda:99"}, "device", "DEVICE=cuda:99, but torch sees"),
+    "no such device": ({"DEVICE": "cuda:99"}, "device", "DEVICE=cuda:99, but torch finds"),
     "no checkpoint": ({"CHECKPOINT": "/nowhere.safetensors"}, "checkpoint", "/nowhere.safetensors does not exist"),
     "odd resolution": ({"RESOLUTION": "450"}, "checkpoint", "must be multiples of"),
     "no disk": ({"MODEL_DIR": "/dev/null/models"}, "disk", "/dev/null/models cannot be written to"),
@@ -217,7 +217,7 @@ THEIR_FAULTS: dict[str, tuple[Callable[[FakeLabelStudio], None], str, str]] = {
     "other labels": (other_labels, "config", 'has no label "Object"'),
     "other image": (other_image, "config", 'toName="picture"'),
     "not connected": (not_connected, "connection", "no backend is connected"),
-    "unreachable": (unreachable, "connection", "does not get through to"),
+    "unreachable": (unreachable, "connection", "cannot reach"),
     "not interactive": (not_interactive, "interactive", "not for clicks"),
     "another backend": (other_backend, "connection", "another backend (NewModel)"),
     "still loading": (still_loading, "connection", "the model is still being loaded"),
@@ -269,9 +269,9 @@ def test_the_editor_asks_the_first_interactive_backend(
 
 @pytest.mark.usefixtures("drawing_model")
 def test_the_project_must_be_seen_and_be_one(label_studio: FakeLabelStudio, environment: dict[str, str]) -> None:
-    assert "no project 9" in faults(environment, 9)[0].says
+    assert "no access to a project 9" in faults(environment, 9)[0].says
     label_studio.projects = (1, 2)
-    assert 'sees: 1 ("project 1"), 2 ("project 2")' in faults(environment, None)[0].says
+    assert 'has access to: 1 ("project 1"), 2 ("project 2")' in faults(environment, None)[0].says
 
 
 @pytest.mark.usefixtures("drawing_model")

@@ -69,7 +69,7 @@ def test_export_is_a_checkpoint_like_any_other(capsys: pytest.CaptureFixture[str
     [
         (("promote", "12", "v9"), "project 12 has no version v9; there is v1, v2, v3"),
         (("rollback", "13"), "project 13 is served by the base model; there is nothing to roll back"),
-        (("show", "12", "base"), "base is no version of a project; name one such as v3"),
+        (("show", "12", "base"), "base is not a version of a project; name one such as v3"),
         (("export", "12", "v1", "x.safetensors"), "base.safetensors does not exist"),
         (("prune", "12", "--keep", "0"), "at least one version must be kept"),
     ],

@@ -18,14 +18,14 @@ import pytest
 from werkzeug.serving import make_server
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.commands import warm
 from backend.commands.warm import Server, ServerError, warm_project
-from backend.images.decode import ImageError, Photo
+from backend.images.decode import DecodedImage, ImageError
 from backend.label_studio.auth import LabelStudioAuth
 from backend.label_studio.client import ApiError, LabelStudioApi
 from backend.prompts import ImageReference
 from backend.settings import Settings
+from backend.web.app import create_app
 from tests.support.fakes import DiscPredictor, FlatImages
 from tests.support.recorded import recorded_requests
 
@@ -114,7 +114,7 @@ def test_all_pages_are_read_and_each_image_is_prepared_once(
 
 
 class SomeBroken(FlatImages):
-    def load(self, reference: ImageReference) -> Photo:
+    def load(self, reference: ImageReference) -> DecodedImage:
         if reference.url.endswith(("3.png", "5.png")):
             raise ImageError("status 404; was it deleted?")
         return super().load(reference)

@@ -40,7 +40,7 @@ def annotate(studio: FakeLabelStudio, store: AnnotationStore, number: int) -> No
     studio.tasks.append(task)
     (annotation,) = task["annotations"]
     store.receive(PROJECT, json.dumps(bodies.saved(annotation, PROJECT) | {"task": task}).encode())
-    store.settle()
+    store.apply_pending()
 
 
 def test_each_mask_moves_the_head_and_one_rollback_undoes_all(

@@ -320,7 +320,7 @@ class Trial:
                 os.kill(int(holder.split()[0]), signal.SIGKILL)
 
     def _is_device_free(self) -> bool:
-        with self.jobs.device() as device:
+        with self.jobs.run_lock() as device:
             return device is not None
 
 

@@ -21,7 +21,7 @@ from backend.finetune.job_store import Job, Jobs, read_job
 from backend.finetune.run_job import LARGEST_SIDE, Photos, recipe, run, served
 from backend.finetune.store import AnnotationStore
 from backend.finetune.versions import Versions
-from backend.images.decode import Photo
+from backend.images.decode import DecodedImage
 from backend.prompts import ImageReference
 from backend.settings import Settings
 from skipclick import Click, brush_rle, load_checkpoint
@@ -178,9 +178,9 @@ def test_what_must_be_beaten_is_what_annotators_get(tmp_path: Path) -> None:
 
 
 RESTRAINED = """
-from backend.finetune.run_job import restrain
+from backend.finetune.run_job import limit_resources
 from backend.settings import Settings
-restrain(Settings())
+limit_resources(Settings())
 print(open("/proc/self/autogroup").read().split()[-1], open("/proc/self/stat").read().split()[18])
 """
 
@@ -243,14 +243,14 @@ def test_masks_and_photos_are_fitted_alike(settings: Settings) -> None:
     mask = np.zeros((1500, 2100), np.bool_)
     mask[300:900, 200:1000] = True
     store.receive(PROJECT, orjson.dumps(bodies.saved(annotation(1, 1, [region("a", mask)]))))
-    store.settle()
+    store.apply_pending()
     [stored] = store.objects(PROJECT)
 
     class Loader:
         size = (1500, 2100)
 
-        def load(self, _: ImageReference) -> Photo:
-            return Photo(np.zeros((750, 1050, 3), np.uint8), self.size)  # decoded at half its size
+        def load(self, _: ImageReference) -> DecodedImage:
+            return DecodedImage(np.zeros((750, 1050, 3), np.uint8), self.size)  # decoded at half its size
 
     loader = Loader()
     photos = Photos(loader)  # type: ignore[arg-type]

@@ -98,10 +98,10 @@ def test_events_rest_and_export_have_the_same_objects(tmp_path: Path, name: str)
     from_events = AnnotationStore(tmp_path / "events")
     for one in annotations:
         from_events.receive(1, json.dumps(saved(one)).encode())
-    from_events.settle()
+    from_events.apply_pending()
     from_rest = AnnotationStore(tmp_path / "rest")
     task = json.loads(json.dumps(task_of(annotations)))
-    from_rest.align(1, Event(saved=read_task(task, parse_labeling_config(CONFIG))), from_rest.marker())
+    from_rest.reconcile(1, Event(saved=read_task(task, parse_labeling_config(CONFIG))), from_rest.marker())
     (tmp_path / "images").mkdir()
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "1.png")
     (tmp_path / "export.json").write_text(json.dumps([task]))
@@ -119,7 +119,7 @@ def test_where_no_annotation_counts_there_is_no_object(tmp_path: Path) -> None:
     store = AnnotationStore(tmp_path / "events")
     for one in annotations:
         store.receive(1, json.dumps(saved(one)).encode())
-    store.settle()
+    store.apply_pending()
     assert store.objects(1) == []
     (tmp_path / "export.json").write_text(json.dumps([task_of(annotations)]))
     with pytest.raises(ValueError, match="no annotation with a mask"):

@@ -38,7 +38,7 @@ def make_training(tmp_path: Path) -> Iterator[MakeTraining]:
     made: list[Training] = []
 
     def make(deed: str = "wait", **changes: Any) -> Training:
-        rules = {"by_itself": True, "after_objects": 3, "quiet_seconds": 0.001} | changes
+        rules = {"automatic": True, "after_objects": 3, "quiet_seconds": 0.001} | changes
         script = str(Path(__file__).parents[2] / "support" / "job_process.py")
         made.append(
             Training(AnnotationStore(tmp_path), Jobs(tmp_path), command=(sys.executable, script, deed), **rules)
@@ -46,7 +46,7 @@ def make_training(tmp_path: Path) -> Iterator[MakeTraining]:
         return made[-1]
 
     yield make
-    for child in (child for training in made for child in training._children):
+    for child in (child for training in made for child in training._supervisor._children):
         child.kill()
         child.wait()
 
@@ -119,7 +119,7 @@ def test_a_job_that_cannot_work_says_its_last_words(make_training: MakeTraining,
     nothing = Training(
         AnnotationStore(jobs.path(newest(jobs)).parents[2]),
         jobs,
-        by_itself=False,
+        automatic=False,
         after_objects=1,
         quiet_seconds=1,
         command=("/nowhere/python",),
@@ -145,7 +145,7 @@ def test_a_job_outlives_the_server_and_the_next_one_looks_after_it(make_training
     assert running.pid is not None
     assert os.getpgid(running.pid) == running.pid  # what ends the server's group does not reach it
     assert second.cancel(1).state == "cancelled"
-    until(first, lambda: not first._children)  # only the process that started it can clear it away
+    until(first, lambda: not first._supervisor._children)  # only the process that started it can clear it away
     with pytest.raises(ProcessLookupError):
         os.kill(running.pid, 0)
     with pytest.raises(ValueError, match="project 1 has no training to cancel"):
@@ -213,7 +213,7 @@ def test_nobody_who_asks_takes_the_turn_of_what_the_server_asks_for_itself(
     training = make_training()
     for forged in range(100, 120):
         training.ask(forged)
-    with pytest.raises(ValueError, match="20 trainings wait already"):
+    with pytest.raises(ValueError, match="20 trainings are waiting already"):
         training.ask(120)
     note(training, 1, 2, 3)
     time.sleep(0.01)
@@ -268,7 +268,7 @@ def test_a_clock_that_is_set_back_delays_nothing(
         tomorrow = time.time() + 86400
         ahead.setattr(time, "time", lambda: tomorrow)
         note(training, 1, 2, 3)
-        training._store.settle()
+        training._store.apply_pending()
     time.sleep(0.01)
     training.step()
     assert newest(jobs).asked_by == "3 new objects"
@@ -297,7 +297,7 @@ def test_what_came_while_no_server_looked_counts(make_training: MakeTraining, jo
 
 
 def test_by_hand_only(make_training: MakeTraining, jobs: Jobs) -> None:
-    training = make_training(by_itself=False)
+    training = make_training(automatic=False)
     note(training, 1, 2, 3, 4)
     time.sleep(0.01)
     training.step()
@@ -339,7 +339,7 @@ def test_an_accepted_mask_is_adapted_to(
 ) -> None:
     """Once, by a process of its own that leaves no job; a project that is due for training comes first."""
     monkeypatch.setattr("backend.finetune.scheduler._SETTLED", 0.0)
-    training = make_training("finish", by_itself=False, immediate=True)
+    training = make_training("finish", automatic=False, immediate=True)
     log = jobs.adaptation_log(1)
     training.ask(2)
     note(training, 1)
@@ -351,14 +351,14 @@ def test_an_accepted_mask_is_adapted_to(
     assert jobs.newest(1) is None
     log.unlink()
     note(training, 1)  # the same mask again
-    until(training, lambda: not training._children and not training._to_adapt)
+    until(training, lambda: not training._supervisor._children and not training._to_adapt)
     assert not log.exists()
     note(training, 2)
     until(training, log.exists)
 
 
 def test_it_waits_until_label_studio_knows_what_it_told(make_training: MakeTraining, jobs: Jobs) -> None:
-    training = make_training("finish", by_itself=False, immediate=True)
+    training = make_training("finish", automatic=False, immediate=True)
     note(training, 1)
     training.step()
     assert not jobs.adaptation_log(1).exists()
@@ -371,7 +371,7 @@ def test_masks_of_before_the_start_are_not_adapted_to(
     before = make_training(immediate=False)
     note(before, 1)
     before.step()
-    training = make_training(by_itself=False, immediate=True)
+    training = make_training(automatic=False, immediate=True)
     training.start()
     note(training, 1)  # told again
     until(training, lambda: not training._to_adapt)
@@ -397,7 +397,7 @@ def test_no_more_trainings_wait_than_can_be_worked_off(make_training: MakeTraini
     training = make_training()
     for project in range(1, 21):
         training.ask(project)
-    with pytest.raises(ValueError, match="20 trainings wait already"):
+    with pytest.raises(ValueError, match="20 trainings are waiting already"):
         training.ask(21)
     assert training.ask(7).number == 1  # of a project that waits already
 
@@ -408,7 +408,7 @@ def test_cancelling_ends_no_process_that_a_file_names(make_training: MakeTrainin
         job = jobs.enqueue(1, "a test", 0)
         write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running", pid=bystander.pid))
         training = make_training()
-        with jobs.device() as device:  # somebody works
+        with jobs.run_lock() as device:  # somebody works
             assert device is not None
             for content in (b"", str(bystander.pid).encode(), f"{bystander.pid} 1 pid:[1] boot".encode(), b"\xff\0"):
                 os.ftruncate(device, 0)
@@ -429,7 +429,7 @@ def test_a_process_that_works_for_too_long_is_ended(make_training: MakeTraining,
     second.ask(2)
     until(second, lambda: newest(jobs, 1).state == "failed")
     assert "FINETUNE_JOB_SECONDS=0.5" in newest(jobs, 1).reason
-    second._job_seconds = 600.0  # a busy machine takes longer than half a second
+    second._supervisor._job_seconds = 600.0  # a busy machine takes longer than half a second
     until(second, lambda: newest(jobs, 2).state == "done")
 
 
@@ -444,13 +444,13 @@ def test_projects_that_label_studio_does_not_know_are_refused(make_training: Mak
 
 def test_projects_with_new_objects_have_their_turn_first(make_training: MakeTraining, jobs: Jobs) -> None:
     """New since the last training: one that learnt all there is does not overtake."""
-    training = make_training("finish", by_itself=False)
+    training = make_training("finish", automatic=False)
     note(training, 1, project=1)
     training.step()
     training.ask(1)
     until(training, lambda: newest(jobs, 1).state == "done")
     note(training, 2, project=2)
-    training._store.settle()
+    training._store.apply_pending()
     for project in (3, 1, 2):
         training.ask(project)
         time.sleep(0.005)
@@ -466,7 +466,7 @@ def test_what_would_burden_the_server_is_done_by_a_process(
     note(training, 1)
     training.step()
     assert training.state()["events"] == {"waiting": 1, "bytes": ANY, "heavy": 1, "set_aside": 0}
-    until(training, lambda: jobs.catching_up_log().exists() and not training._children)
+    until(training, lambda: jobs.catching_up_log().exists() and not training._supervisor._children)
     assert jobs.catching_up_log().read_text() == "catches up\n"
     jobs.catching_up_log().unlink()
     training.step()  # it did not help: not again at once
@@ -503,7 +503,7 @@ def test_what_it_starts_takes_what_nobody_else_wants(make_training: MakeTraining
     training = make_training()
     training.ask(1)
     training.step()
-    (child,) = training._children
+    (child,) = training._supervisor._children
     assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
 
 

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> AnnotationStore:
 def tell(store: AnnotationStore, *events: dict[str, Any]) -> None:
     for body in events:
         store.receive(body["project"]["id"], json.dumps(body).encode())
-    store.settle()
+    store.apply_pending()
 
 
 def regions(store: AnnotationStore, project_id: int = 1) -> list[str]:
@@ -185,11 +185,13 @@ def test_a_database_of_an_earlier_version_is_brought_up_to_date(store: Annotatio
     (one,) = again.objects(1)
     assert (one.region, one.annotator) == ("half", None)  # nothing is known of the annotators: the oldest counts
     ids = {one.id for one in again.objects(1)}
-    again.align(1, Event(saved=tuple(one for body in told for one in read_event(saved(body)).saved)), again.marker())
+    again.reconcile(
+        1, Event(saved=tuple(one for body in told for one in read_event(saved(body)).saved)), again.marker()
+    )
     (one,) = again.objects(1)
     assert (one.region, one.annotator) == ("second", 8)  # as every training does: Label Studio was asked
     assert np.array_equal(one.read_mask(), SHOWN)
-    again.align(1, Event(deleted=(2, 3)), again.marker())
+    again.reconcile(1, Event(deleted=(2, 3)), again.marker())
     assert {one.id for one in again.objects(1)} == ids  # no object was taken for a new one
     tell(AnnotationStore(tmp_path), saved(annotation(4, 6, [region("new", SHOWN)])))
     assert regions(again) == ["half", "new"]
@@ -235,9 +237,9 @@ def test_a_mask_outlives_its_object_for_a_job_that_reads(store: AnnotationStore)
     gone, kept = store.objects(1)
     os.utime(gone.mask_file, (0, 0))  # annotated long ago
     tell(store, saved(annotation(1, 5, [region("b", SHOWN)], 9)))
-    assert store.sweep() == 0
+    assert store.delete_orphans() == 0
     assert np.array_equal(gone.read_mask(), SHOWN)
-    assert store.sweep(older_than=0) == 1
+    assert store.delete_orphans(older_than=0) == 1
     assert not gone.mask_file.exists()
     assert np.array_equal(kept.read_mask(), SHOWN)
 
@@ -250,13 +252,13 @@ def test_a_body_that_makes_no_sense_does_not_stop_those_behind_it(store: Annotat
     assert store.counts(1).waiting == 0
 
 
-def test_what_is_received_waits_until_it_is_settled(store: AnnotationStore) -> None:
+def test_what_is_received_waits_until_it_is_applied(store: AnnotationStore) -> None:
     before = time.time()
     store.receive(3, json.dumps(saved(annotation(1, 5, [region("a", SHOWN)]), 3)).encode())
     assert store.projects() == [3]
     assert (store.counts(3).objects, store.counts(3).waiting) == (0, 1)
     assert before <= store.counts(3).changed_at <= time.time()
-    assert AnnotationStore(store._folder).settle() == 1  # another process would do it as well
+    assert AnnotationStore(store._folder).apply_pending() == 1  # another process would do it as well
     assert (store.counts(3).objects, store.counts(3).waiting) == (1, 0)
     assert before <= store.counts(3).changed_at <= time.time()
     assert (store.counts(4).objects, store.counts(4).changed_at) == (0, 0)
@@ -268,11 +270,11 @@ def test_a_failed_write_keeps_the_event(store: AnnotationStore, tmp_path: Path) 
         tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
     assert store.counts(1).waiting == 1
     (tmp_path / "masks").unlink()
-    store.settle()
+    store.apply_pending()
     assert regions(store) == ["a"]
 
 
-def test_threads_receive_and_settle_at_the_same_time(store: AnnotationStore) -> None:
+def test_threads_receive_and_apply_at_the_same_time(store: AnnotationStore) -> None:
     def work(first: int) -> None:
         for number in range(first, first + 10):
             tell(store, saved(annotation(number, number, [region(f"{number}", SHOWN)])))
@@ -294,14 +296,14 @@ def test_label_studio_itself_is_believed_but_for_what_has_changed_since(store: A
     since = store.marker()
     tell(store, saved(annotation(3, 3, [region("newer", SHOWN)], 9)), deleted(4))
     for number in (1, 2, 3, 4):
-        store.align(1, seen(number, "seen"), since)
+        store.reconcile(1, seen(number, "seen"), since)
     assert {(one.annotation, one.region) for one in store.objects(1)} == {(1, "seen"), (2, "seen"), (3, "newer")}
-    store.align(1, Event(deleted=(1, 3)), since)
+    store.reconcile(1, Event(deleted=(1, 3)), since)
     assert {(one.annotation, one.region) for one in store.objects(1)} == {(2, "seen"), (3, "newer")}
 
 
 def write_on(folder: Path, number: int, acknowledged: Connection) -> None:
-    """Receive and settle without an end; `acknowledged` gets the number of each event that was received.
+    """Receive and apply without an end; `acknowledged` gets the number of each event that was received.
 
     Event n creates annotation n with three masks; every fourth one deletes annotation n - 1 instead.
     """
@@ -313,7 +315,7 @@ def write_on(folder: Path, number: int, acknowledged: Connection) -> None:
         store.receive(1, json.dumps(body).encode())
         acknowledged.send(number)
         if number % 3 == 0:
-            store.settle()
+            store.apply_pending()
 
 
 def check_whole(folder: Path) -> None:
@@ -347,11 +349,11 @@ def test_a_writer_killed_fifty_times(tmp_path: Path) -> None:
                 last = reader.recv()  # an event received but not acknowledged comes again, as by a retry
         check_whole(tmp_path)
     store = AnnotationStore(tmp_path)
-    store.settle()
+    store.apply_pending()
     check_whole(tmp_path)
     expected = {n for n in range(1, last + 1) if n % 4 in (1, 2)}
     assert expected <= {one.annotation for one in store.objects(1)} <= expected | {last, last + 1}
-    store.sweep(older_than=0)
+    store.delete_orphans(older_than=0)
     assert len(list((tmp_path / "masks" / "1").iterdir())) == len(store.objects(1))
 
 
@@ -374,8 +376,8 @@ def test_an_event_that_ends_the_process_is_set_aside_and_stops_no_other(
     monkeypatch.setattr(AnnotationStore, "_apply", killed)
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
-            store.settle()
-    assert store.settle() == 2
+            store.apply_pending()
+    assert store.apply_pending() == 2
     assert regions(store) == ["b"]
     counts = store.counts(1)
     assert (counts.waiting, counts.skipped) == (0, {"the event could not be applied and was set aside": 1})
@@ -403,21 +405,21 @@ def test_a_full_disk_is_not_the_events_fault(store: AnnotationStore, monkeypatch
         context.setattr(AnnotationStore, "_prepare", fails)
         for _ in range(9):
             with pytest.raises(OSError, match="no space"):
-                store.settle()
-    store.settle()
+                store.apply_pending()
+    store.apply_pending()
     assert regions(store) == ["a"]
 
 
 def test_the_backlog_has_bounds(store: AnnotationStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MOST_WAITING", 2)
-    monkeypatch.setattr(store_module, "MOST_WAITING_BYTES", 100)
+    monkeypatch.setattr(store_module, "MAX_WAITING", 2)
+    monkeypatch.setattr(store_module, "MAX_WAITING_BYTES", 100)
     store.receive(1, bytes(60))
     with pytest.raises(store_module.BacklogError):
         store.receive(2, bytes(41))
     store.receive(1, bytes(1))
     with pytest.raises(store_module.BacklogError, match="2 events"):
         store.receive(2, bytes(1))
-    store.settle()
+    store.apply_pending()
     store.receive(2, bytes(1))
 
 
@@ -473,7 +475,9 @@ def test_a_database_damaged_while_it_is_used_is_replaced(
     assert not store.is_behind()
 
 
-@pytest.mark.parametrize("entrance", ["settle", "projects", "backlog", "to_collect", "is_behind", "marker", "sweep"])
+@pytest.mark.parametrize(
+    "entrance", ["apply_pending", "projects", "backlog", "to_collect", "is_behind", "marker", "sweep"]
+)
 def test_whatever_meets_the_damage_says_so_and_the_next_one_works(
     store: AnnotationStore, tmp_path: Path, entrance: str
 ) -> None:
@@ -497,7 +501,7 @@ def test_one_of_many_replaces_a_damaged_database(store: AnnotationStore, tmp_pat
         thread.start()
     for thread in threads:
         thread.join()
-    store.settle()
+    store.apply_pending()
     assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1
     assert len(regions(store)) == 8
 
@@ -530,8 +534,8 @@ def test_heavy_events_are_left_for_a_process_of_their_own(
     assert regions(store) == ["e"]
     assert store.backlog() == {"waiting": 3, "bytes": ANY, "heavy": 3, "set_aside": 0}
     assert store.is_behind()
-    assert store.settle() == 0
-    assert store.settle_heavy() == 3
+    assert store.apply_pending() == 0
+    assert store.apply_heavy() == 3
     assert sorted(regions(store)) == ["a", "b", "c", "d", "e", "f", "g"]
     assert store.backlog() == {"waiting": 0, "bytes": 0, "heavy": 0, "set_aside": 0}
     assert not store.is_behind()
@@ -549,8 +553,8 @@ def test_a_heavy_event_that_ends_its_process_is_set_aside(
         context.setattr(AnnotationStore, "_apply", killed)
         for _ in range(5):
             with pytest.raises(KeyboardInterrupt):
-                store.settle_heavy()
-        store.settle_heavy()
+                store.apply_heavy()
+        store.apply_heavy()
     assert store.backlog()["set_aside"] == 1
     assert not store.is_behind()
 
@@ -563,8 +567,8 @@ def test_a_project_whose_events_cannot_be_applied_now_stops_no_other(store: Anno
         store.receive(project_id, json.dumps(body).encode())
     for _ in range(7):
         with pytest.raises(OSError, match="masks"):
-            store.settle()
+            store.apply_pending()
     assert (regions(store, 1), regions(store, 2)) == ([], ["a"])
     (tmp_path / "masks" / "1").unlink()
-    store.settle()
+    store.apply_pending()
     assert regions(store, 1) == ["a"]

@@ -57,7 +57,7 @@ def test_events_about_annotations_are_received(store: AnnotationStore) -> None:
     assert tell(store, {"action": "START_TRAINING", "project": bodies.project(3)}) is None
     assert tell(store, {"action": "ANNOTATIONS_DELETED"}) is None
     assert store.counts(3).waiting == 1
-    store.settle()
+    store.apply_pending()
     assert [one.region for one in store.objects(3)] == ["a"]
 
 

@@ -73,9 +73,9 @@ def test_a_head_with_a_value_that_is_no_number_is_never_in_service(versions: Ver
     with torch.no_grad():
         next(iter(head_state(model).values())).view(-1)[0] = float("nan")
     version = versions.write(12, model, base_model(), about={}, report={})
-    with pytest.raises(ValueError, match="no finite numbers"):
+    with pytest.raises(ValueError, match="not finite"):
         version.head()
-    with pytest.raises(ValueError, match="no finite numbers"):
+    with pytest.raises(ValueError, match="not finite"):
         versions.promote(12, 1)
     assert versions.current(12) is None
 
@@ -169,7 +169,7 @@ def test_a_candidate_with_another_backbone_is_refused(versions: Versions) -> Non
 def test_a_version_of_another_base_is_not_put_on_this_one(versions: Versions) -> None:
     version = write(versions)
     torch.manual_seed(9)
-    with pytest.raises(ValueError, match="another base model"):
+    with pytest.raises(ValueError, match="a base model other than"):
         version.model(SkipClick(base_model().config, version="other"))
     model = version.model(base_model())
     assert model.version == "tiny+p12.v1"

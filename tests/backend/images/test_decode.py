@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.images.decode import ImageError, Photo, decode_image
+from backend.images.decode import DecodedImage, ImageError, decode_image
 
 LIMIT = 1_000_000
 Pixels = NDArray[Any]
@@ -24,7 +24,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def decoded(data: bytes, *limits: int | None, **more: int) -> Photo:
+def decoded(data: bytes, *limits: int | None, **more: int) -> DecodedImage:
     return decode_image(BytesIO(data), *limits, **more)  # type: ignore[arg-type]
 
 

@@ -11,10 +11,10 @@ from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.label_studio.protocol import RegionTarget
 from backend.label_studio.regions import mask_response, read_mask
 from backend.settings import Settings
+from backend.web.app import create_app
 from skipclick.masks import BoxMask
 from tests.support.annotation_bodies import drawn
 from tests.support.recorded import clicked_bodies

@@ -15,11 +15,12 @@ import pytest
 from flask.testing import FlaskClient
 from numpy.typing import NDArray
 
-from backend import app as app_module
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.label_studio.regions import read_mask
 from backend.settings import Settings
+from backend.web import http as http_module
+from backend.web import predict as predict_module
+from backend.web.app import create_app
 from skipclick import bitmask, brush_rle
 from skipclick.masks import BoxMask
 from tests.support.fakes import RADIUS
@@ -146,8 +147,8 @@ def test_a_mask_in_the_request_is_what_the_clicks_correct(client: FlaskClient) -
     ("start", "sentence"),
     [
         (bitmask.encode(BoxMask.of(START.T.copy())), "120 x 160 pixels, its image 160 x 120"),
-        ("data:image/png;base64,AAAA", "no PNG"),
-        ("mask.png", "no data URL"),
+        ("data:image/png;base64,AAAA", "not a PNG"),
+        ("mask.png", "not a data URL"),
         (7, '"params.context.start" must be a text'),
     ],
 )
@@ -161,8 +162,8 @@ def test_strokes_leave_memory_for_others(
     make_annotator: Callable[..., Annotator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request may claim any size: nothing says that there is a photo of it."""
-    monkeypatch.setattr(app_module, "_BODIES_PATIENCE", 0.05)
-    monkeypatch.setattr(app_module, "MOST_PAINTED", HEIGHT * WIDTH)
+    monkeypatch.setattr(http_module, "_BODIES_PATIENCE", 0.05)
+    monkeypatch.setattr(http_module, "MAX_MASK_PIXELS", HEIGHT * WIDTH)
     inside, go_on = threading.Event(), threading.Event()
 
     def slow(*arguments: Any) -> NDArray[np.bool_]:
@@ -170,7 +171,7 @@ def test_strokes_leave_memory_for_others(
         go_on.wait(10)
         return read_mask(*arguments)
 
-    monkeypatch.setattr(app_module, "read_mask", slow)
+    monkeypatch.setattr(predict_module, "read_mask", slow)
     client = create_app(Settings(image_max_pixels=HEIGHT * WIDTH), make_annotator()).test_client
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(client().post, "/predict", json=body(stroke(LINE)))

@@ -14,8 +14,8 @@ from PIL import Image
 from werkzeug.serving import make_server
 
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.settings import Settings
+from backend.web.app import create_app
 from bench.serving.load import Load, Sent, Target, Workload, draw, image_server, main, measure
 from tests.support.fakes import FlatImages
 

@@ -1,13 +1,17 @@
-"""What the server tells its operator: Prometheus metrics and one log line per request. Never tokens,
-bodies, queries."""
+"""For the operator: Prometheus metrics and one log line per request, without tokens, bodies and queries."""
 
 from __future__ import annotations
 
 import logging
+import re
+import secrets
+import time
 from collections import Counter as Counted
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from typing import get_args
 
+from flask import Flask, Response, g, request
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -20,11 +24,12 @@ from skipclick import __version__
 
 logger = logging.getLogger("backend.requests")
 
+_SANE_ID = re.compile(r"[\w.:-]{1,64}", re.ASCII)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 100)
 
 
 class Telemetry:
-    """Metrics of one app, in a registry of its own."""
+    """Metrics of one app, in its own registry."""
 
     def __init__(self, readiness: Readiness, training: Training | None = None) -> None:
         self._registry = CollectorRegistry()
@@ -69,13 +74,41 @@ class Telemetry:
         return generate_latest(self._registry)
 
 
+def observe_requests(app: Flask, telemetry: Telemetry) -> None:
+    """Give every request an id and a place for facts, and at the end its metrics and log line."""
+
+    @app.before_request
+    def begin() -> None:
+        given = request.headers.get("X-Request-ID", "")  # from a proxy, so that both logs have the same id
+        g.request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(6)
+        g.begin, g.facts = time.perf_counter(), {}
+        g.at_the_end = ExitStack()
+
+    @app.teardown_request
+    def clean_up(_: BaseException | None) -> None:
+        at_the_end = g.pop("at_the_end", None)
+        if at_the_end is not None:
+            at_the_end.close()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "unknown"
+        milliseconds = (time.perf_counter() - g.begin) * 1000
+        telemetry.record(g.request_id, route, response.status_code, milliseconds, g.facts)
+        response.headers["X-Request-ID"] = g.request_id
+        stages = g.facts.get("stages", {})
+        if stages:  # shown by browsers' developer tools and the page /ui
+            response.headers["Server-Timing"] = ", ".join(f"{name};dur={ms:.1f}" for name, ms in stages.items())
+        return response
+
+
 def one_line(value: object) -> str:
-    """Text of a value for a log line: what clients send must not begin lines of its own."""
+    """A value as text for a log line: what clients send must not start new lines."""
     return " ".join(str(value).split())[:1000]
 
 
 class _ServiceCollector(Collector):
-    """Reads what the service's parts know of themselves when asked, so that nothing has to be counted twice."""
+    """Collects figures from the parts of the service on request, so that nothing is counted twice."""
 
     def __init__(self, readiness: Readiness, training: Training | None) -> None:
         self._readiness = readiness

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backend.annotator import Annotator, OverloadedError
-from backend.app import create_app
 from backend.executor import DeviceExecutor
 from backend.factory import build_heads
 from backend.finetune.versions import Versions
 from backend.heads import Head, Heads
-from backend.proposing import Proposing
 from backend.settings import Settings
+from backend.web.app import create_app
+from backend.web.proposing import Proposing
 from skipclick import Click, Predictor, brush_rle
 from skipclick.cache import ByteLru, SharedCache
 from skipclick.model import SkipClick
@@ -57,7 +57,7 @@ class Watched(Predictor):
 
 @pytest.fixture(autouse=True)
 def _few_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.app.DEFAULT_RULE", ProposalRule(side=4))
+    monkeypatch.setattr("backend.web.predict.DEFAULT_RULE", ProposalRule(side=4))
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_the_second_request_may_come_after_the_first_was_answered(monkeypatch: p
 
     assert [is_only() for _ in range(3)] == [True, False, False]
     now = time.monotonic()
-    monkeypatch.setattr("backend.proposing.time.monotonic", lambda: now + 60)
+    monkeypatch.setattr("backend.web.proposing.time.monotonic", lambda: now + 60)
     assert is_only()
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from backend.access import foreign_page, password_check, unknown_host
 from backend.annotator import Annotator
-from backend.app import create_app
 from backend.settings import Settings
+from backend.web.access import foreign_page, password_check, unknown_host
+from backend.web.app import create_app
 
 OWN = {"Host": "skipclick:9090"}
 

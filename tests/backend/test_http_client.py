@@ -11,8 +11,7 @@ import pytest
 import requests
 
 from backend.commands.warm import Server, ServerError
-from backend.outgoing import USER_AGENT, connection_advice, new_session, trusted_certificates
-from backend.punctual import PunctualAdapter
+from backend.http_client import USER_AGENT, DeadlineAdapter, connection_advice, new_session, trusted_certificates
 from skipclick import __version__
 from tests.support.fake_label_studio import LEGACY, PERSONAL, fake_label_studio
 
@@ -27,7 +26,7 @@ def test_the_agent_names_the_product_and_its_version() -> None:
 @pytest.mark.parametrize("package", ["backend", "skipclick", "train"])
 def test_no_request_leaves_but_through_a_session_of_ours(package: str) -> None:
     """`requests` and urllib would name themselves."""
-    own = ROOT / "backend" / "outgoing.py"
+    own = ROOT / "backend" / "http_client.py"
     makers = {"get", "post", "put", "patch", "delete", "head", "options", "request", "Session", "session", "urlopen"}
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
@@ -105,15 +104,15 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_certificates")
 def test_certificates_of_openssl_s_variables_are_trusted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert new_session(PunctualAdapter.within(1)).verify is True
+    assert new_session(DeadlineAdapter.within(1)).verify is True
     assert trusted_certificates({}) is None
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone"))
-    assert new_session(PunctualAdapter.within(1)).verify is True  # as OpenSSL takes it; `doctor` says so
+    assert new_session(DeadlineAdapter.within(1)).verify is True  # as OpenSSL takes it; `doctor` says so
     (tmp_path / "ca.pem").touch()
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
-    assert new_session(PunctualAdapter.within(1)).verify == str(tmp_path)
+    assert new_session(DeadlineAdapter.within(1)).verify == str(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    assert new_session(PunctualAdapter.within(1)).verify == str(tmp_path / "ca.pem")
+    assert new_session(DeadlineAdapter.within(1)).verify == str(tmp_path / "ca.pem")
     both = {"SSL_CERT_FILE": "/a", "REQUESTS_CA_BUNDLE": "/b"}
     assert trusted_certificates(both) == ("REQUESTS_CA_BUNDLE", Path("/b"))
 

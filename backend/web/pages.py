@@ -15,7 +15,7 @@ from backend.finetune.scheduler import Training
 from backend.readiness import Readiness
 from skipclick import __version__
 
-_UI = Path(__file__).with_name("ui")
+_UI = Path(__file__).parents[1] / "ui"
 _OPENAPI = Path(__file__).with_name("openapi.json")
 
 # Nothing from elsewhere, nothing inline, and nobody may put the page into theirs.

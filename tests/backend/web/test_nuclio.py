@@ -20,13 +20,13 @@ from PIL import Image
 from werkzeug.test import TestResponse
 
 from backend.annotator import Annotator
-from backend.app import build_app
 from backend.cvat.protocol import FUNCTION
 from backend.factory import Service
 from backend.images.loader import build_images
 from backend.label_studio.auth import build_auth
 from backend.readiness import Readiness
 from backend.settings import Settings
+from backend.web.app import build_app
 from tests.support.cvat_browser import shown_masks
 from tests.support.fakes import RADIUS, DiscFeatures, DiscPredictor
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backend.images.decode import ImageError, decode_image
-from backend.images.incoming import incoming
+from backend.images.streaming_file import streaming_file
 
 OPERATION = st.one_of(
     st.tuples(st.just("read"), st.integers(-1, 50)),
@@ -23,7 +23,7 @@ OPERATION = st.one_of(
 
 @given(st.lists(st.binary(min_size=1, max_size=20)), st.lists(OPERATION))
 def test_it_reads_like_a_file_in_memory(chunks: list[bytes], operations: list[tuple[str, int] | tuple]) -> None:
-    expected, found = BytesIO(b"".join(chunks)), incoming(iter(chunks))
+    expected, found = BytesIO(b"".join(chunks)), streaming_file(iter(chunks))
     for operation in operations:
         if operation[0] == "read":
             assert found.read(operation[1]) == expected.read(operation[1])
@@ -51,7 +51,7 @@ def chunked(data: bytes, taken: list[int], size: int = 1 << 14) -> Iterator[byte
 def test_a_photo_is_decoded_from_its_chunks() -> None:
     data = photo()
     whole = decode_image(BytesIO(data), 10**6, 300)
-    parts = decode_image(incoming(chunked(data, [])), 10**6, 300)
+    parts = decode_image(streaming_file(chunked(data, [])), 10**6, 300)
     np.testing.assert_array_equal(parts.pixels, whole.pixels)
     assert parts.size == whole.size == (600, 800)
 
@@ -59,11 +59,11 @@ def test_a_photo_is_decoded_from_its_chunks() -> None:
 def test_what_is_refused_by_its_head_is_not_downloaded() -> None:
     taken: list[int] = []
     with pytest.raises(ImageError, match=r"IMAGE_MAX_PIXELS=1000 "):
-        decode_image(incoming(chunked(photo(), taken)), 1000)
+        decode_image(streaming_file(chunked(photo(), taken)), 1000)
     assert len(taken) <= 2
     taken.clear()
     with pytest.raises(ImageError, match="of no kind that is known"):
-        decode_image(incoming(chunked(b"x" * 1_000_000, taken)), 1000)
+        decode_image(streaming_file(chunked(b"x" * 1_000_000, taken)), 1000)
     assert len(taken) <= 2
 
 
@@ -73,4 +73,4 @@ def test_a_download_that_fails_says_so_itself() -> None:
         raise ImageError("it broke off")
 
     with pytest.raises(ImageError, match=r"^it broke off$"):
-        decode_image(incoming(broken()), 10**6)
+        decode_image(streaming_file(broken()), 10**6)

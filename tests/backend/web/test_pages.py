@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from backend.app import build_app
 from backend.readiness import Readiness
 from backend.settings import Settings
+from backend.web.app import build_app
 from skipclick import __version__
 from tests.support.recorded import clicked_bodies
 
-UI = Path(__file__).parents[2] / "backend" / "ui"
+UI = Path(__file__).parents[3] / "backend" / "ui"
 
 
 def test_the_page_and_its_files_are_served_with_a_strict_policy(client: FlaskClient) -> None:

@@ -1,14 +1,13 @@
 """CVAT's interactors over HTTP: the three routes of Nuclio's dashboard that CVAT calls, and its direct way, `POST /`.
 
-Any CVAT that is hosted by oneself calls these when its CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT name this server; Nuclio
-itself is not needed. There is no authentication in that protocol. `docs/cvat.md` says how to set it up.
+Any self-hosted CVAT calls these if its CVAT_NUCLIO_HOST and CVAT_NUCLIO_PORT point to this server; Nuclio itself is not
+needed. The protocol has no authentication. `docs/cvat.md` says how to set it up.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from functools import partial
 from http import HTTPStatus
 from io import BytesIO
@@ -18,7 +17,7 @@ import numpy as np
 import orjson
 from flask import Blueprint, Response, g, jsonify, request
 
-from backend.annotator import Annotator, GivenUp
+from backend.annotator import Annotator, Cancelled
 from backend.cvat.protocol import (
     FUNCTION,
     Interaction,
@@ -27,11 +26,9 @@ from backend.cvat.protocol import (
     function_name,
     read_interaction,
 )
-from backend.http import has_left
 from backend.images.decode import check_size
 from backend.prompts import file_digest, sent_image
-from backend.readiness import Readiness
-from backend.settings import Settings
+from backend.web.http import AppContext, client_disconnected, slot
 from skipclick.image_file import read_size
 from skipclick.masks import BoxMask
 
@@ -39,21 +36,15 @@ T = TypeVar("T")
 
 
 class UnknownFunctionError(Exception):
-    """CVAT asks for a function that is not, or no longer, offered here."""
+    """CVAT asks for a function that does not exist here, or no longer."""
 
 
-def build_nuclio(
-    settings: Settings,
-    readiness: Readiness,
-    read_body: Callable[[], bytes],
-    admit: Callable[[], AbstractContextManager[None]],
-) -> Blueprint:
-    """The routes. `read_body`: the request's body, within the limits. `admit`: a place among the predictions; raises
-    `OverloadedError` if there is none."""
-    nuclio = Blueprint("nuclio", __name__)
+def build_nuclio(context: AppContext) -> Blueprint:
+    """The routes."""
+    nuclio, settings, readiness = Blueprint("nuclio", __name__), context.settings, context.readiness
 
     def functions() -> dict[str, dict[str, Any]]:
-        """By name; those of projects once the model is loaded. Must not fail: CVAT would show no model at all."""
+        """By name; those of projects once the model is loaded. Must not fail: CVAT would then show no model at all."""
         service = readiness.loaded()
         versions = {FUNCTION: settings.checkpoint if service is None else service.annotator.version}
         if service is not None:
@@ -80,22 +71,22 @@ def build_nuclio(
 
     @nuclio.post("/")
     def invoke_directly() -> Response:
-        """The way that names no function."""
+        """The invocation that names no function."""
         return interact(FUNCTION)
 
     def interact(name: str) -> Response:
         deadline = time.monotonic() + settings.request_timeout
-        left = has_left(request.environ)
-        interaction = read_interaction(read_body(), settings.request_max_clicks)
+        is_disconnected = client_disconnected(request.environ)
+        interaction = read_interaction(context.bodies.read(), settings.request_max_clicks)
         annotator = readiness.service().annotator
         project = _project(annotator, name)
         g.facts |= {"function": name, "clicks": len(interaction.prompts.positive) + len(interaction.prompts.negative)}
-        with admit():
+        with slot(context.predictions):
             mask = _mask(
                 annotator,
                 interaction,
                 project,
-                lambda: left() or time.monotonic() > deadline,
+                lambda: is_disconnected() or time.monotonic() > deadline,
                 settings.image_max_pixels,
             )
         reply = orjson.dumps(answer(mask, settings.cvat_answer), option=orjson.OPT_SERIALIZE_NUMPY)
@@ -105,23 +96,23 @@ def build_nuclio(
 
 
 def _mask(
-    annotator: Annotator, interaction: Interaction, project: int | None, given_up: GivenUp, max_pixels: int
+    annotator: Annotator, interaction: Interaction, project: int | None, is_cancelled: Cancelled, max_pixels: int
 ) -> BoxMask:
-    """The object's mask; empty where no prompt says where it is. The picture is decoded only if its features are not
-    known."""
+    """The object's mask; empty if no prompt says where it is. The picture is decoded only if its features are not
+    cached."""
     picture, prompts = interaction.picture, interaction.prompts
     size = read_size(BytesIO(picture))
     check_size((size[1], size[0]), max_pixels)  # a header may claim anything
     if not prompts.has_positive:
         return BoxMask.of(np.zeros(size, np.bool_))
     image = sent_image(file_digest(picture), lambda: picture)
-    annotation = annotator.annotate(image, prompts.clicks(size), prompts.box(size), size, given_up, project)
+    annotation = annotator.annotate(image, prompts.clicks(size), prompts.box(size), size, is_cancelled, project)
     g.facts["stages"] = annotation.stages
     return annotation.mask
 
 
 def _project(annotator: Annotator, name: str) -> int | None:
-    """The project whose function has a name; None for the function of the base."""
+    """The project whose function has this name; None for the function of the base."""
     return _chosen({function_name(project): project for project in (None, *annotator.promoted())}, name)
 
 

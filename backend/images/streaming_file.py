@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 
-def incoming(chunks: Iterator[bytes]) -> BinaryIO:
-    """A seekable binary file over chunks of bytes; what came is kept, what follows is fetched when it is asked for.
+def streaming_file(chunks: Iterator[bytes]) -> BinaryIO:
+    """A seekable binary file over chunks of bytes. Received bytes are kept, further ones are fetched when they are
+    read.
 
-    The network goes on filling its buffers while the reader computes, so that the two overlap without a thread. Errors
-    of the chunks reach the reader.
+    The network keeps filling its buffers while the reader computes, so that the two overlap without a thread. Errors
+    raised by `chunks` reach the reader.
     """
-    return io.BufferedReader(_Incoming(chunks))
+    return io.BufferedReader(_StreamingFile(chunks))
 
 
-class _Incoming(io.RawIOBase):
+class _StreamingFile(io.RawIOBase):
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
         self._held = bytearray()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from backend.images.decode import UndecodableError, decode_image
-from backend.memory_budget import MemoryBudget
+from backend.images.memory_budget import MemoryBudget
 
 
 def png(width: int, height: int) -> bytes:

@@ -13,16 +13,16 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from backend.annotator import Annotator
-from backend.app import build_app
 from backend.factory import Service
 from backend.finetune.job_store import Job, Jobs, write_job
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
 from backend.readiness import Readiness
 from backend.settings import Settings
+from backend.web.app import build_app
 from tests.support.recorded import clicked_bodies
 
-DASHBOARD = json.loads((Path(__file__).parents[2] / "deploy" / "grafana.json").read_text(encoding="utf-8"))
+DASHBOARD = json.loads((Path(__file__).parents[3] / "deploy" / "grafana.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def client(annotator: Annotator, tmp_path: Path) -> FlaskClient:
     write_job(jobs.path(first), replace(first, state="done", noc={"NoC@85": 2.25, "NoC@90": 3.5}))
     jobs.enqueue(3, "the test", 0)
     write_job(jobs.path(Job(4, 1, "the test", "")), Job(4, 1, "the test", "", state="failed"))
-    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    rules = {"automatic": True, "after_objects": 20, "quiet_seconds": 60.0}
     training = Training(AnnotationStore(tmp_path), jobs, **rules)  # type: ignore[arg-type]
     return build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
 
@@ -85,7 +85,7 @@ def test_every_metric_of_ours_is_on_the_dashboard_or_is_a_detail(client: FlaskCl
 
 def test_the_page_of_the_docs_lists_the_metrics(client: FlaskClient) -> None:
     client.post("/predict", json=clicked_bodies("03")[0])
-    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")
     listed = set()
     for name in re.findall(r"`(skipclick_[\w{},]+)`", page):
         head, _, rest = name.partition("{")

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.annotator import Annotator
-from backend.app import build_app, create_app
 from backend.factory import Service
 from backend.finetune.job_store import Jobs
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore
-from backend.images.decode import ImageError, Photo
+from backend.images.decode import DecodedImage, ImageError
 from backend.label_studio.names import ToldNames
 from backend.prompts import ImageReference
 from backend.readiness import Readiness
 from backend.settings import Settings
+from backend.web.app import build_app, create_app
 from tests.support.fakes import DiscFeatures, DiscPredictor, FlatImages
 from tests.support.recorded import clicked_bodies, recorded_requests
 
@@ -173,7 +173,7 @@ def test_switched_off_it_learns_nothing_and_says_so(client: FlaskClient) -> None
 @pytest.fixture
 def learning(annotator: Annotator, tmp_path: Path) -> FlaskClient:
     """A server that learns, without its background work."""
-    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    rules = {"automatic": True, "after_objects": 20, "quiet_seconds": 60.0}
     training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
     return build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
 
@@ -196,7 +196,7 @@ def test_what_label_studio_tells_is_kept_and_start_training_is_queued(learning: 
 def test_refusals_that_are_expected_take_one_line_of_the_log(
     annotator: Annotator, learning: FlaskClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0, "is_known": lambda project: False}
+    rules = {"automatic": True, "after_objects": 20, "quiet_seconds": 60.0, "is_known": lambda project: False}
     training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
     strict = build_app(Settings(), Readiness.of(Service(annotator)), training).test_client()
     off = create_app(Settings(), annotator).test_client()
@@ -232,7 +232,7 @@ def test_a_trainings_picture_is_shown(learning: FlaskClient, tmp_path: Path) -> 
 
 
 def test_webhooks_and_reports_need_no_model(tmp_path: Path) -> None:
-    rules = {"by_itself": True, "after_objects": 20, "quiet_seconds": 60.0}
+    rules = {"automatic": True, "after_objects": 20, "quiet_seconds": 60.0}
     training = Training(AnnotationStore(tmp_path), Jobs(tmp_path), **rules)  # type: ignore[arg-type]
     client = build_app(Settings(), Readiness(Future()), training).test_client()
     created = next(
@@ -240,7 +240,7 @@ def test_webhooks_and_reports_need_no_model(tmp_path: Path) -> None:
     )
     assert client.post("/webhook", json=created).status_code == 201
     assert client.get("/training?project=1").json["version"] is None
-    assert training._store.settle() == 1
+    assert training._store.apply_pending() == 1
 
 
 def test_a_training_is_asked_for_by_its_project(learning: FlaskClient) -> None:
@@ -251,7 +251,7 @@ def test_a_training_is_asked_for_by_its_project(learning: FlaskClient) -> None:
 
 
 class BrokenImages(FlatImages):
-    def load(self, reference: ImageReference) -> Photo:
+    def load(self, reference: ImageReference) -> DecodedImage:
         raise ImageError("tried GET http://ls/a.png: status 401; set LABEL_STUDIO_API_KEY")
 
 

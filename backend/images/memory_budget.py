@@ -1,4 +1,4 @@
-"""A number of bytes that all who need much memory for a moment share, so that together they stay within it."""
+"""A budget of bytes shared by everything that needs much memory for a moment."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from threading import Condition
 
 
 class MemoryBudget:
-    """Any thread may call it."""
+    """Thread-safe."""
 
     def __init__(self, total: int, patience: float) -> None:
-        """patience: seconds that anybody waits for bytes."""
+        """patience: seconds to wait for free bytes."""
         self.total = total
         self._free = total
         self._patience = patience
         self._changed = Condition()
 
     def take(self, count: int) -> Lease:
-        """Wait until so many bytes are free. Raises `MemoryError` after `patience` seconds, and at once for more than
-        there are at all."""
+        """Reserve `count` bytes, waiting until they are free. Raises `MemoryError` after `patience` seconds, and at
+        once for more than the whole budget."""
         with self._changed:
             if count > self.total or not self._changed.wait_for(lambda: self._free >= count, self._patience):
-                raise MemoryError(f"no room for {count >> 20} MB beside what is in memory now")
+                raise MemoryError(f"no room for {count >> 20} MB besides what is in memory now")
             self._free -= count
         return Lease(count, self._give_back)
 
@@ -33,14 +33,14 @@ class MemoryBudget:
 
 
 class Lease:
-    """Bytes of a budget that somebody holds. One thread at a time."""
+    """Reserved bytes of a budget. Not thread-safe."""
 
     def __init__(self, count: int, give_back: Callable[[int], None]) -> None:
         self._held = count
         self._give_back = give_back
 
     def shrink(self, count: int) -> None:
-        """Give back all but so many bytes."""
+        """Give back all but `count` bytes."""
         left = min(count, self._held)
         self._give_back(self._held - left)
         self._held = left
@@ -51,7 +51,9 @@ class Lease:
 
 
 def return_free_memory() -> None:
-    """Hand memory that was freed back to the system, which glibc otherwise keeps for large blocks that come later."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other systems' C libraries have none, and do not keep it
+    """Return freed memory to the system; glibc would keep it for later allocations."""
+    trim = getattr(
+        ctypes.CDLL(None), "malloc_trim", None
+    )  # other systems' C libraries have no such function, and need none
     if trim is not None:
         trim(0)
