@@ -4,9 +4,8 @@
     python bench/serving/attack.py --only "stopped clients" bombs     some of them
 
 For each attack: how long /health took at most, whether clicks failed, how long they took beside a quiet time before,
-and the server's memory. The attackers are a process of the lowest priority: on a machine of few processors they would
-otherwise be measured, and not the server. A minute after the last attack nothing of them must be left. Writes
-OUTPUT.json. Exit status 1 if a limit was passed, 2 if there is nothing to attack.
+and the server's memory. The attackers are a process of a low priority, see `_NICENESS`. A minute after the last attack
+nothing of them must be left. Writes OUTPUT.json. Exit status 1 if a limit was passed, 2 if there is nothing to attack.
 """
 
 from __future__ import annotations
@@ -29,6 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler
+from itertools import cycle
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
-from backend.finetune.processes import lower
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, write_results
 from bench.serving.annotators import drawn_photo
@@ -66,6 +65,10 @@ SETTINGS = {
 MEMORY = (256 + 64 + 128 + 768 + 1024) << 20
 """Bytes that the server may take beyond what it has when it is ready: its caches, photos that are decoded, and bodies
 of requests that are parsed, see docs/operations.md."""
+
+_NICENESS = 10
+"""Of the attackers: on a machine of few processors they would otherwise be measured, and not the server. At the lowest
+priority a busy machine would let them do nothing."""
 
 PROJECT = 1  # the only one that Label Studio has
 
@@ -140,12 +143,16 @@ def bombs(server: Attacked, stop: threading.Event) -> Iterator[int]:
 
 def nested_json(server: Attacked, stop: threading.Event) -> Iterator[int]:
     """Bodies that take long to parse: brackets, and lists without end."""
-    deep = b"[" * (20 << 20)
-    wide = b'{"tasks": [' + b"[]," * (5 << 20) + b"[]]}"
-    while not stop.is_set():
-        for route in ("/predict", "/setup", "/webhook"):
-            for body in (deep, wide, b"[" * (3 << 20)):
-                yield server.post(route, body)
+    for route in cycle(("/predict", "/setup", "/webhook")):
+        for body in _nested():
+            yield server.post(route, body)
+        if stop.is_set():
+            return
+
+
+@cache
+def _nested() -> tuple[bytes, ...]:
+    return b"[" * (20 << 20), b'{"tasks": [' + b"[]," * (5 << 20) + b"[]]}", b"[" * (3 << 20)
 
 
 def large_events(server: Attacked, stop: threading.Event) -> Iterator[int]:
@@ -419,7 +426,7 @@ def processor_seconds(pid: int) -> float:
 
 
 class Attackers:
-    """A process of the lowest priority that makes one attack after the other, when it is told to."""
+    """A process of a low priority that makes one attack after the other, when it is told to."""
 
     def __init__(self, server: Attacked) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would have copies of this process's threads' locks
@@ -451,9 +458,9 @@ class Attackers:
 
 
 def _attack_when_told(orders: Connection, server: Attacked) -> None:
-    os.setsid()
-    lower(os.getpid())
-    _large_events()
+    os.nice(_NICENESS)
+    _large_events()  # now: they take seconds
+    _nested()
     orders.send("ready")
     with suppress(EOFError):
         while True:
