@@ -17,6 +17,7 @@ collect_ignore = (
         "test_click_to_mask.py",
         "test_finetune.py",
         "test_mask_tags.py",
+        "test_proposals.py",
         "test_small_object.py",
         "test_ui.py",
     ]
