@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -266,11 +267,13 @@ def baselines_of(
     """Everything that is compared at one resolution on one device."""
     resolution, size = (setting.resolution,) * 2, (scene.photo.shape[0], scene.photo.shape[1])
     found: list[tuple[str, Setting, ClickOnce]] = []
-    for dtype in dtypes:
-        predictor = Predictor(model, resolution, setting.device, dtype)
-        predictor.warm_up()
-        here = Setting(setting.model, setting.resolution, setting.device, dtype)
-        found.append(("served", here, served(predictor, predictor.encode(scene.photo), scene.clicks)))
+    with_openvino = setting.device == "cpu" and find_spec("openvino") is not None
+    for runtime, name in {"torch": "served", "openvino": "served by OpenVINO"}.items():
+        for dtype in dtypes if runtime == "torch" or with_openvino else ():
+            predictor = Predictor(model, resolution, setting.device, dtype, runtime=runtime)
+            predictor.warm_up()
+            here = Setting(setting.model, setting.resolution, setting.device, dtype)
+            found.append((name, here, served(predictor, predictor.encode(scene.photo), scene.clicks)))
     exact = Setting(setting.model, setting.resolution, setting.device, "float32")
     predictor = Predictor(model, resolution, setting.device, keep_taps=True)
     features = predictor.encode(scene.photo)

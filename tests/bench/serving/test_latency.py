@@ -98,6 +98,7 @@ def test_the_response_times_stand_in_the_papers_rows(tmp_path: Path, monkeypatch
     assert [(one["system"], one["method"], one["side"]) for one in found["response"]] == [
         ("`grabcut`", None, 0),
         ("skipclick-lite, served", None, 64),
+        ("skipclick-lite, served by OpenVINO", None, 64),
     ]
     assert found["stages"] == found["comparisons"] == []
     text = output.with_suffix(".md").read_text()
@@ -153,7 +154,8 @@ def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path, monkeypatch
     for row in (warm, cold):
         assert row["total"]["median"] >= max(spread["median"] for spread in row["stages"].values())
         assert all(spread["p95"] >= spread["median"] > 0 for spread in row["stages"].values())
-    assert [each["name"] for each in found["comparisons"]] == ["served", "plain eager forward"]
+    names = [each["name"] for each in found["comparisons"]]
+    assert names == ["served", "served by OpenVINO", "plain eager forward"]
     text = output.with_suffix(".md").read_text()
     assert all(stage in text for stage in STAGES)
 
