@@ -179,7 +179,7 @@ class Settings(BaseSettings):
         default="auto",
         description="library that runs the model; `auto` is OpenVINO on a CPU where that is faster and gives the same "
         "masks, otherwise PyTorch. OpenVINO's graphs are made at the first start and kept in `MODEL_DIR`, or made "
-        "beforehand by `skipclick compile`",
+        "beforehand by skipclick's command `compile`",
     )
     resolution: Resolution = Field(
         default=None, description="input size of the network; by default the checkpoint's own"

@@ -93,7 +93,7 @@ def test_segment_corrects_a_mask(tmp_path: Path, zoom: str) -> None:
         (["nothing.jpg", "--positive", "1,1"], "nothing.jpg"),
         ([str(PHOTO), "--positive", "1,1", "--resolution", "333"], "multiples of"),
         ([str(PHOTO), "--positive", "1,1", "--checkpoint", "none.pth"], "does not exist"),
-        ([str(PHOTO), "--positive", "1,1", "--min-part", "7"], "no share of the mask"),
+        ([str(PHOTO), "--positive", "1,1", "--min-part", "7"], "not a share of the mask"),
         ([str(PHOTO), "--negative", "1,1", "--start", "none.png"], "none.png"),
         ([str(PHOTO), "--negative", "1,1", "--start", str(PHOTO)], "cannot be decoded"),
     ],

@@ -131,7 +131,7 @@ def test_arrays_of_objects_are_refused(written: Callable[[bytes], Path]) -> None
     for protocol in range(2, 6):
         with pytest.raises(ValueError, match="not a pickle of plain data"):
             read_plain_pickle(written(pickle.dumps(np.array([None, {}]), protocol)))
-        with pytest.raises(ValueError, match="no plain numbers"):
+        with pytest.raises(ValueError, match="not plain"):
             read_plain_pickle(written(pickle.dumps(np.zeros(2, "u1,O"), protocol)))
 
 

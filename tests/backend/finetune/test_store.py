@@ -476,7 +476,7 @@ def test_a_database_damaged_while_it_is_used_is_replaced(
 
 
 @pytest.mark.parametrize(
-    "entrance", ["apply_pending", "projects", "backlog", "to_collect", "is_behind", "marker", "sweep"]
+    "entrance", ["apply_pending", "projects", "backlog", "to_collect", "is_behind", "marker", "delete_orphans"]
 )
 def test_whatever_meets_the_damage_says_so_and_the_next_one_works(
     store: AnnotationStore, tmp_path: Path, entrance: str
@@ -485,7 +485,7 @@ def test_whatever_meets_the_damage_says_so_and_the_next_one_works(
     _overwrite(tmp_path / "annotations.sqlite")
     for name in ("annotations.sqlite-wal", "annotations.sqlite-shm"):
         (tmp_path / name).unlink(missing_ok=True)
-    with pytest.raises(store_module.DamagedError, match="begun anew; try again"):
+    with pytest.raises(store_module.DamagedError, match="replaced by a new one; try again"):
         getattr(store, entrance)()
     getattr(store, entrance)()
     assert len(list(tmp_path.glob("annotations.sqlite.damaged-*"))) == 1

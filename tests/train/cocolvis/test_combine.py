@@ -115,7 +115,7 @@ def test_holes_are_filled_and_pieces_belong_together() -> None:
 
 @pytest.mark.parametrize("polygon", [[], [1.0], [1.0, 2.0, 3.0], [[1.0, 2.0]], [1.0, float("nan")], [1e9, 0.0]])
 def test_an_outline_that_is_none_is_refused(polygon: list[float]) -> None:
-    with pytest.raises(ValueError, match="no list of coordinates"):
+    with pytest.raises(ValueError, match="not a list of coordinates"):
         fill([polygon], SIZE)
 
 

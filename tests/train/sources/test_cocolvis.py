@@ -119,5 +119,5 @@ def test_nothing_in_the_annotations_is_executed(tmp_path: Path, monkeypatch: pyt
 def test_other_annotations_are_refused(tmp_path: Path, entry: Any) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "hannotation.pickle").write_bytes(pickle.dumps({"a": entry}))
-    with pytest.raises(ValueError, match="no annotation of the combined COCO and LVIS"):
+    with pytest.raises(ValueError, match="is not an annotation of the combined COCO and LVIS"):
         open_sources([str(tmp_path)])
