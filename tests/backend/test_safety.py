@@ -38,7 +38,6 @@ from flask.testing import FlaskClient
 from gunicorn.http.errors import InvalidChunkSize
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from backend.annotator import Annotator
@@ -52,7 +51,7 @@ from backend.prompts import ImageReference
 from backend.settings import BUCKETS, Settings
 from backend.web.app import create_app
 from skipclick.checkpoint import load_checkpoint
-from tests.support.fakes import DiscFeatures, DiscPredictor
+from tests.support.fakes import HeldPredictor
 from tests.support.recorded import clicked_bodies, recorded_requests
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -787,19 +786,6 @@ def test_clicks_and_pixels_have_limits(client: FlaskClient) -> None:
     assert (answer.status_code, "IMAGE_MAX_PIXELS" in answer.json["error"]) == (400, True)
 
 
-class StuckPredictor(DiscPredictor):
-    """Encodes one image until it is told to go on."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.go_on = threading.Event(), threading.Event()
-
-    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
-        self.inside.set()
-        self.go_on.wait(10)
-        return super().encode(image)
-
-
 @pytest.mark.parametrize(
     ("threads", "most", "trouble"),
     [(2, 1 << 20, "too many long bodies are worked on"), (8, 20_000, "take all the memory for them")],
@@ -811,7 +797,7 @@ def test_long_bodies_leave_threads_and_memory_for_others(
     monkeypatch.setattr("backend.web.http._LONG_BODY", 4000)
     monkeypatch.setattr("backend.web.http._BODIES_BYTES", 0)
     monkeypatch.setattr("backend.web.http._BODIES_PATIENCE", 0.05)
-    stuck = StuckPredictor()
+    stuck = HeldPredictor()
     app = create_app(Settings(threads=threads, request_max_bytes=most), make_annotator(predictor=stuck))
     long = clicked_bodies("03")[0] | {"padding": "x" * 12_000}
     with ThreadPoolExecutor(1) as pool:
@@ -832,7 +818,7 @@ def test_long_bodies_leave_threads_and_memory_for_others(
 
 
 def test_a_click_that_waits_too_long_is_given_up(make_annotator: MakeAnnotator) -> None:
-    stuck = StuckPredictor()
+    stuck = HeldPredictor()
     app = create_app(Settings(request_timeout=0.2), make_annotator(predictor=stuck))
     with ThreadPoolExecutor(1) as pool:
         click = pool.submit(app.test_client().post, "/predict", json=clicked_bodies("03")[0])

@@ -279,6 +279,7 @@ def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to measure a peak of memory")
+@pytest.mark.process
 @pytest.mark.parametrize("enough", ENOUGH)
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoding_takes_no_more_memory_than_it_says(kind: str, enough: int | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock
+from threading import Event, Lock
 from typing import TypeVar
 
 import numpy as np
@@ -72,6 +72,19 @@ class DiscPredictor:
         mask = probability > 0.5
         score = float(probability[mask].mean()) if mask.any() else 0.0
         return Prediction(BoxMask.of(mask), score, torch.from_numpy(probability.astype(np.float32)))
+
+
+class HeldPredictor(DiscPredictor):
+    """Encodes until it is told to go on, 10 s at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.go_on = Event(), Event()
+
+    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
+        self.inside.set()
+        self.go_on.wait(10)
+        return super().encode(image)
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +27,7 @@ from backend.prompts import ImageReference
 from backend.readiness import Readiness
 from backend.settings import Settings
 from backend.web.app import build_app, create_app
-from tests.support.fakes import DiscFeatures, DiscPredictor, FlatImages
+from tests.support.fakes import DiscFeatures, DiscPredictor, FlatImages, HeldPredictor
 from tests.support.recorded import clicked_bodies, recorded_requests
 
 MakeAnnotator = Callable[..., Annotator]
@@ -335,21 +334,8 @@ def test_two_apps_count_for_themselves(make_annotator: MakeAnnotator) -> None:
     assert 'route="/health"' not in other.get("/metrics").text
 
 
-class SlowPredictor(DiscPredictor):
-    """Encodes until it is told to stop."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inside, self.go_on = threading.Event(), threading.Event()
-
-    def encode(self, image: NDArray[np.uint8]) -> DiscFeatures:
-        self.inside.set()
-        self.go_on.wait(10)
-        return super().encode(image)
-
-
 def test_health_setup_and_opening_are_prompt_while_an_image_is_encoded(make_annotator: MakeAnnotator) -> None:
-    slow = SlowPredictor()
+    slow = HeldPredictor()
     app = create_app(Settings(), make_annotator(predictor=slow))
     setup = recorded_requests("01", "/setup")[0]["body"]
     with ThreadPoolExecutor(1) as pool:
@@ -367,7 +353,7 @@ def test_health_setup_and_opening_are_prompt_while_an_image_is_encoded(make_anno
 
 
 def test_too_many_predictions_leave_threads_for_the_rest(make_annotator: MakeAnnotator) -> None:
-    slow = SlowPredictor()
+    slow = HeldPredictor()
     annotator = make_annotator(predictor=slow)
     app = create_app(Settings(threads=4), annotator)
     body = clicked_bodies("03")[0]
