@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skipclick.masks import BoxMask
+from skipclick.masks import BoxMask, overlap
 from train.cocolvis.hierarchy import Node, build_hierarchy
-from train.cocolvis.overlap import area, box_ious, boxed, boxes, iou
+from train.cocolvis.overlap import box_ious, boxed, boxes
 
 MIN_AREA = 80  # pixels of the smallest object (this and all below: released converter)
 MIN_STUFF_AREA = 501  # pixels of the smallest stuff region that no object covers
@@ -69,8 +69,8 @@ def combine(
     size = (ids.shape[0], ids.shape[1])
     all_lvis = [fill(polygons, size) for polygons in lvis]
     all_coco = [boxed(ids == segment) for segment, category in segments.items() if category in things]
-    large_lvis = [mask for mask in all_lvis if area(mask) >= MIN_AREA]
-    large_coco = [mask for mask in all_coco if area(mask) >= MIN_AREA]
+    large_lvis = [mask for mask in all_lvis if mask.area >= MIN_AREA]
+    large_coco = [mask for mask in all_coco if mask.area >= MIN_AREA]
     kept_coco = without_twins(large_coco, large_lvis)
     kept_lvis = without_repeats(large_lvis)
     objects = kept_coco + kept_lvis
@@ -79,7 +79,7 @@ def combine(
         return Combined([], [], CombineCounts(coco_small=len(all_coco), lvis_small=len(all_lvis)))
     free = ~union(objects, size)
     all_stuff = [boxed((ids == segment) & free) for segment, category in segments.items() if category not in things]
-    stuff = [mask for mask in all_stuff if area(mask) >= MIN_STUFF_AREA]
+    stuff = [mask for mask in all_stuff if mask.area >= MIN_STUFF_AREA]
     nodes = build_hierarchy(objects)
     counts = CombineCounts(
         coco_kept=len(kept_coco),
@@ -110,7 +110,7 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> BoxMask:
     canvas = np.zeros((bottom - top, right - left), np.uint8)
     for outline in outlines:
         cv2.fillPoly(canvas, [outline], 1, offset=(-left, -top))
-    return _moved(boxed(canvas.view(np.bool_)), top, left, size)
+    return boxed(canvas.view(np.bool_)).placed(size, top, left)
 
 
 def _outline(polygon: Outline) -> NDArray[np.int32]:
@@ -121,20 +121,13 @@ def _outline(polygon: Outline) -> NDArray[np.int32]:
     return np.round(corners.reshape(-1, 2)).astype(np.int32)
 
 
-def _moved(mask: BoxMask, down: int, right: int, size: tuple[int, int]) -> BoxMask:
-    if mask.empty:
-        return BoxMask(size, (0, 0, 0, 0), mask.pixels)
-    top, left, bottom, end = mask.box
-    return BoxMask(size, (top + down, left + right, bottom + down, end + right), mask.pixels)
-
-
 def without_twins(masks: Sequence[BoxMask], others: Sequence[BoxMask]) -> list[BoxMask]:
     """Those masks of COCO that are not among LVIS's too."""
     near = box_ious(boxes(masks), boxes(others)) > SAME_BOX_IOU
     return [
         mask
         for mask, row in zip(masks, near, strict=True)
-        if not any(iou(mask, others[other]) > SAME_IOU for other in np.flatnonzero(row))
+        if not any(overlap(mask, others[other]) > SAME_IOU for other in np.flatnonzero(row))
     ]
 
 
@@ -144,7 +137,7 @@ def without_repeats(masks: Sequence[BoxMask]) -> list[BoxMask]:
     return [
         mask
         for mask, row in zip(masks, near, strict=True)
-        if not any(iou(mask, masks[later]) > SAME_LVIS_IOU for later in np.flatnonzero(row))
+        if not any(overlap(mask, masks[later]) > SAME_LVIS_IOU for later in np.flatnonzero(row))
     ]
 
 

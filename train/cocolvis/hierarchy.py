@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skipclick.masks import BoxMask
-from train.cocolvis.overlap import area, box_areas, box_intersections, boxes, intersection
+from skipclick.masks import BoxMask, num_shared
+from train.cocolvis.overlap import box_areas, box_intersections, boxes
 
 PART_BOX = 0.7  # at least this share of a part's box lies in the box of the whole (released converter)
 PART = 0.8  # more than this share of its pixels lies in the whole
@@ -37,7 +37,7 @@ def build_hierarchy(masks: Sequence[BoxMask]) -> list[Node]:
     From the largest on, each mask takes in the smaller ones inside it that have no parent yet. Such a part goes to the
     deepest mask below that holds it: children are asked before their parent, in the order in which they were found.
     """
-    areas = [area(mask) for mask in masks]
+    areas = [mask.area for mask in masks]
     inside = _inside(masks, areas)
     parents: list[int | None] = [None] * len(masks)
     children: list[list[int]] = [[] for _ in masks]
@@ -71,6 +71,6 @@ def _inside(masks: Sequence[BoxMask], areas: Sequence[int]) -> list[set[int]]:
     np.fill_diagonal(candidates, False)
     inside: list[set[int]] = [set() for _ in masks]
     for whole, part in np.argwhere(candidates).tolist():
-        if intersection(masks[whole], masks[part]) / areas[part] > PART:
+        if num_shared(masks[whole], masks[part]) / areas[part] > PART:
             inside[whole].add(part)
     return inside

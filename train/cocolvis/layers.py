@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from skipclick.masks import BoxMask
 from train.cocolvis.hierarchy import largest_first
-from train.cocolvis.overlap import area
 
 VALUES_PER_LAYER = 255
 
@@ -24,7 +23,7 @@ def pack_layers(
     layers: list[NDArray[np.uint8]] = []
     counts: list[int] = []
     places = [(0, 0)] * len(masks)
-    for index in largest_first([area(mask) for mask in masks]):
+    for index in largest_first([mask.area for mask in masks]):
         pixels = masks[index].pixels
         top, left, bottom, right = masks[index].box
         under = (slice(top, bottom), slice(left, right))

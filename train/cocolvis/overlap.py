@@ -1,4 +1,4 @@
-"""How much masks have in common, by their boxes first and by their pixels only where the boxes leave it open."""
+"""Boxes around masks and what these have in common, which leaves few masks whose pixels must be compared."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ def boxed(mask: NDArray[np.bool_]) -> BoxMask:
     bottom, right = top + height, left + width
     size = (mask.shape[0], mask.shape[1])
     return BoxMask(size, (top, left, bottom, right), mask[top:bottom, left:right].copy())
-
-
-def area(mask: BoxMask) -> int:
-    """Pixels."""
-    return int(np.count_nonzero(mask.pixels))
 
 
 def boxes(masks: Sequence[BoxMask]) -> NDArray[np.int64]:
@@ -49,22 +44,3 @@ def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> NDArray[np.int64]:
     """(N, M, 2): rows and columns in common."""
     ends = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
     return np.asarray(np.maximum(ends, 0))
-
-
-def intersection(a: BoxMask, b: BoxMask) -> int:
-    """Pixels in both masks of one photo."""
-    top, left = max(a.box[0], b.box[0]), max(a.box[1], b.box[1])
-    bottom, right = min(a.box[2], b.box[2]), min(a.box[3], b.box[3])
-    if top >= bottom or left >= right:
-        return 0
-    in_a, in_b = (
-        mask.pixels[top - mask.box[0] : bottom - mask.box[0], left - mask.box[1] : right - mask.box[1]]
-        for mask in (a, b)
-    )
-    return int(np.count_nonzero(in_a & in_b))
-
-
-def iou(a: BoxMask, b: BoxMask) -> float:
-    """Of the pixels of two masks that are not both empty, in [0, 1]."""
-    common = intersection(a, b)
-    return common / (area(a) + area(b) - common)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
+from skipclick.masks import num_shared, overlap
 from tests.support.parity_files import for_each_golden, load_golden, unpack_bits
 from train.cocolvis.combine import combine, fill, without_repeats, without_twins
 from train.cocolvis.hierarchy import Node, build_hierarchy
 from train.cocolvis.layers import pack_layers
-from train.cocolvis.overlap import area, box_intersections, box_ious, boxed, boxes, intersection, iou
+from train.cocolvis.overlap import box_intersections, box_ious, boxed, boxes
 
 
 def as_json(nodes: list[Node], *, lone_as_none: bool) -> dict[str, Any]:
@@ -123,10 +124,10 @@ def test_an_outline_that_is_none_is_refused(polygon: list[float]) -> None:
 def test_boxes_lose_nothing(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> None:
     of_a, of_b = boxed(a), boxed(b)
     np.testing.assert_array_equal(of_a.full(), a)
-    assert area(of_a) == a.sum()
-    assert intersection(of_a, of_b) == (a & b).sum()
+    assert of_a.area == a.sum()
+    assert num_shared(of_a, of_b) == (a & b).sum()
     if a.any() or b.any():
-        assert iou(of_a, of_b) == (a & b).sum() / (a | b).sum()
+        assert overlap(of_a, of_b) == (a & b).sum() / (a | b).sum()
 
 
 @given(BLOCKS, BLOCKS)
@@ -168,10 +169,10 @@ def test_a_hierarchy_is_a_forest_of_parts(whole: list[NDArray[np.bool_]]) -> Non
             assert node.level == 0
             # No other mask holds it, save equals, of which one holds the other.
             holders = [k for k, mask in enumerate(whole) if k != index and mask.sum() > whole[index].sum()]
-            assert all(intersection(masks[k], masks[index]) <= 0.8 * area(masks[index]) for k in holders)
+            assert all(num_shared(masks[k], masks[index]) <= 0.8 * masks[index].area for k in holders)
         else:
             assert node.level == nodes[node.parent].level + 1
-            assert intersection(masks[node.parent], masks[index]) > 0.8 * area(masks[index])
+            assert num_shared(masks[node.parent], masks[index]) > 0.8 * masks[index].area
 
 
 @given(st.lists(BLOCKS, min_size=1, max_size=12))
