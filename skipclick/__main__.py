@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     segment = commands.add_parser(
         "segment",
-        help="cut an object out of a photo by clicks",
+        help="segment an object in a photo from clicks",
         description="Clicks are X,Y in pixels of the photo, x to the right and y down, in the order they are given.",
     )
     segment.add_argument("photo", type=Path)
@@ -56,13 +56,13 @@ def _parser() -> argparse.ArgumentParser:
             dest="clicks",
             action="append",
             type=_positive_click if positive else _negative_click,
-            help=f"a click {'on the object' if positive else 'that corrects what is too much'}; may be repeated",
+            help=f"a click on {'the object' if positive else 'what is wrongly in the mask'}; may be repeated",
         )
     segment.add_argument(
-        "--start", type=Path, metavar="MASK.png", help="mask of the photo that the clicks correct, white on black"
+        "--start", type=Path, metavar="MASK.png", help="mask of the photo, white on black, for the clicks to correct"
     )
-    segment.add_argument("-o", "--output", type=Path, required=True, help="the mask, a PNG of 0 and 255")
-    segment.add_argument("--overlay", type=Path, help="a picture of photo, mask and clicks")
+    segment.add_argument("-o", "--output", type=Path, required=True, help="where to write the mask, a PNG of 0 and 255")
+    segment.add_argument("--overlay", type=Path, help="where to write the photo with the mask and clicks drawn on it")
     segment.add_argument("--checkpoint", default="bundled", help="'bundled' or a checkpoint file (default: bundled)")
     _add_resolution(segment)
     segment.add_argument("--device", default="cpu", help="torch device (default: cpu)")
@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=_convert)
     compiled = commands.add_parser(
         "compile",
-        help="make OpenVINO's graphs of a checkpoint",
-        description="Servers find the graphs beside the checkpoint. They hold for one resolution and one version of "
-        "OpenVINO; where there are none, a server makes its own at its first start.",
+        help="convert a checkpoint to OpenVINO graphs",
+        description="Servers look for the graphs beside the checkpoint. They are valid for one resolution and one "
+        "version of OpenVINO; a server that finds none makes its own when it first starts.",
     )
     compiled.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     compiled.add_argument("out", type=Path, nargs="?", help="folder (default: beside the checkpoint)")
@@ -130,7 +130,7 @@ def _segment(options: argparse.Namespace) -> None:
             f"--min-part {options.min_part} is not a share of the mask; give a number from 0 to 1, such as 0.001"
         )
     image = _read_photo(options.photo)
-    begun = bitmask.read_file(options.start, (image.shape[0], image.shape[1])) if options.start else None
+    start_mask = bitmask.read_file(options.start, (image.shape[0], image.shape[1])) if options.start else None
     resolution = (options.resolution, options.resolution) if options.resolution else None
     predictor = Predictor(
         load_checkpoint(options.checkpoint),
@@ -140,19 +140,19 @@ def _segment(options: argparse.Namespace) -> None:
         runtime=options.runtime,
         graphs=(graphs_folder(options.checkpoint),),
     )
-    start = time.perf_counter()
+    begun = time.perf_counter()
     features = predictor.encode(image)
     encoded = time.perf_counter()
-    session = _zoomed_mask if options.zoom else _mask
-    clicks = options.clicks if begun is None else correcting_clicks(begun, options.clicks)
-    mask = session(predictor, image, features, clicks, begun)
+    predict = _zoomed_mask if options.zoom else _mask
+    clicks = options.clicks if start_mask is None else correcting_clicks(start_mask, options.clicks)
+    mask = predict(predictor, image, features, clicks, start_mask)
     mask = clean(BoxMask.of(mask), options.clicks, options.min_part).full()
     clicked = time.perf_counter()
     _write_png(options.output, mask.astype(np.uint8) * 255)
     if options.overlay:
         _write_png(options.overlay, cv2.cvtColor(draw_overlay(image, mask, options.clicks), cv2.COLOR_RGB2BGR))
     print(
-        f"{options.output}: {mask.mean():.1%} of the photo; encode {1e3 * (encoded - start):.0f} ms, "
+        f"{options.output}: {mask.mean():.1%} of the photo; encode {1e3 * (encoded - begun):.0f} ms, "
         f"{1e3 * (clicked - encoded) / len(options.clicks):.0f} ms per click, {predictor.version}"
     )
 
@@ -164,7 +164,7 @@ def _mask(
     clicks: Sequence[Click],
     start: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_]:
-    """The mask, bool (H, W), by the released protocol; clicks one after the other, as an annotator gives them."""
+    """The mask, bool (H, W), by the released protocol; the clicks are given one after the other, as by an annotator."""
     probability = None if start is None else start.astype(np.float32)
     for count in range(1, len(clicks) + 1):
         probability = predictor.click(features, clicks[:count], probability)
@@ -180,7 +180,7 @@ def _zoomed_mask(
     clicks: Sequence[Click],
     start: NDArray[np.bool_] | None,
 ) -> NDArray[np.bool_]:
-    """The same with zoom-in, as the backend answers."""
+    """The same with zoom-in, as in the backend."""
     encode_crop = crop_encoder(predictor, image)
     state, answer = None if start is None else start_zoomed(predictor, start), None
     for count in range(1, len(clicks) + 1):

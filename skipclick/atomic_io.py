@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files atomically: a reader sees the old file or the new one, never half of one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def synchronize(folder: Path) -> None:
-    """Have the names of a folder's files on the disk, not only in memory, so that they survive a power cut."""
+    """Flush a folder's directory entries to disk, so that new and renamed files survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -20,7 +20,7 @@ def synchronize(folder: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` to write to; it takes the place of `path` when the block ends well."""
+    """Yields a temporary path beside `path` to write to; it replaces `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)

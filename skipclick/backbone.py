@@ -14,7 +14,7 @@ from skipclick.mixer import attend
 
 
 def _create(name: str, pretrained: bool, **options: Any) -> Any:
-    """timm's model; what goes wrong while published weights are fetched becomes one sentence."""
+    """timm's model. Raises `ValueError` if its published weights cannot be loaded, for whatever reason."""
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
@@ -22,7 +22,7 @@ def _create(name: str, pretrained: bool, **options: Any) -> Any:
             raise
         raise ValueError(
             f"the published weights of {name} could not be loaded ({type(error).__name__}); "
-            "timm fetches them from the network once, afterwards they lie in its cache"
+            "timm downloads them once and then reads them from its cache"
         ) from error
 
 
@@ -30,7 +30,7 @@ class VitAttention(Attention):
     """timm's attention with the mixer's kernel, which is faster for bfloat16 on a CPU."""
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """(B, N, C) -> (B, N, C). A frozen ViT masks nothing; the other two are timm's signature."""
+        """(B, N, C) -> (B, N, C). There is no mask: the other two arguments only complete timm's signature."""
         assert attn_mask is None
         assert not is_causal
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, heads, C / heads)
@@ -53,7 +53,7 @@ class VitBackbone(nn.Module):
             embed_dim=config.embed_dim,
             depth=config.depth,
             num_heads=config.num_heads,
-            # DINOv3 rotates queries and keys by place, in an attention of its own.
+            # DINOv3 has rotary position embeddings, in an attention class of its own.
             **({} if "dinov3" in config.name else {"attn_layer": VitAttention}),
         )
         self.taps = list(config.taps)
@@ -66,7 +66,7 @@ class VitBackbone(nn.Module):
             image,
             indices=self.taps,
             norm=self.final_norm,
-            stop_early=True,  # blocks behind the last tap are not run
+            stop_early=True,  # blocks after the last tap are not run
             output_fmt="NLC",
             intermediates_only=True,
         )
@@ -113,7 +113,7 @@ class Backbone(nn.Module):
 
     def __init__(self, config: ModelConfig, pretrained: bool = False) -> None:
         super().__init__()
-        # Constants of the configuration, not weights: they do not belong into a state dict.
+        # Constants of the configuration, not weights: they do not belong in a state dict.
         self.register_buffer("mean", torch.tensor(config.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.image_std).view(1, 3, 1, 1), persistent=False)
         self.encoder: VitBackbone | ConvBackbone = (
@@ -126,8 +126,8 @@ class Backbone(nn.Module):
         self.requires_grad_(config.train_backbone)
 
     def train(self, mode: bool = True) -> Backbone:
-        """A frozen encoder stays in evaluation mode whatever the rest of the model does; so does one that learns with
-        `fixed_statistics`, the batch norm's statistics of weights that came from elsewhere."""
+        """A frozen encoder stays in evaluation mode whatever the rest of the model does; so does a trained one with
+        `fixed_statistics`, which keeps the batch-norm statistics of its pretrained weights."""
         super().train(mode and not self.frozen and not self.fixed_statistics)
         return self
 

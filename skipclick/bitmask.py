@@ -1,4 +1,4 @@
-"""Label Studio's bitmask: a mask as a PNG in a data URL, black where it is the object's and transparent elsewhere."""
+"""Label Studio's bitmask: a mask as a PNG in a data URL, black on the object and transparent elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skipclick.masks import BoxMask
 
 _PREFIX = "data:image/png;base64,"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_OPAQUE_FROM = 128  # alpha from which on a pixel is the object's: drawn edges have values in between
+_OPAQUE_FROM = 128  # minimum alpha of the object's pixels: hand-drawn edges have values in between
 
 
 def encode(mask: BoxMask) -> str:
@@ -27,12 +27,12 @@ def encode(mask: BoxMask) -> str:
 
 
 def encode_opaque(mask: BoxMask) -> str:
-    """The data URL of a mask as a PNG of one bit per pixel, white where it is the object's and black elsewhere."""
+    """The data URL of a mask as a PNG of one bit per pixel, white on the object and black elsewhere."""
     return _PREFIX + base64.b64encode(_png(Image.fromarray(mask.full()))).decode()
 
 
 def size_of(url: str) -> tuple[int, int]:
-    """The size (H, W) that a bitmask's PNG announces. Raises `ValueError` if it is none."""
+    """The size (H, W) in the header of a bitmask's PNG. Raises `ValueError` if it is not a PNG."""
     header = _bytes(url, 64)
     if header[:8] != _SIGNATURE or header[12:16] != b"IHDR":
         raise ValueError("the bitmask is not a PNG")
@@ -44,7 +44,7 @@ def decode(url: str, height: int, width: int) -> NDArray[np.bool_]:
     """The mask, bool (H, W), of a bitmask as Label Studio stores it: the pixels that are half opaque or more.
 
     A PNG without transparency is read by its brightness, white on black, as other tools write masks. Raises
-    `ValueError` if it is not a PNG or has another size, before anything of it is decoded.
+    `ValueError` if it is not a PNG or has another size; the size is checked before any pixel is decoded.
     """
     if size_of(url) != (height, width):
         raise ValueError(f"the bitmask has {size_of(url)[1]} x {size_of(url)[0]} pixels, its image {width} x {height}")
@@ -52,7 +52,7 @@ def decode(url: str, height: int, width: int) -> NDArray[np.bool_]:
 
 
 def read_file(path: Path, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The mask, bool (H, W), in a PNG file: what is white, or of one with transparency what is opaque. Raises
+    """The mask, bool (H, W), in a PNG file: its opaque pixels, or its white ones if it has no transparency. Raises
     `ValueError` if it is not a PNG or has another size (H, W)."""
     mask = _decoded(path.read_bytes(), str(path))
     if mask.shape != size:
@@ -65,7 +65,7 @@ def _decoded(png: bytes, name: str) -> NDArray[np.bool_]:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             channel = np.asarray(image.convert("RGBA").getchannel("A") if has_alpha else image.convert("L"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow says of bad files
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises all of these
         raise ValueError(f"{name} cannot be decoded: {error}") from None
     return np.asarray(channel >= _OPAQUE_FROM)
 
@@ -78,7 +78,7 @@ def _png(image: Image.Image, transparency: bytes | None = None) -> bytes:
 
 
 def _bytes(url: str, first: int | None = None) -> bytes:
-    """What a data URL of a PNG holds; of a long one only the beginning if `first` characters suffice."""
+    """The content of a PNG's data URL, or only what its `first` base64 characters hold."""
     if not url.startswith(_PREFIX):
         raise ValueError(f'the bitmask is not a data URL that begins with "{_PREFIX}"')
     text = url[len(_PREFIX) :]

@@ -30,13 +30,13 @@ _WORD_BITS = 8
 _LENGTH_BITS = np.array([3, 4, 8, 16])
 _LONGEST_RUN = 1 << 16
 _HEADER_BITS = 32 + 5 + 4 * 4
-_RECORD_BYTES = 5  # up to 3 + 16 + 8 bits, begun anywhere within a byte
+_RECORD_BYTES = 5  # up to 3 + 16 + 8 bits, starting at any bit of a byte
 
 
 def encode(mask: BoxMask | NDArray[np.bool_] | NDArray[np.uint8]) -> list[int]:
-    """Label Studio's RLE of a mask: alpha 255 where it is the object's, 0 elsewhere.
+    """Label Studio's RLE of a mask: alpha 255 on the object, 0 elsewhere.
 
-    An array is bool or uint8 (H, W), the object's where it is not zero. Of a `BoxMask` only the box is looked at.
+    An array is bool or uint8 (H, W), not zero on the object. Of a `BoxMask` only the box is processed.
     """
     if not isinstance(mask, BoxMask):
         if mask.ndim != 2 or mask.size == 0 or mask.dtype not in (np.bool_, np.uint8):
@@ -121,7 +121,7 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
     """The alpha values, uint8 (H, W), of a brush RLE as Label Studio stores it.
 
     Raises ValueError if the stream is not one: values that are not bytes, a word size other than 8 bits, an
-    image of another size than height × width, an end before all values have come. What follows is ignored.
+    image of another size than height × width, an end before all values have come. Trailing bytes are ignored.
     """
     num_values = height * width * _CHANNELS
     stream, length_bits = _read_header(rle, num_values)
@@ -144,10 +144,10 @@ def decode(rle: Sequence[int], height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _record_starts(stream: bytes, length_bits: list[int]) -> list[int]:
-    """The first bit of each record that the stream holds as a whole.
+    """The position of the first bit of each complete record.
 
-    Where a record ends depends on its first three bits alone, unless it is a literal. So these are cut out for every
-    position at once, and what remains to be done record by record is a look-up and an addition.
+    Where a run ends depends on its first three bits alone. So these are extracted for every position at once, and all
+    that remains to be done run by run is a look-up and an addition.
     """
     padded = stream + bytes(_RECORD_BYTES)
     bits = np.unpackbits(np.frombuffer(padded, np.uint8))
@@ -188,7 +188,7 @@ def _alpha(
 
 
 def _bits(padded: NDArray[np.uint8], first_bits: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """`size` bits, at most 32, that begin at any bits of a stream with bytes to spare."""
+    """`size` bits, at most 32, that begin at each of `first_bits`, of a stream with padding bytes at its end."""
     first_bytes, shifts = np.divmod(first_bits, 8)
     window = np.zeros(len(first_bits), np.int64)
     for k in range(_RECORD_BYTES):

@@ -59,7 +59,7 @@ class Tier(Protocol[T]):
 
 
 class ByteLru(Generic[T]):
-    """Values by key within `budget_bytes`; the least recently used leave first. Thread-safe.
+    """Values by key within `budget_bytes`; the least recently used are evicted first. Thread-safe.
 
     A value larger than the whole budget is not stored. Eviction only drops the cache's own reference, so a value that a
     caller still uses stays alive until the caller releases it.
@@ -98,7 +98,7 @@ class ByteLru(Generic[T]):
             self._bytes += size
 
     def peek(self, key: Hashable) -> T | None:
-        """The value of `key` or None; neither counts nor makes it more recently used."""
+        """The value of `key` or None. Counts neither as a request nor as a use."""
         with self._lock:
             return self._values[key][0] if key in self._values else None
 
@@ -147,8 +147,8 @@ class MovedLru(ByteLru[T]):
 
 
 class FileLru(Generic[T]):
-    """Values as files in one folder within `budget_bytes`, which outlive the process; the least recently read leave
-    first.
+    """Values as files in one folder within `budget_bytes`, which outlive the process; the least recently read are
+    removed first.
 
     Several processes may share a folder. A file that cannot be read is dropped and counts as a miss.
     """
@@ -278,13 +278,13 @@ class SharedCache(Generic[T]):
                     mine: Future[T] = Future()
                     self._in_flight[key] = mine
             if running is None:
-                return self._land(key, mine, make)
+                return self._find_or_make(key, mine, make)
             try:
                 return running.result()
             except CancelledError:
                 continue
 
-    def _land(self, key: Hashable, mine: Future[T], make: Callable[[], T]) -> T:
+    def _find_or_make(self, key: Hashable, mine: Future[T], make: Callable[[], T]) -> T:
         """Find or compute the value, for all that wait for `mine`."""
         try:
             value = self._find_slower(key)
@@ -293,16 +293,16 @@ class SharedCache(Generic[T]):
                 self._copy_down(key, value)
             self._first.put(key, value)
         except BaseException as error:
-            self._forget_flight(key)
+            self._remove_in_flight(key)
             mine.set_exception(error)
             raise
-        self._forget_flight(key)
+        self._remove_in_flight(key)
         mine.set_result(value)
         return value
 
     def find(self, key: Hashable) -> T | None:
-        """The value stored under `key` in any tier, or None. A missing value is not counted here: `get_or_make`
-        will."""
+        """The value stored under `key` in any tier, or None. A miss is not counted here but in
+        `get_or_make`."""
         if key not in self._first and not any(key in tier for tier in self._slower.values()):
             return None
         kept = self._first.get(key)
@@ -313,7 +313,7 @@ class SharedCache(Generic[T]):
         return kept
 
     def peek(self, key: Hashable) -> T | None:
-        """The value if the first tier has it; neither counts nor makes it more recently used."""
+        """The value if the first tier has it, or None. Counts neither as a request nor as a use."""
         return self._first.peek(key)
 
     def replace(self, key: Hashable, value: T) -> None:
@@ -353,7 +353,7 @@ class SharedCache(Generic[T]):
         return None
 
     def _copy_down(self, key: Hashable, value: T) -> None:
-        """Start to copy to the slower tiers; if they cannot keep up, no copy is made."""
+        """Start copying to the slower tiers; if they cannot keep up, no copy is made."""
         if not self._slower or not self._copying.acquire(blocking=False):
             return
 
@@ -371,6 +371,6 @@ class SharedCache(Generic[T]):
         except RuntimeError:  # closed
             self._copying.release()
 
-    def _forget_flight(self, key: Hashable) -> None:
+    def _remove_in_flight(self, key: Hashable) -> None:
         with self._lock:
             del self._in_flight[key]

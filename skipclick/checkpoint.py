@@ -85,7 +85,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def load_provenance(path: str | Path) -> dict[str, Any]:
-    """What the checkpoint that `load_checkpoint` reads says of its making; empty for the authors' released files."""
+    """The `provenance` that a checkpoint was saved with; empty for the authors' released files."""
     path = checkpoint_file(path)
     if zipfile.is_zipfile(path):
         return {}
@@ -109,7 +109,7 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
     """A model holding these weights; `ValueError` lists keys that are missing, unknown or of another shape, or weights
     that are not finite."""
     given = {key: tuple(tensor.shape) for key, tensor in state.items()}
-    expected = _expected_shapes(config, most_layers=len(given))
+    expected = _expected_shapes(config, max_layers=len(given))
     if expected != given:
         missing, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
         reshaped = [
@@ -120,9 +120,9 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
         raise ValueError(
             f"weights do not fit the configuration: missing {missing}, unknown {unknown}, wrong shape {reshaped}"
         )
-    unfit = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
-    if unfit:
-        raise ValueError(f"weights are damaged: {', '.join(unfit[:3])} holds values that are not finite")
+    invalid = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
+    if invalid:
+        raise ValueError(f"weights are damaged: {', '.join(invalid[:3])} holds values that are not finite")
     model = SkipClick(config, version=version)
     model.load_state_dict(
         {key: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
@@ -130,10 +130,12 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
     return model.eval()
 
 
-def _expected_shapes(config: ModelConfig, most_layers: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of a configuration's weights, found without memory for them: a file may claim any sizes."""
+def _expected_shapes(config: ModelConfig, max_layers: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of a configuration's weights, found without allocating them: a file may claim any sizes."""
     depths = config.mixer_depth, getattr(config.backbone, "depth", 0)
-    if max(depths) > most_layers:
-        raise ValueError(f"weights do not fit the configuration: it has {max(depths)} layers, they {most_layers} parts")
+    if max(depths) > max_layers:
+        raise ValueError(
+            f"weights do not fit the configuration: it has {max(depths)} layers, the file only {max_layers} tensors"
+        )
     with torch.device("meta"):
         return {key: tuple(tensor.shape) for key, tensor in SkipClick(config).state_dict().items()}

@@ -1,4 +1,4 @@
-"""What annotators expect of a mask beyond the network's answer: it agrees with their clicks and has no specks."""
+"""Post-processing of masks: they agree with all clicks and strokes, and have no specks."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from skipclick.masks import BoxMask
 from skipclick.prompts import Click
 from skipclick.strokes import Stroke
 
-_HELD = 1 / 200
-"""Radius, as a share of the photo's shorter side, of what is changed around a click that the network did not follow."""
+_CORRECTED_RADIUS = 1 / 200
+"""Radius, as a share of the photo's shorter side, of the disk that is set around a click which the mask contradicts."""
 
 
 def clean(mask: BoxMask, marks: Sequence[Click | Stroke], smallest: float) -> BoxMask:
-    """A mask in which each pixel that was clicked or painted has the sign it was given (of two on one pixel the later
-    one's), and no part or hole is smaller than `smallest`, a share of the mask's area, unless such a pixel lies in it.
+    """The mask, corrected such that each clicked or painted pixel has the sign it was given (the later one if there are
+    two), without islands and holes smaller than `smallest`, a share of the mask's area.
 
-    The largest part always stays. marks: in pixels of the photo, oldest first.
+    The largest island always stays, and so does one with a clicked or painted pixel; so does a hole with one. marks: in
+    pixels of the photo, oldest first.
     """
     clicks = [mark for mark in marks if isinstance(mark, Click)]
     if len(clicks) == len(marks):
-        return _without_specks(_holding(mask, clicks), clicks, smallest)
+        return _without_specks(_with_clicks_followed(mask, clicks), clicks, smallest)
     signs = np.zeros(mask.size, np.int8)
     for mark in marks:
         signs[_pixel(mark, mask.size) if isinstance(mark, Click) else mark.mask] = 1 if mark.positive else -1
-    standing = [click for click in clicks if (signs[_pixel(click, mask.size)] > 0) == click.positive]
-    whole = _without_specks(_holding(mask, standing), standing, smallest).full()
-    return BoxMask.of((whole | (signs > 0)) & (signs >= 0))
+    effective = [click for click in clicks if (signs[_pixel(click, mask.size)] > 0) == click.positive]
+    full_mask = _without_specks(_with_clicks_followed(mask, effective), effective, smallest).full()
+    return BoxMask.of((full_mask | (signs > 0)) & (signs >= 0))
 
 
 def marked_pixels(marks: Sequence[Click | Stroke], size: tuple[int, int]) -> NDArray[np.int64]:
@@ -39,31 +40,32 @@ def marked_pixels(marks: Sequence[Click | Stroke], size: tuple[int, int]) -> NDA
     return np.concatenate([clicked, *(np.argwhere(mark.mask) for mark in marks if isinstance(mark, Stroke))])
 
 
-def _holding(mask: BoxMask, clicks: Sequence[Click]) -> BoxMask:
-    """The mask with the sign of all clicks at their pixels, and near them where it had another."""
+def _with_clicks_followed(mask: BoxMask, clicks: Sequence[Click]) -> BoxMask:
+    """The mask with the sign of each click that it contradicts, set in a disk around the click except where a click of
+    the other sign is as near."""
     signs = {_pixel(click, mask.size): click.positive for click in clicks}
-    wrong = [(pixel, sign) for pixel, sign in signs.items() if _at(mask, pixel) != sign]
+    wrong = [(pixel, sign) for pixel, sign in signs.items() if _contains(mask, pixel) != sign]
     if not wrong:
         return mask
-    whole = mask.full()
-    radius = max(1, round(_HELD * min(mask.size)))
+    full_mask = mask.full()
+    radius = max(1, round(_CORRECTED_RADIUS * min(mask.size)))
     for (row, column), sign in wrong:
         top, left = max(row - radius, 0), max(column - radius, 0)
         y, x = np.ogrid[top : min(row + radius + 1, mask.size[0]), left : min(column + radius + 1, mask.size[1])]
         distance = (y - row) ** 2 + (x - column) ** 2
-        ours = distance <= radius**2
+        disk = distance <= radius**2
         for other, other_sign in signs.items():
             if other_sign != sign:
-                ours &= distance < (y - other[0]) ** 2 + (x - other[1]) ** 2
-        whole[top : top + ours.shape[0], left : left + ours.shape[1]][ours] = sign
-    return BoxMask.of(whole)
+                disk &= distance < (y - other[0]) ** 2 + (x - other[1]) ** 2
+        full_mask[top : top + disk.shape[0], left : left + disk.shape[1]][disk] = sign
+    return BoxMask.of(full_mask)
 
 
 def _without_specks(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> BoxMask:
     limit = smallest * int(np.count_nonzero(mask.pixels))
     if limit <= 1:
         return mask
-    # A border of background joins all that reaches out of the box.
+    # A border joins all background that reaches the edge of the box.
     pixels = np.pad(mask.pixels, 1).astype(np.uint8)
     top, left = mask.box[0] - 1, mask.box[1] - 1
     inside = [
@@ -71,14 +73,14 @@ def _without_specks(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> 
         for row, column in (_pixel(click, mask.size) for click in clicks)
         if 0 <= row - top < pixels.shape[0] and 0 <= column - left < pixels.shape[1]
     ]
-    # A hole ends where only corners touch, as a part goes on there: each is the other's complement.
+    # Holes are 4-connected because islands are 8-connected: one is the complement of the other.
     small_holes = _small(1 - pixels, 4, limit, inside)
     if small_holes is not None:
         pixels[small_holes] = 1
-    small_parts = _small(pixels, 8, limit, inside)
-    if small_parts is not None:
-        pixels[small_parts] = 0
-    if small_holes is None and small_parts is None:
+    small_islands = _small(pixels, 8, limit, inside)
+    if small_islands is not None:
+        pixels[small_islands] = 0
+    if small_holes is None and small_islands is None:
         return mask
     return BoxMask.of(pixels[1:-1, 1:-1].astype(np.bool_)).placed(mask.size, *mask.box[:2])
 
@@ -86,8 +88,8 @@ def _without_specks(mask: BoxMask, clicks: Sequence[Click], smallest: float) -> 
 def _small(
     pixels: NDArray[np.uint8], connectivity: int, limit: float, kept: Sequence[tuple[int, int]]
 ) -> NDArray[np.bool_] | None:
-    """Where components of `pixels` below `limit` lie, but for the largest and those with a `kept` pixel; None if there
-    are none."""
+    """The pixels of components with an area below `limit`, except the largest one and those with a `kept` pixel; None
+    if there are none."""
     count, components, stats, _ = cv2.connectedComponentsWithStats(pixels, connectivity=connectivity)
     areas = stats[:, cv2.CC_STAT_AREA]
     small = areas < limit
@@ -104,7 +106,7 @@ def _pixel(click: Click, size: tuple[int, int]) -> tuple[int, int]:
     return min(int(click.y), size[0] - 1), min(int(click.x), size[1] - 1)
 
 
-def _at(mask: BoxMask, pixel: tuple[int, int]) -> bool:
+def _contains(mask: BoxMask, pixel: tuple[int, int]) -> bool:
     row, column = pixel[0] - mask.box[0], pixel[1] - mask.box[1]
     height, width = mask.pixels.shape
     return 0 <= row < height and 0 <= column < width and bool(mask.pixels[row, column])

@@ -55,7 +55,7 @@ class ModelConfig:
     backbone: VitConfig | ConvNetConfig = field(default_factory=VitConfig)
     train_backbone: bool = False  # Table 1: only the baseline trains it
     patch_size: int = 14  # pixels per token of the prompt embedding and the mixer (and of a ViT backbone)
-    resolution: tuple[int, int] = (448, 448)  # (H, W) the network sees unless told otherwise
+    resolution: tuple[int, int] = (448, 448)  # (H, W) of the network's input unless told otherwise
     fuse: bool = True  # linear layer over the concatenated taps (Eq. 7); the released baselines have none
     skip_connections: bool = True  # taps enter the pyramid too (Eq. 8)
     mixer_width: int = 768
@@ -99,7 +99,7 @@ class ModelConfig:
 
     @property
     def tap_strides(self) -> tuple[int, ...]:
-        """Pixels from one place of each tap to the next."""
+        """Stride of each tap in pixels of the network's input."""
         if isinstance(self.backbone, ConvNetConfig):
             return tuple(4 << tap for tap in self.backbone.taps)
         return (self.patch_size,) * len(self.backbone.taps)
@@ -166,7 +166,7 @@ def preset(
 
     The paper's two baselines use the last block's features through a linear layer (Eq. 1). The released code takes
     the *third* block and has no linear layer; that is what published weights need and what `tap="released"` builds.
-    Of a ConvNet, stages stand for the quarters of a ViT; the linear layer stays, since widths differ.
+    The stages of a ConvNet stand for the quarters of a ViT; its linear layer stays, since widths differ.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")

@@ -2,7 +2,7 @@
 takes longer than running them. A graph launches them all at once.
 
 A graph reads and writes fixed memory, so its inputs have a fixed shape: one graph for each batch size, and a fixed
-number of places for clicks. Two threads must not run graphs of one predictor at a time.
+number of places for clicks. Two threads must not run graphs of one predictor at the same time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ClickGraph:
         self._features = PreparedFeatures.cat([features] * batch).clone()
         self._previous = torch.cat([previous] * batch)  # (B, 1, H, W)
         self._points = torch.full((2, batch, PLACES, 2), -1.0, device=previous.device)
-        # Libraries choose their kernels and take their workspaces in the first runs, which cannot be recorded.
+        # In the first runs libraries choose kernels and allocate workspaces, which cannot be recorded.
         side = torch.cuda.Stream(previous.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(previous.device))
         with torch.cuda.stream(side):

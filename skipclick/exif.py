@@ -12,11 +12,11 @@ _SHORT, _LONG = 3, 4
 
 
 def orientation(tiff: bytes) -> int:
-    """1 to 8, by a TIFF structure without prefix; 1 where it says none, or is broken.
+    """The orientation, 1 to 8, in a TIFF structure without the "Exif" prefix; 1 if it has none or is broken.
 
-    The first entry that is one SHORT from 1 to 8 counts. An Exif directory is looked into where the main one names it,
-    which is how Chromium finds orientations that belong elsewhere; thumbnails' directories are not. What is cut off
-    counts as far as it is there.
+    The first orientation entry that holds one SHORT from 1 to 8 counts. As in Chromium it may also stand in the Exif
+    directory that the main directory points to, where it does not belong; directories of thumbnails are not read. Of a
+    truncated structure the complete entries count.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None or len(tiff) < 8:

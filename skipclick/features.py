@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skipclick.model import PreparedFeatures, SkipClick
 
-_FORMAT = 2  # of the files; another one makes old files strangers. Raise it when features come to mean something else
+_FORMAT = 2  # of the files; raise it when the features' meaning changes, so that old files are no longer found
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,7 @@ def read_features(path: Path) -> ImageFeatures:
         about = json.loads((file.metadata() or {})["features"])
         plain = [file.get_tensor(str(place)).clone() for place in range(len(about["orders"]))]
     if _crc(plain) != about["crc"]:
-        raise ValueError("its checksum does not fit its content")
+        raise ValueError("its checksum does not match its content")
     tensors = [
         tensor.permute([order.index(dim) for dim in range(tensor.ndim)])
         for tensor, order in zip(plain, about["orders"], strict=True)
@@ -95,7 +95,7 @@ def features_name(
     keep_taps: bool = False,
     runtime: str = "torch",
 ) -> str:
-    """A name for all that decides the features of an image: weights, resolution, type, device, whether the taps are
+    """A digest of all that determines the features of an image: weights, resolution, type, device, whether the taps are
     kept, runtime (`Predictor.runtime`) and torch's version."""
     kept = "blocks" if keep_taps else "prepared"  # part of the names of files on disk
     facts = f"{_FORMAT} {model.config} {resolution} {dtype} {device} {kept} {runtime} {torch.__version__}"

@@ -1,4 +1,4 @@
-"""A head apart from its backbone: what fine-tuning changes, a project owns, and a predictor can exchange."""
+"""The head, which is a model without its backbone: fine-tuning changes it, and a predictor can exchange it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def head_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def backbone_digest(model: SkipClick) -> str:
-    """A hash of the backbone's weights and configuration: a head is made for one of them."""
+    """A hash of the backbone's weights and configuration: a head fits only the backbone it was trained on."""
     state = {key: tensor for key, tensor in model.state_dict().items() if key.startswith(_BACKBONE)}
     return _digest(state, str(model.config.backbone))
 
@@ -52,9 +52,9 @@ def load_head(path: Path) -> dict[str, Tensor]:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(f"the head {path} cannot be read ({error})") from None
-    unfit = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
-    if unfit:
-        raise ValueError(f"the head {path} is damaged: {', '.join(unfit[:3])} holds values that are not finite")
+    invalid = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
+    if invalid:
+        raise ValueError(f"the head {path} is damaged: {', '.join(invalid[:3])} holds values that are not finite")
     return state
 
 

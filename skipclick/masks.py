@@ -1,7 +1,7 @@
 """Masks at the size that the annotator sees, stored as the object's bounding box.
 
-The network answers at its own resolution. `enlarge` brings that answer to the photo's size where it can be foreground,
-and nowhere else: an interpolated pixel exceeds the threshold only if one of the pixels that it is made of does.
+The network's output has its own resolution. `enlarge` interpolates it to the photo's size where it can be foreground,
+and nowhere else: an interpolated pixel exceeds the threshold only if one of its source pixels does.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-MASK_THRESHOLD = 0.5  # a pixel is the object's where its probability exceeds this (released demo)
+MASK_THRESHOLD = 0.5  # a pixel belongs to the object if its probability exceeds this (released demo)
 Box = tuple[int, int, int, int]
 """(top, left, bottom, right) in pixels of the photo, the last two exclusive."""
 
 NOTHING: Box = (0, 0, 0, 0)
 """The box of an empty mask."""
 
-ROWS_IN_CACHE = 64  # rows of the photo that a processor enlarges at a time, so that they stay in its cache
+ROWS_IN_CACHE = 64  # rows of the photo enlarged at a time on a CPU, so that they stay in its cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +35,17 @@ class BoxMask:
     box: Box
     """Around the object; `NOTHING` for an empty mask."""
     pixels: NDArray[np.bool_]
-    """bool (bottom - top, right - left); outside the box nothing is the object's."""
+    """bool (bottom - top, right - left); nothing outside the box belongs to the object."""
 
     @staticmethod
     def of(mask: NDArray[np.bool_]) -> BoxMask:
-        """A whole mask, bool (H, W), as its smallest box."""
+        """A whole mask, bool (H, W), reduced to its bounding box."""
         whole = torch.from_numpy(mask)
         return Enlarged(whole, 0, 0, (mask.shape[0], mask.shape[1]), torch.zeros(())).fetch()[0]
 
     @property
     def empty(self) -> bool:
-        """Whether no pixel is the object's."""
+        """Whether no pixel belongs to the object."""
         return self.pixels.size == 0
 
     @property
@@ -70,7 +70,7 @@ class BoxMask:
         return seen
 
     def placed(self, size: tuple[int, int], top: int, left: int) -> BoxMask:
-        """The mask as a part of a photo of `size` (H, W), whose pixel (top, left) is the first of this mask."""
+        """This mask as part of a larger photo of `size` (H, W), with its upper left corner at (top, left)."""
         if self.empty:
             return _empty(size)
         down, right = self.box[2] + top, self.box[3] + left
@@ -78,9 +78,9 @@ class BoxMask:
 
 
 def replace_within(mask: BoxMask, view: Box, inner: BoxMask) -> BoxMask:
-    """A mask whose part in a view of the photo is another one, `inner`, of the view's size."""
+    """A mask whose part in a view of the photo is replaced by `inner`, which has the view's size."""
     placed = inner.placed(mask.size, view[0], view[1])
-    if intersection(mask.box, view) == mask.box:  # nothing of it stays
+    if intersection(mask.box, view) == mask.box:  # all of it is replaced
         return placed
     around = union(mask.box, placed.box)
     pixels = mask.within(around)
@@ -129,7 +129,7 @@ def slices(box: Box, frame: Box) -> tuple[slice, slice]:
 
 @dataclass(frozen=True, eq=False)
 class Enlarged:
-    """A mask on its way: on the device, around all that can be foreground."""
+    """A mask still on the device, cropped to what can be foreground."""
 
     pixels: Tensor
     """bool (h, w), a part of the photo."""
@@ -160,8 +160,8 @@ class Enlarged:
 def enlarge(probability: Tensor, size: tuple[int, int], *, antialias: bool) -> Enlarged:
     """The mask of a photo of `size` (H, W) from the object's probability at the network's resolution.
 
-    The same pixels as `F.interpolate(probability, size, mode="bilinear") > MASK_THRESHOLD`, but for the last bit of the
-    interpolation. A GPU enlarges everything, because to ask what can be foreground is to wait for it.
+    The same pixels as `F.interpolate(probability, size, mode="bilinear") > MASK_THRESHOLD`, up to the last bit of the
+    interpolation. A GPU enlarges everything, because asking what can be foreground would mean waiting for it.
 
     Args:
         probability: float32 (h, w) in [0, 1].
@@ -176,7 +176,7 @@ def enlarge(probability: Tensor, size: tuple[int, int], *, antialias: bool) -> E
     if rows.start >= rows.stop or columns.start >= columns.stop:
         nothing = torch.zeros(0, 0, dtype=torch.bool, device=probability.device)
         return Enlarged(nothing, 0, 0, size, probability.new_zeros(()))
-    # Columns first, for the few rows of the network; then rows, which are whole stretches of memory.
+    # Columns first, for the few rows of the network; then rows, which are contiguous in memory.
     sources = down.sources(rows)
     wide = _wider(probability[sources], size[1], antialias)[:, columns].contiguous()
     first, weights = _row_taps(height, size[0], antialias, wide.device)
@@ -259,6 +259,6 @@ def _taps(num_sources: int, num_outputs: int, antialias: bool) -> _Taps:
 
 @lru_cache(maxsize=256)
 def _row_taps(num_sources: int, num_outputs: int, antialias: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`_Taps.first` and `weights` on a device: to bring them there for each mask would be to wait for it."""
+    """`_Taps.first` and `weights` on a device: copying them there for each mask would mean waiting for it."""
     taps = _taps(num_sources, num_outputs, antialias)
     return torch.from_numpy(taps.first).to(device), torch.from_numpy(taps.weights).to(device)

@@ -24,7 +24,7 @@ def mask_iou(prediction: NDArray[np.bool_], target: NDArray[np.int8] | NDArray[n
 
 
 def noc(ious: Sequence[float], threshold: float, cap: int = MAX_CLICKS) -> int:
-    """Number of clicks until the IoU first reaches the threshold; `cap` if no one of the first `cap` does.
+    """Number of clicks until the IoU first reaches the threshold; `cap` if none of the first `cap` does.
 
     ious: the IoU after click 1, 2, …. Compared in float32, as the released code does.
     """
@@ -46,5 +46,5 @@ def num_failures(ious_per_object: Sequence[Sequence[float]], threshold: float, c
 
 
 def mean_iou_at(ious_per_object: Sequence[Sequence[float]], num_clicks: int) -> float:
-    """Mean IoU after `num_clicks` clicks; an object that was finished earlier keeps its last IoU."""
+    """Mean IoU after `num_clicks` clicks; an object that stopped earlier keeps its last IoU."""
     return float(np.mean([ious[min(num_clicks, len(ious)) - 1] for ious in ious_per_object]))

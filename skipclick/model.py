@@ -1,4 +1,4 @@
-"""SkipClick as a whole: one path, cut where caching cuts it.
+"""SkipClick as a whole, in two calls: what depends on the image alone is computed once and cached.
 
     encode (image)             backbone -> prepare        once per image
     decode (features, prompt)  prompts -> mixer -> pyramid -> decoder   once per click
@@ -43,7 +43,7 @@ class PreparedFeatures:
         return PreparedFeatures(self.tokens.clone(), tuple(skip.clone() for skip in self.skips))
 
     def put(self, place: int, features: PreparedFeatures) -> None:
-        """Overwrite one place of the batch by the features of a single image."""
+        """Overwrite one place of the batch with the features of a single image."""
         self.tokens[place].copy_(features.tokens[0])
         for mine, theirs in zip(self.skips, features.skips, strict=True):
             mine[place].copy_(theirs[0])
@@ -81,7 +81,7 @@ class SkipClick(nn.Module):
         return self.decode(self.encode(image), prompt)
 
     def encode(self, image: Tensor) -> PreparedFeatures:
-        """All that no click can change: backbone, then this head's preparation."""
+        """All that depends on the image alone: backbone, then this head's preparation."""
         return self.encode_with_taps(image)[1]
 
     def encode_with_taps(self, image: Tensor) -> tuple[tuple[Tensor, ...], PreparedFeatures]:

@@ -52,10 +52,10 @@ class OpenVinoNetwork:
         Args:
             model: float32, on the CPU, in evaluation mode; kept for `prepare` and for other heads.
             resolution: (H, W) of the network.
-            dtype: "float32" or "bfloat16", of the products.
-            folders: where graphs may lie; where none has them, they are made and kept in the last one.
+            dtype: "float32" or "bfloat16", of the matrix products.
+            folders: searched for the graphs in turn; if none has them, they are made and written to the last one.
 
-        Raises `ValueError` if OpenVINO is not installed or the dtype is another.
+        Raises `ValueError` if OpenVINO is not installed or cannot compute in `dtype`.
         """
         if dtype not in PRECISIONS:
             raise ValueError(f"OpenVINO computes in {' or '.join(PRECISIONS)}, not in {dtype}")
@@ -80,10 +80,10 @@ class OpenVinoNetwork:
         return other
 
     def encode_with_taps(self, image: Tensor) -> tuple[tuple[Tensor, ...], PreparedFeatures]:
-        """As of `SkipClick`."""
+        """As in `SkipClick`."""
         outputs = self._encode([image])
         taps = outputs[: self._num_taps]
-        if self._own_head:  # the graph prepares for the head that it was made with
+        if self._own_head:  # the graph prepares features for the head that it was made with
             return taps, self.prepare(taps)
         tokens, *skips = outputs[self._num_taps :]
         return taps, PreparedFeatures(tokens, tuple(skips))
@@ -93,14 +93,14 @@ class OpenVinoNetwork:
         return self._model.prepare(taps, compact=compact)
 
     def decode(self, features: PreparedFeatures, prompt: Tensor) -> Tensor:
-        """As of `SkipClick`."""
+        """As in `SkipClick`."""
         if not self._decode.done() or self._decode.exception() is not None:
             return self._model.decode(features, prompt)
         (coarse,) = self._decode.result()([features.tokens, *features.skips, prompt])
         return enlarge_logits(coarse, self._resolution)
 
     def wait(self) -> None:
-        """Until the head's graph is compiled. Raises what that raised."""
+        """Wait until the head's graph is compiled. Raises what the compilation raised."""
         self._decode.result()
 
     def _compile_decode(self) -> None:
@@ -108,7 +108,7 @@ class OpenVinoNetwork:
             with self._converting:
                 self._decode.set_result(_Compiled(_convert(self._model, self._resolution)[1], self._dtype))
         except Exception as error:  # whatever the converter raises: PyTorch gives the same masks
-            logger.exception("clicks of %s are decoded by PyTorch, its graph could not be made", self._model.version)
+            logger.exception("clicks of %s are decoded by PyTorch: its graph could not be made", self._model.version)
             self._decode.set_exception(error)
 
 
@@ -143,8 +143,8 @@ def graphs_folder(checkpoint: str | Path) -> Path:
 def find_graphs(model: SkipClick, resolution: tuple[int, int], folders: Sequence[Path] = ()) -> tuple[Any, Any]:
     """`encode` and `decode` of a model as OpenVINO's models, or as the files that hold them.
 
-    Graphs are found by a hash of the model, so those of other weights are never taken. Where no folder has them, they
-    are made and written to the last one; where that cannot be written to, a warning says so.
+    Graphs are found by a hash of the model, so those of other weights are never used. If no folder has them, they are
+    made and written to the last one; if that is not writable, a warning is logged.
     """
     name = _graphs_name(model, resolution)
     for folder in folders:
@@ -196,7 +196,7 @@ def _convert(model: SkipClick, resolution: tuple[int, int]) -> tuple[Any, Any]:
     openvino = _openvino()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        image = torch.zeros(2, 3, *resolution)  # a batch of 1 would be taken for a constant
+        image = torch.zeros(2, 3, *resolution)  # a batch of 1 would be traced as a constant
         prepared = model.encode(image)
         inputs = (prepared.tokens, *prepared.skips, image)
         graphs = (

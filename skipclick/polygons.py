@@ -19,8 +19,8 @@ Ring = NDArray[np.float64]
 """(N, 2) corners of a closed line, N at least 3; the last is joined to the first."""
 
 MIN_IOU = 0.99
-_SEARCH_STEPS = 8  # halvings of the range, on a logarithmic scale, in which the tolerance is looked for
-_FINEST = 0.25  # pixels by which the coarsest useful line may leave the exact one
+_SEARCH_STEPS = 8  # of the binary search for the tolerance, on a logarithmic scale
+_MIN_TOLERANCE = 0.25  # pixels; simplification with less saves hardly any corners
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +54,13 @@ def outline(
     max_points: int | None = None,
     held: NDArray[np.int64] | None = None,
 ) -> Outline:
-    """The polygons of a mask with as few corners as an IoU of at least `min_iou` with it takes.
+    """The polygons of a mask, with as few corners as possible for an IoU of at least `min_iou` with it.
 
     Args:
         min_iou: in [0, 1]; 1 gives the mask's exact polygons.
-        max_points: of a ring, at least 3; if `min_iou` would need more, this limit counts, and `Outline.iou` says what
-            is left.
-        held: (N, 2), rows and columns of pixels of the photo that must be inside or outside as they are of the mask, as
-            far as `max_points` allows.
+        max_points: maximum of a ring, at least 3; takes precedence over `min_iou`, and `Outline.iou` is what is left.
+        held: (N, 2), rows and columns of pixels of the photo that must stay inside or outside as in the mask, as far as
+            `max_points` allows.
 
     An empty mask has no polygons, and an IoU of 1. Raises `ValueError` for arguments out of range.
     """
@@ -77,7 +76,7 @@ def outline(
     keys = _keys(held, mask)
     kept = _are_enclosed(keys, exact)
     coarsest = float(max(size))
-    low, high, simple = np.log(_FINEST), np.log(max(coarsest, 2 * _FINEST)), rings
+    low, high, simple = np.log(_MIN_TOLERANCE), np.log(max(coarsest, 2 * _MIN_TOLERANCE)), rings
     for _ in range(_SEARCH_STEPS):
         middle = (low + high) / 2
         candidate = [_simplified(ring, float(np.exp(middle))) for ring in rings]
@@ -96,18 +95,18 @@ def outline(
         for index, parent in enumerate(parents)
         if parent < 0
     ]
-    return Outline(tuple(sorted(polygons, key=lambda one: -abs(signed_area(one.outer)))), iou)
+    return Outline(tuple(sorted(polygons, key=lambda polygon: -abs(signed_area(polygon.outer)))), iou)
 
 
 def bridged(rings: Sequence[Ring]) -> Ring:
-    """One ring that encloses what several enclose: each is connected to the first by a line that is passed in both
-    directions and so covers nothing."""
-    ring, waiting = rings[0], list(rings[1:])
-    while waiting:
-        links = [_nearest_corners(ring, other) for other in waiting]
+    """One ring that encloses what several enclose: each is connected to the first by a line that is followed in both
+    directions and so encloses nothing."""
+    ring, remaining = rings[0], list(rings[1:])
+    while remaining:
+        links = [_nearest_corners(ring, other) for other in remaining]
         nearest = min(range(len(links)), key=lambda index: links[index][2])
         here, there, _ = links[nearest]
-        other = np.roll(waiting.pop(nearest), -there, axis=0)
+        other = np.roll(remaining.pop(nearest), -there, axis=0)
         ring = np.concatenate([ring[: here + 1], other, other[:1], ring[here:]])
     return ring
 
@@ -136,8 +135,8 @@ def signed_area(ring: Ring) -> float:
 def _exact_rings(pixels: NDArray[np.bool_]) -> tuple[list[Ring], list[int]]:
     """Rings that enclose exactly these pixels, and for each hole the index of its outer ring, for all others -1.
 
-    OpenCV's contours run through the centres of pixels. On a grid of half pixels on which each pixel also has its
-    corners, they run along the borders; where they cut a corner there, no pixel's centre lies in what is cut off.
+    OpenCV's contours run through the centres of pixels. On a grid of half pixels, on which each pixel also has its
+    corners, they run along the borders; the corners that they cut off contain no pixel's centre.
     """
     height, width = pixels.shape
     grid = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
@@ -154,16 +153,16 @@ def _exact_rings(pixels: NDArray[np.bool_]) -> tuple[list[Ring], list[int]]:
 
 
 def _simplified(ring: Ring, tolerance: float) -> Ring:
-    """By Douglas and Peucker's rule, leaving the ring by `tolerance` pixels at most; as it is where nothing would be
-    left of it."""
+    """A ring simplified by Douglas-Peucker, which deviates by at most `tolerance` pixels; unchanged if it would
+    collapse."""
     simple: Ring = cv2.approxPolyDP(ring.astype(np.float32)[:, None], tolerance, True)[:, 0].astype(np.float64)
     return simple if len(simple) >= 3 and signed_area(simple) * signed_area(ring) > 0 else ring
 
 
 def _with_at_most(ring: Ring, num_points: int) -> Ring:
-    """A ring of at most this many points: by the smallest tolerance, doubled as often as it takes, else the corners
-    that lie farthest apart along it."""
-    tolerance, simple = _FINEST, ring
+    """A ring of at most this many points: simplified with a growing tolerance or, if that does not suffice, every n-th
+    corner of it."""
+    tolerance, simple = _MIN_TOLERANCE, ring
     while len(simple) > num_points and tolerance < np.ptp(ring, axis=0).max():
         tolerance *= 1.25
         simple = _simplified(ring, tolerance)
@@ -193,8 +192,8 @@ def _crossings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.int64
 
 
 def _keys(pixels: NDArray[np.int64] | None, mask: BoxMask) -> NDArray[np.int64]:
-    """Those pixels (N, 2) of the photo that lie in the mask's box, as `_crossings` counts them. No corner of a
-    simplified ring is new, so what lies outside the box stays outside."""
+    """Those pixels (N, 2) of the photo that lie in the mask's box, numbered as in `_crossings`. Simplified rings
+    have no new corners, so pixels outside the box stay outside."""
     if pixels is None:
         return np.zeros(0, np.int64)
     height, width = mask.pixels.shape
@@ -205,18 +204,19 @@ def _keys(pixels: NDArray[np.int64] | None, mask: BoxMask) -> NDArray[np.int64]:
 
 
 def _are_enclosed(keys: NDArray[np.int64], crossings: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether pixels are enclosed: every row has as many crossings into the rings as out of them, so that all before a
-    pixel tell."""
+    """Whether pixels are enclosed, which is whether an odd number of crossings precedes them: those of earlier rows are
+    even in number."""
     return np.asarray(np.searchsorted(crossings, keys, side="right") % 2 == 1)
 
 
 def _enclosed(crossings: NDArray[np.int64]) -> int:
-    """The number of pixels between each odd crossing and the next one."""
+    """The number of enclosed pixels: those between each odd crossing and the next one."""
     return int((crossings[1::2] - crossings[::2]).sum())
 
 
 def _iou(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    """Of what two sets of rings enclose; by the even-odd rule all crossings together enclose their difference."""
+    """IoU of what two sets of rings enclose; by the even-odd rule, all crossings together enclose the symmetric
+    difference."""
     areas, different = _enclosed(one) + _enclosed(other), _enclosed(np.sort(np.concatenate([one, other])))
     return (areas - different) / (areas + different) if areas else 1.0
 

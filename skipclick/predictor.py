@@ -38,7 +38,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 RUNTIMES = ("torch", "openvino")
-MAX_IMAGE_BYTES = 35_000_000  # of a GPU's memory for one image's features; where they need more, they are kept compact
+MAX_IMAGE_BYTES = 35_000_000  # of GPU memory for one image's features; larger ones are kept compact
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Network(Protocol):
 
 
 class Predictor:
-    """Runs one model at one resolution on one device. Raises `ValueError` for input that cannot be right."""
+    """Runs one model at one resolution on one device. Raises `ValueError` for invalid input."""
 
     def __init__(
         self,
@@ -95,13 +95,13 @@ class Predictor:
     ) -> None:
         """
         Args:
-            resolution: (H, W) that every photo is squeezed to; default: the model's.
-            dtype: "float32" or "bfloat16"; "float16" is for trying out, it may overflow.
+            resolution: (H, W) that every photo is resized to, whatever its aspect ratio; default: the model's.
+            dtype: "float32" or "bfloat16"; "float16" is experimental, it may overflow.
             flip: also look at the mirrored photo and average the logits, at twice the cost. The published figures
-                were measured so; serving does not need it.
-            keep_taps: let features hold the backbone's taps too, for other heads than the model's own.
+                were measured that way; serving does not need it.
+            keep_taps: keep the backbone's taps in the features, for heads other than the model's own.
             runtime: what runs the network, "torch" or, on a CPU, "openvino".
-            graphs: folders where OpenVINO's graphs of this model may lie, see `openvino_runtime.find_graphs`.
+            graphs: folders to search for OpenVINO graphs of this model, see `openvino_runtime.find_graphs`.
         """
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime {runtime!r} is unknown; choose one of {', '.join(RUNTIMES)}")
@@ -127,10 +127,10 @@ class Predictor:
         )
 
     def with_head(self, state: Mapping[str, Tensor], version: str) -> Predictor:
-        """A predictor for another head on this one's backbone, which both share: `state` is of `load_head`.
+        """A predictor for another head, `state` as `load_head` returns it, on this one's backbone, which both share.
 
-        Features of either serve the other after `prepare`, if they hold the taps (`keep_taps`). Raises `ValueError`
-        if the head is of another shape.
+        Features of either can be used by the other after `prepare`, if they hold the taps (`keep_taps`). Raises
+        `ValueError` if the head does not fit.
         """
         other = copy.copy(self)
         other._graphs = {}
@@ -144,7 +144,7 @@ class Predictor:
         return other
 
     def without_graphs(self) -> Predictor:
-        """The same predictor without what `warm_up` recorded: it may work in another thread beside this one."""
+        """The same predictor without what `warm_up` recorded: it may run in another thread at the same time."""
         other = copy.copy(self)
         other._graphs = {}
         return other
@@ -156,30 +156,30 @@ class Predictor:
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> ImageFeatures:
-        """All that depends on the photo alone.
+        """The features of a photo: all that depends on it alone.
 
         image: uint8 RGB (H, W, 3), turned as the annotator sees it.
         """
         _check_image(image)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1)[None]  # (1, 3, H, W)
         if self.model.config.antialias:
-            resized = self._resize(pixels, self.resolution).float()  # shrinking bytes is many times faster
+            resized = self._resize(pixels, self.resolution).float()  # resizing uint8 is many times faster
         else:
             resized = self._resize(pixels.float(), self.resolution)
-        network_input = self._both_ways(resized / 255).to(self.dtype, memory_format=torch.channels_last)
+        network_input = self._with_mirrored(resized / 255).to(self.dtype, memory_format=torch.channels_last)
         features = self._features(*self._network.encode_with_taps(network_input), (image.shape[0], image.shape[1]))
         return features if self.keep_taps else replace(features, taps=())
 
     @torch.inference_mode()
     def prepare(self, features: ImageFeatures) -> ImageFeatures:
-        """The same photo for this predictor's head, from the taps of the backbone; features of this head as they are.
+        """A photo's features for this predictor's head, from their taps; features of this head are returned unchanged.
 
-        Raises `ValueError` if they are of another head and hold no taps.
+        Raises `ValueError` if they belong to another head and hold no taps.
         """
         if features.head == self.head:
             return features
         if not features.taps:
-            raise ValueError("these features are of another head and hold no taps; encode with keep_taps=True")
+            raise ValueError("these features belong to another head and hold no taps; encode with keep_taps=True")
         return self._features(features.taps, self._network.prepare(features.taps), features.image_size)
 
     @torch.inference_mode()
@@ -189,7 +189,7 @@ class Predictor:
         """The object's probability after its clicks so far.
 
         Args:
-            features: of `encode`, by a predictor with the same model and resolution.
+            features: from `encode` of a predictor with the same model and resolution.
             clicks: all clicks of the object, oldest first, in pixels of the photo.
             previous: float32 (H, W) in [0, 1], the answer to all clicks but the last; None at the first.
 
@@ -205,7 +205,7 @@ class Predictor:
         clicks: Sequence[Sequence[Click]],
         previous: Sequence[NDArray[np.float32] | None],
     ) -> list[NDArray[np.float32]]:
-        """`click` for several objects, of one photo or of several, in one batch; equal to it but for float rounding."""
+        """`click` for several objects, of one photo or of several, in one batch; the same up to rounding."""
         sizes = [photo.image_size for photo in features]
         for object_clicks, size in zip(clicks, sizes, strict=True):
             check_clicks(object_clicks, size)
@@ -219,12 +219,12 @@ class Predictor:
 
     @torch.inference_mode()
     def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
-        """Masks after the objects' clicks so far: one batch, of any photos.
+        """Masks after the objects' clicks so far, in one batch; the objects may be on different photos.
 
-        Raises `ValueError` if there is no request, a click lies outside its photo, or a state is not one of ours.
+        Raises `ValueError` if there is no request, a click lies outside its photo, or a state is not this predictor's.
         """
         probabilities = self.probabilities(requests)
-        # All work is handed to the device before the first result is waited for.
+        # All work is queued on the device before the first result is waited for.
         enlarged = [
             enlarge(probability, request.features.image_size, antialias=self.model.config.antialias)
             for probability, request in zip(probabilities, requests, strict=True)
@@ -234,12 +234,12 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
-        """What the masks of `predict` are made of: float32 (B, H, W) at the network's resolution, in [0, 1].
+        """The probabilities behind the masks of `predict`: float32 (B, H, W) at the network's resolution, in [0, 1].
 
         Raises `ValueError` as `predict` does.
         """
         if self.flip:
-            raise ValueError("flip averages two views of the photo in `click` only; `predict` takes none")
+            raise ValueError("`predict` cannot average mirrored views; use `click`, or flip=False")
         if not requests:
             raise ValueError("there are no requests; give at least one")
         for request in requests:
@@ -249,20 +249,20 @@ class Predictor:
 
     @torch.inference_mode()
     def start_state(self, area: NDArray[np.bool_]) -> Tensor:
-        """The state of an object of which a first `area`, bool (H, W) of the photo, is known, such as a drawn box."""
+        """A state to start from if a first `area` of the object, bool (H, W) of the photo, is known, such as a box."""
         probability = torch.from_numpy(area.astype(np.float32)).to(self.device)[None, None]
         return self._resize(probability, self.resolution)[0, 0].to(self.dtype)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Do now what makes the first calls slow; on a GPU this also records clicks as CUDA graphs.
+        """Do the work now that makes the first calls slow; on a GPU this also records clicks as CUDA graphs.
 
-        Graphs work in fixed memory: from then on `predict` belongs to one thread at a time.
+        Graphs use fixed memory: from then on, only one thread at a time may call `predict`.
         """
         features = self.encode(np.zeros((*self.resolution, 3), np.uint8))
         self.predict([ClickRequest(features, [Click(0, 0)])])
         if self.device.type == "cuda":
-            self._graphs = record(self._click_path, features.prepared, self._nothing()[None, None])
+            self._graphs = record(self._click_path, features.prepared, self._initial_state()[None, None])
 
     def _features(self, taps: tuple[Tensor, ...], prepared: PreparedFeatures, size: tuple[int, int]) -> ImageFeatures:
         if self.device.type == "cuda" and ImageFeatures((), prepared, size).nbytes > MAX_IMAGE_BYTES:
@@ -277,8 +277,8 @@ class Predictor:
         graph = next((self._graphs[batch] for batch in sorted(self._graphs) if batch >= len(requests)), None)
         if graph is not None and max(len(clicks) for clicks in scaled) <= PLACES:
             return graph(prepared, previous, torch.stack(click_points(scaled, places=PLACES)))
-        nothing = self._nothing()
-        stacked = torch.stack([nothing if last is None else last for last in previous]).unsqueeze(1)
+        initial = self._initial_state()
+        stacked = torch.stack([initial if last is None else last for last in previous]).unsqueeze(1)
         return self._click_path(PreparedFeatures.cat(prepared), stacked, *click_points(scaled, self.device))
 
     def _click_path(self, features: PreparedFeatures, previous: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class Predictor:
         prompt = prompt_maps(previous, positives, negatives, self.model.config.click_radius)
         return self._network.decode(features, prompt).float().sigmoid().squeeze(1)
 
-    def _nothing(self) -> Tensor:
+    def _initial_state(self) -> Tensor:
         """The state before the first click."""
         return torch.zeros(self.resolution, dtype=self.dtype, device=self.device)
 
@@ -305,7 +305,7 @@ class Predictor:
             if self.flip:
                 views.append([Click(self.resolution[1] - 1 - c.x, c.y, c.positive) for c in views[-1]])
         positives, negatives = click_points(views, self.device)
-        prompt = prompt_maps(self._both_ways(previous), positives, negatives, self.model.config.click_radius)
+        prompt = prompt_maps(self._with_mirrored(previous), positives, negatives, self.model.config.click_radius)
         return prompt.to(self.dtype)
 
     def _previous(self, previous: NDArray[np.float32] | None, size: tuple[int, int]) -> Tensor:
@@ -322,7 +322,7 @@ class Predictor:
             return F.interpolate(maps, size=size, mode="bilinear", align_corners=False, antialias=True)
         return F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
 
-    def _both_ways(self, maps: Tensor) -> Tensor:
+    def _with_mirrored(self, maps: Tensor) -> Tensor:
         return torch.stack([maps, maps.flip(-1)], dim=1).flatten(0, 1) if self.flip else maps
 
 

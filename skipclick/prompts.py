@@ -1,4 +1,4 @@
-"""Prompts: clicks, the disks that the network sees of them, and their embedding (paper section 3.1, Eq. 2)."""
+"""Prompts: clicks, the disks that the network sees in their place, and their embedding (paper section 3.1, Eq. 2)."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def prompt_maps(previous: Tensor, positives: Tensor, negatives: Tensor, radius: 
 
     Args:
         previous: (B, 1, H, W) probability of the step before, zeros at the first click. Soft, not thresholded: the
-            released code feeds it so in training and inference although the paper writes m in {0, 1} (Eq. 2).
+            released code does so in training and inference although the paper writes m in {0, 1} (Eq. 2).
         positives, negatives: (B, N, 2) points as `click_points` makes them, in pixels of H x W.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Objects like accepted ones, proposed on a photo that nobody has clicked on.
+"""Proposals: objects that resemble accepted ones, found on a photo without an annotator's clicks.
 
 A grid of points is clicked, one object each. Masks that are confident, stable (they hardly change with the threshold)
 and similar to accepted objects are proposed; of overlapping ones, the best. The similarity of two objects is the cosine
@@ -8,7 +8,7 @@ objects.
     accepted = Prototypes.of([("Ski", pooled(predictor.encode(photo), mask)), ...])
     proposals = propose(predictor, predictor.encode(another_photo), accepted)
 
-The predictor keeps the taps (`keep_taps`). What this finds on which photos is in docs/results/finetune.md.
+The predictor must keep the taps (`keep_taps=True`). docs/results/finetune.md has measurements.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from skipclick.prompts import Click, scale_clicks
 
 T = TypeVar("T")
 
-SURE, PERHAPS = 0.7, 0.3
-"""Thresholds of the probability between which a stable mask keeps its area."""
+HIGH, LOW = 0.7, 0.3
+"""Thresholds of the probability; the area of a stable mask is nearly the same at both."""
 
 _KEY = "label:"  # before each label in a file
 
@@ -131,10 +131,10 @@ class Prototypes:
         """The label of which the `count` objects nearest to `vector`, (C,), are most similar to it on average, and that
         similarity. Raises `ValueError` if no object was accepted."""
         if not self.vectors:
-            raise ValueError("nothing was accepted, so nothing can be similar to it")
-        alike = {label: float(np.sort(rows @ vector)[-count:].mean()) for label, rows in self.vectors.items()}
-        label = max(alike, key=alike.__getitem__)  # the first of equal ones
-        return label, alike[label]
+            raise ValueError("there are no accepted objects to compare with")
+        similarities = {label: float(np.sort(rows @ vector)[-count:].mean()) for label, rows in self.vectors.items()}
+        label = max(similarities, key=similarities.__getitem__)  # the first of equal ones
+        return label, similarities[label]
 
 
 def grid(size: tuple[int, int], side: int) -> list[Click]:
@@ -148,8 +148,8 @@ def candidates(predictor: Predictor, features: ImageFeatures, clicks: Sequence[C
     """The answer to each click alone; all of them run as one batch."""
     probabilities = predictor.probabilities([ClickRequest(features, [click]) for click in clicks])  # (B, H, W)
     inside = probabilities > MASK_THRESHOLD
-    areas, sure, perhaps = (level.sum((1, 2)) for level in (inside, probabilities > SURE, probabilities > PERHAPS))
-    qualities = (probabilities * inside).sum((1, 2)) / areas.clamp(min=1) * sure / perhaps.clamp(min=1)
+    areas, areas_high, areas_low = (level.sum((1, 2)) for level in (inside, probabilities > HIGH, probabilities > LOW))
+    qualities = (probabilities * inside).sum((1, 2)) / areas.clamp(min=1) * areas_high / areas_low.clamp(min=1)
     found = zip(clicks, probabilities, inside.cpu().numpy(), qualities.tolist(), strict=True)
     return [Candidate(*one) for one in found]
 
@@ -178,7 +178,7 @@ def enlarged(predictor: Predictor, candidate: Candidate, size: tuple[int, int]) 
 
 
 class Run(Protocol):
-    """Calls what it is given: at once, or when its turn comes on a device that others use too."""
+    """Calls what it is given: at once, or when it is its turn on a shared device."""
 
     def __call__(self, work: Callable[[], T], /) -> T: ...
 
@@ -199,43 +199,43 @@ def propose(
     """Proposals on a photo, the best first. No two of them share a pixel.
 
     Args:
-        features: of a predictor with the same model and resolution, with taps.
-        batch: clicks that run together; the last bits of a probability may depend on it.
-        run: gets the work in parts of at most `batch` clicks. What it raises ends the work.
+        features: from a predictor with the same model and resolution, with taps.
+        batch: number of clicks that run together; the last bits of a probability may depend on it.
+        run: called with parts of the work, of at most `batch` clicks each. What it raises is passed on.
     """
     found: list[tuple[Candidate, str, float]] = []
     waiting = grid(features.image_size, rule.side)
     while waiting:
         now, waiting = waiting[:batch], waiting[batch:]
-        found += run(partial(_alike, predictor, features, now, accepted, rule))
+        found += run(partial(_similar_candidates, predictor, features, now, accepted, rule))
         waiting = [click for click in waiting if not _lies_in(click, found, features.image_size)]
     proposals: list[Proposal] = []
     taken = np.zeros(features.image_size, np.bool_)
-    for candidate, label, alike in _without_overlaps(found, rule):
+    for candidate, label, similarity in _without_overlaps(found, rule):
         whole = run(partial(enlarged, predictor, candidate, features.image_size))
         mask = _outside(clean(whole, [candidate.click], rule.min_part), taken)
         if np.count_nonzero(mask.pixels) > rule.min_area * taken.size:
             top, left, bottom, right = mask.box
             taken[top:bottom, left:right] |= mask.pixels
-            proposals.append(Proposal(mask, label, candidate.quality, alike))
+            proposals.append(Proposal(mask, label, candidate.quality, similarity))
     return proposals
 
 
-def _alike(
+def _similar_candidates(
     predictor: Predictor, features: ImageFeatures, clicks: Sequence[Click], accepted: Prototypes, rule: ProposalRule
 ) -> list[tuple[Candidate, str, float]]:
     """The good masks among the clicks' answers that resemble accepted objects, with label and similarity."""
     found = []
     for one in candidates(predictor, features, clicks):
         if one.quality >= rule.quality and rule.min_area < one.mask.mean() < rule.max_area:
-            label, alike = accepted.nearest(pooled(features, one.mask), rule.num_nearest)
-            if alike >= rule.similarity:
-                found.append((one, label, alike))
+            label, similarity = accepted.nearest(pooled(features, one.mask), rule.num_nearest)
+            if similarity >= rule.similarity:
+                found.append((one, label, similarity))
     return found
 
 
 def _lies_in(click: Click, found: Sequence[tuple[Candidate, str, float]], size: tuple[int, int]) -> bool:
-    """Whether a click lies in a mask already found, which it would only find again."""
+    """Whether a click lies in a mask already found: it would only find the same object again."""
     if not found:
         return False
     height, width = found[0][0].mask.shape
@@ -247,7 +247,7 @@ def _lies_in(click: Click, found: Sequence[tuple[Candidate, str, float]], size: 
 def _without_overlaps(
     found: Iterable[tuple[Candidate, str, float]], rule: ProposalRule
 ) -> list[tuple[Candidate, str, float]]:
-    """The best first; masks that share more with a better one than the rule allows are left out."""
+    """The best first; masks that overlap a better one by more than the rule allows are left out."""
     kept: list[tuple[Candidate, str, float]] = []
     for one in sorted(found, key=lambda entry: -entry[0].quality):
         if not any(_overlap(one[0].mask, better[0].mask, rule.max_shared) for better in kept):

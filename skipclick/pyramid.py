@@ -1,8 +1,8 @@
 """The feature pyramid with skip connections from the backbone (paper section 3.2, Eq. 8).
 
-A pyramid has two halves. `prepare(taps)` is what the image alone determines: the first layer of each level is linear
-in the concatenation [mixed, f_i], hence the sum of a part that sees `mixed` and a part that sees `f_i`. The second, the
-image half, is computed once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
+A pyramid is computed in two halves. The first layer of each level is linear in the concatenation [mixed, f_i], hence
+the sum of a part that sees `mixed` and a part that sees `f_i`. The latter depends on the image alone, and
+`prepare(taps)` computes it once per image. `forward(mixed, skips, prompt)` is the rest, once per click.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ParallelPyramid(nn.Module):
         )
 
     def forward(self, mixed: Tensor, skips: Sequence[Tensor], prompt: Tensor) -> list[Tensor]:
-        """mixed: (B, C, h, w); skips: of `prepare`. Returns the levels: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
+        """mixed: (B, C, h, w); skips: from `prepare`. Returns the levels: 4h x 4w, 2h x 2w, h x w, h/2 x w/2.
 
         The prompt maps are not used here: the paper's pyramid sees clicks through the mixer only.
         """

@@ -1,7 +1,7 @@
 """The authors' released checkpoints: read without executing anything, renamed to our modules.
 
 Such a file is a zip that `torch.save` wrote: {"state_dict": tensors, "config": constructor arguments}. The pickle
-inside refers to classes of the authors' package (a loss object hangs in the configuration), so neither
+inside refers to classes of the authors' package (the configuration contains a loss object), so neither
 `torch.load(weights_only=True)` nor a plain unpickler will do: the first refuses, the second imports.
 """
 
@@ -36,7 +36,7 @@ class Placeholder:
 
 
 _TENSORS_PER_FILE = 2
-"""The tensors of a file take at most so many times its bytes: some share a storage."""
+"""All tensors together may take at most this many times the file's bytes: some share a storage."""
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -84,12 +84,12 @@ class _Unpickler(pickle.Unpickler):
     def _rebuild_tensor(
         self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
     ) -> Tensor:
-        """A part of a storage, as a tensor of its own. A file that was written by torch has no tensor that is larger
-        than its storage, and hardly two of one."""
+        """A part of a storage, as a tensor of its own. A file written by torch has no tensor that is larger than its
+        storage, and rarely two that share one."""
         count = math.prod(size)
         self._bytes_left -= count * storage.element_size()
         if count > storage.numel() or self._bytes_left < 0:
-            raise pickle.UnpicklingError(f"it claims tensors such as one of {count} values, for which it is too small")
+            raise pickle.UnpicklingError(f"it is too small for the tensors it claims, such as one of {count} values")
         return storage.as_strided(size, stride, offset).clone()
 
     def persistent_load(self, reference: Any) -> Tensor:
@@ -109,9 +109,9 @@ def read_released(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
             file_size = path.stat().st_size
             if sum(part.file_size for part in archive.infolist()) > file_size:
-                raise ValueError("what it holds is larger than the file; torch.save compresses nothing")
+                raise ValueError("its content is larger than the file, though torch.save does not compress")
             content = _Unpickler(archive, name.removesuffix("/data.pkl"), file_size).load()
-    except Exception as error:  # a foreign file can break an unpickler in any way: none may get past here
+    except Exception as error:  # an untrusted file can make an unpickler raise anything
         raise ValueError(f"{path} is not a checkpoint that torch.save wrote: {error}") from None
     if not isinstance(content, dict) or not {"state_dict", "config"} <= content.keys():
         raise ValueError(f"{path} was written by torch.save but holds no 'state_dict' and 'config'")

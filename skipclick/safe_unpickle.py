@@ -1,8 +1,8 @@
 """Pickles read as data: plain containers, numbers, strings, bytes and NumPy arrays; nothing in the file is imported.
 
 A pickle can name any function and have it called. Here a name is only looked up in `PLAIN_GLOBALS`, where NumPy's own
-names lead to functions of this file: they build arrays of plain numbers, and no code of NumPy's that restores types or
-objects ever sees what the file made up.
+names lead to functions of this file: they build arrays of plain numbers, and NumPy's own code that restores types or
+objects never sees the file's content.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Array(np.ndarray[Any, np.dtype[Any]]):
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, fortran_order, raw = state
         if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes):
-            raise pickle.UnpicklingError("it holds an array of something else than plain numbers")
+            raise pickle.UnpicklingError("it holds an array of something other than plain numbers")
         super().__setstate__((1, shape, dtype.dtype, bool(fortran_order), raw))  # type: ignore[arg-type]
 
 
@@ -92,8 +92,8 @@ PLAIN_GLOBALS: dict[tuple[str, str], Any] = {
 
 
 def check_claims(content: bytes) -> None:
-    """Raise `UnpicklingError` for a pickle that makes an unpickler take more memory than it has bytes: places in its
-    memory and byte arrays are made as large as it says, before anything is there to fill them."""
+    """Raise `UnpicklingError` for a pickle that would make an unpickler allocate more than the pickle's own size: its
+    memo and byte arrays are allocated as large as the pickle claims, before their content is read."""
     for operation, value, _ in pickletools.genops(content):
         claims = "PUT" in operation.name or "GET" in operation.name or operation.name == "BYTEARRAY8"
         size = len(value) if isinstance(value, (bytes, bytearray)) else value
@@ -110,19 +110,19 @@ class _PlainUnpickler(pickle.Unpickler):
         return PLAIN_GLOBALS[module, name]
 
     def persistent_load(self, reference: Any) -> Any:
-        raise pickle.UnpicklingError(f"it refers to {reference!r}, which lies in no such file")
+        raise pickle.UnpicklingError(f"it refers to {reference!r}, which is outside the file")
 
 
 def read_plain_pickle(path: Path) -> Any:
     """The content of a pickle file; arrays are those of plain numbers, some of them read-only.
 
     Raises ValueError naming what it refers to besides plain data, or saying that it is damaged or not a pickle; OSError
-    where the file cannot be read.
+    if the file cannot be read.
     """
     with path.open("rb") as file:
         try:
             return _PlainUnpickler(file).load()
         except OSError:
             raise
-        except Exception as error:  # a foreign file can break an unpickler in any way: none may get past here
+        except Exception as error:  # an untrusted file can make an unpickler raise anything
             raise ValueError(f"{path} is not a pickle of plain data: {error}") from None

@@ -34,10 +34,10 @@ def error_regions(
 
 
 def correcting_clicks(mask: NDArray[np.bool_], clicks: Sequence[Click]) -> tuple[Click, ...]:
-    """Clicks that correct a known mask, bool (H, W): where the first one is negative, a positive one goes before it.
+    """Clicks that correct a known mask, bool (H, W): if the first one is negative, a positive one is put before it.
 
-    No network has learnt from an object without a positive click; without one it takes nearly all of the mask away. It
-    lies as deep inside the mask as it can, away from the first click, and depends on nothing else.
+    Networks are not trained on objects without a positive click and would remove nearly all of the mask. The added
+    click lies as deep inside the mask as possible, away from the first click, and depends on nothing else.
     """
     if not clicks or clicks[0].positive:
         return tuple(clicks)
@@ -75,11 +75,11 @@ def jittered_click(
     *,
     weighted: bool = False,
 ) -> Click:
-    """A next click as people make it: anywhere in the inner half of the larger error, all pixels alike.
+    """A next click as people make it: anywhere in the inner half of the larger error, all pixels equally likely.
 
     Arguments, ties and the click where nothing is wrong are those of `next_click`. The inner half is deeper than half
     the deepest pixel by the 5×5 chamfer distance, as in training; beyond the image is outside. weighted: anywhere in
-    the larger error instead, a pixel as likely as it is deep.
+    the larger error instead, with a probability proportional to the depth.
     """
     regions = [chamfer_distance(region) for region in error_regions(prediction, target)]
     for distance in regions:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from skipclick.prompts import Click
 
 MAX_CLICKS = 4
-"""Of one stroke: each costs the network's time, and training gave an object few."""
+"""Maximum for one stroke: each takes computing time, and in training objects have few."""
 
-_FINEST = 1 << 22
-"""Pixels of a stroke's box that are looked at one by one; a larger box is looked at in squares of them, since looking
-takes fifty times the box's bytes."""
+_MAX_BOX_PIXELS = 1 << 22
+"""A stroke's box with more pixels is searched in squares of several: the search takes fifty times the bytes of the
+box."""
 
 _SPACING = 1 / 10
-"""The least distance of a stroke's clicks, as a share of the photo's shorter side."""
+"""The least distance between a stroke's clicks, as a share of the photo's shorter side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,14 +33,14 @@ class Stroke:
     def clicks(self) -> tuple[Click, ...]:
         """At most `MAX_CLICKS` clicks that stand for the stroke; none if it has no pixel.
 
-        The first lies at the deepest pixel, each further one as far as it can from those before, along the stroke's
-        middle. So a dot is one click, and a line has them at its middle, its ends and in between.
+        The first lies at the deepest pixel, each further one as far as possible from those before, along the
+        stroke's middle. So a dot becomes one click, and a line gets them at its middle, its ends and in between.
         """
         left, top, width, height = cv2.boundingRect(self.mask.view(np.uint8))
         if width == 0:
             return ()
         box = self.mask[top : top + height, left : left + width].view(np.uint8)
-        step = math.isqrt((width * height - 1) // _FINEST) + 1
+        step = math.isqrt((width * height - 1) // _MAX_BOX_PIXELS) + 1
         squares = box if step == 1 else _squares(box, step)
         chosen = _spread(squares, (_SPACING * min(self.mask.shape) / step) ** 2)
         pixels = (_central(box, row * step, column * step, step) for row, column in chosen)
@@ -48,8 +48,8 @@ class Stroke:
 
 
 def _spread(painted: NDArray[np.uint8], limit: float) -> list[tuple[int, int]]:
-    """Places (row, column) along the middle of what is not 0, at most `MAX_CLICKS`, whose squared distances are `limit`
-    at least."""
+    """Places (row, column) along the middle of what is not 0, at most `MAX_CLICKS`, with squared distances of at least
+    `limit`."""
     # City-block distances are whole numbers, so that ties do not depend on rounding.
     depth = cv2.distanceTransform(np.pad(painted, 1), cv2.DIST_L1, cv2.DIST_MASK_3)
     middle = np.argwhere(2 * depth > depth.max())  # (N, 2): row, column; in row-major order
@@ -62,7 +62,7 @@ def _spread(painted: NDArray[np.uint8], limit: float) -> list[tuple[int, int]]:
 
 
 def _squares(box: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Whether there is anything in squares of so many pixels, 0 or 1 (H / step, W / step), rounded up."""
+    """Whether squares of `step` times `step` pixels contain anything: 0 or 1, (H / step, W / step) rounded up."""
     rows = np.maximum.reduceat(box, np.arange(0, box.shape[0], step), axis=0)
     return np.asarray(np.maximum.reduceat(rows, np.arange(0, box.shape[1], step), axis=1), np.uint8)
 

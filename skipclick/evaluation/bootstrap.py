@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 NUM_RESAMPLES = 10_000
 SEED = 0
 
-_RESAMPLES_AT_ONCE = 250  # bounds the memory: of SBD's 2857 photos 250 draws take 17 MB
+_RESAMPLES_AT_ONCE = 250  # bounds the memory: for SBD's 2857 photos, 250 draws take 17 MB
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def bootstrap_intervals(
 ) -> list[tuple[float, float]]:
     """For each column, the interval of its mean when whole clusters are drawn with replacement.
 
-    values: float64 (N, K). clusters: N names. The same draws serve all columns; a seed gives the same answer again.
+    values: float64 (N, K). clusters: N names. All columns share the draws, which the seed determines.
     """
     names, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.zeros((len(names), values.shape[1]))

@@ -1,4 +1,4 @@
-"""JSON lines that survive an interruption: what a long run has done so far, from which it is resumed.
+"""JSON lines that survive an interruption: what a long run has done so far, so that it can be resumed.
 
 The first line says what the run is about; each further line is one finished piece of it. Lines are only ever appended,
 so an interruption costs one unfinished line at most.
@@ -23,12 +23,12 @@ def start_journal(
     entries: Iterable[Mapping[str, Any]] = (),
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a journal with these entries in place of any other.
+    """Writes a journal with these entries, replacing any other.
 
     Args:
         name: of the kind of journal.
-        subject: JSON, all that must be the same when the run is resumed.
-        about: JSON, what is noted beside it and may change, such as the software.
+        subject: JSON, what must be the same when the run is resumed.
+        about: JSON, what is recorded as well but may change, such as software versions.
     """
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"format": name} | dict(subject) | dict(about or {})) + "\n")
@@ -44,7 +44,7 @@ def append_entry(path: Path, entry: Mapping[str, Any]) -> None:
 def resume_journal(
     path: Path, name: str, subject: Mapping[str, Any], parse: Callable[[dict[str, Any]], T], remedy: str
 ) -> list[T]:
-    """All finished entries, parsed; an unfinished last line is cut off, so that the journal can be appended to.
+    """All finished entries, parsed; an unfinished last line is removed, so that the journal can be appended to.
 
     Raises ValueError, which ends with the remedy, if the file is damaged or another run's.
     """

@@ -37,7 +37,7 @@ class ObjectResult:
     click_ms: list[float]
     """Milliseconds of each click; where the objects of a photo are clicked in one batch, a click's share of it."""
     extent: float | None = None
-    """Part of the photo's height or width that the object takes, whichever is more; None in older files."""
+    """Share of the photo's height or width that the object takes up, the larger one; None in older files."""
     crops: int = 0
     """How many crops of the photo were encoded besides it."""
 
@@ -131,13 +131,13 @@ def summarise(objects: Sequence[ObjectResult], rules: Mapping[str, Any]) -> Clic
 
 
 def write_results(path: Path, results: Results) -> None:
-    """Write the file as JSON, all of it or nothing."""
+    """Write the file as JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps({"format": FORMAT} | asdict(results)) + "\n", encoding="utf-8")
 
 
 def read_results(path: Path) -> Results:
-    """What `write_results` wrote; raises ValueError if the file is another one, OSError if there is none."""
+    """What `write_results` wrote; raises ValueError if the file holds something else, OSError if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:

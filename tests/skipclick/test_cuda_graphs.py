@@ -111,7 +111,7 @@ def test_inputs_reach_their_places(config: ModelConfig, monkeypatch: pytest.Monk
         ClickRequest(features[1], CLICKS[2:]),
     ]
     plain = predictor.predict(requests)
-    path, nothing = predictor._click_path, predictor._nothing()[None, None]
+    path, nothing = predictor._click_path, predictor._initial_state()[None, None]
     recorded = cuda_graphs.ClickGraph(path, features[0].prepared, nothing, batch=4)
     replay = lambda: recorded._probability.copy_(recorded._run(path))  # noqa: E731
     monkeypatch.setattr(recorded, "_graph", SimpleNamespace(replay=replay))

@@ -67,7 +67,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_file_of_many_parts_is_not_read_to_its_end(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_container, "_MOST_PARTS", 100)
+    monkeypatch.setattr(image_container, "_MAX_PARTS", 100)
     file = Counted(LONG[name](20_000))
     with pytest.raises(UndecodableError, match="more than 100 "):
         decode(file)
@@ -103,7 +103,7 @@ def test_of_too_many_scans_the_first_ones_count(size: int, monkeypatch: pytest.M
     assert 0 < len(scans_of(seen)) <= 100
     assert seen.endswith(b"\xff\xd9")
     assert decode(BytesIO(many)).size == (40, 48)
-    monkeypatch.setattr(image_container, "_MOST_SCANS", 2)
+    monkeypatch.setattr(image_container, "_MAX_SCANS", 2)
     assert len(scans_of(image_container.open_container(BytesIO(progressive)).file.read())) == 2
 
 
@@ -167,6 +167,6 @@ def test_run_lengths_of_a_bmp_are_followed_for_small_pictures_alone(monkeypatch:
     head = struct.pack("<LLLHHLLLLLL", 40, 48, 40, 1, 8, 1, len(rows), 0, 0, 256, 0) + bytes(range(256)) * 4
     bmp = b"BM" + struct.pack("<LLL", 14 + len(head) + len(rows), 0, 14 + len(head)) + head + rows
     assert decode(BytesIO(bmp)).size == (40, 48)
-    monkeypatch.setattr(image_file, "_RUNS_UP_TO", 40 * 48 - 1)
+    monkeypatch.setattr(image_file, "_MAX_RLE_PIXELS", 40 * 48 - 1)
     with pytest.raises(UndecodableError, match="save it as PNG"):
         decode(BytesIO(bmp))

@@ -191,7 +191,7 @@ def test_prototypes_are_the_nearest_ones_and_survive_a_file() -> None:
     assert list(back.vectors) == list(known.vectors) == ["", "ß label: x"]
     assert all(np.array_equal(back.vectors[label], known.vectors[label]) for label in known.vectors)
     assert Prototypes.from_bytes(Prototypes({}).to_bytes()).vectors == {}
-    with pytest.raises(ValueError, match="nothing was accepted"):
+    with pytest.raises(ValueError, match="there are no accepted objects"):
         Prototypes({}).nearest(east, 3)
 
 

@@ -70,7 +70,7 @@ def test_clicks_lie_on_the_stroke_and_apart(path: list[tuple[int, int]], thickne
 def test_of_large_strokes_squares_are_looked_at(path: list[tuple[int, int]], thickness: int, finest: int) -> None:
     stroke = Stroke(line(*path, path[-1], thickness=thickness), positive=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strokes, "_FINEST", finest)
+        patch.setattr(strokes, "_MAX_BOX_PIXELS", finest)
         clicks = stroke.clicks()
     assert 1 <= len(clicks) <= MAX_CLICKS
     assert all(stroke.mask[int(click.y), int(click.x)] for click in clicks)

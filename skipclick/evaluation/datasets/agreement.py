@@ -1,11 +1,11 @@
 """Which of a task's annotations counts, where several people have annotated it.
 
-The ground truth; else the one that agrees best with those of the others; else the oldest, by its id. To agree takes
-three annotators: of two nobody can tell who is right. Each counts once, with the oldest annotation; so an annotator who
-adds a second one, or a later one to somebody else's, changes nothing. Who corrects an annotation keeps its place.
+The ground truth; otherwise the one that agrees best with those of other annotators; otherwise the oldest, by its id.
+Agreement needs three annotators: between two, nobody can tell who is right. Each annotator counts once, with their
+oldest annotation, so adding a second one changes nothing; an annotation that is corrected keeps its id and place.
 
-Two annotations agree as far as their objects do: of each object on either side the IoU with the most similar one on
-the other, and the mean of these. It is taken on sketches, which are small enough for a database.
+The agreement of two annotations is a mean over the objects of both: the IoU of each with the most similar object of the
+other annotation. It is computed from sketches of the masks, which are small enough for a database.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from skipclick.masks import BoxMask
 
 SIDE = 128  # cells of a sketch in each direction
 MAX_COMPARED = 300
-"""Objects of a task's annotations together; of more, agreement decides nothing. They take 40 MB."""
+"""Objects of a task's annotations together; with more, agreement is not computed. They take 40 MB."""
 _DECIMALS = 6  # more would let rounding decide between annotations that agree equally
 
 Usable = Sequence[tuple[AnnotatedObject, BoxMask]]
@@ -36,13 +36,13 @@ class Sketched:
 
     id: int
     annotator: int | None
-    """None: unknown; all of whom nothing is known are taken for one."""
+    """None: unknown; all unknown annotators count as one."""
     ground_truth: bool
     sketches: Mapping[str, Sequence[bytes]]
 
 
 def sketch(mask: NDArray[np.bool_]) -> bytes:
-    """What a mask, bool (H, W), covers of each cell of a grid over the photo: uint8 (SIDE, SIDE), deflated."""
+    """How much of each cell of a grid over the photo a mask, bool (H, W), covers: uint8 (SIDE, SIDE), deflated."""
     covered = cv2.resize(mask.astype(np.uint8) * 255, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
     return zlib.compress(covered.tobytes(), 1)
 
@@ -50,7 +50,7 @@ def sketch(mask: NDArray[np.bool_]) -> bytes:
 def choose(annotations: Sequence[Annotation], decode: Callable[[Annotation], Usable]) -> tuple[int | None, Usable]:
     """The place of the annotation that counts, and its usable objects; None where no annotation has any.
 
-    decode: called once for an annotation, and not for all where that is not needed.
+    decode: called at most once for an annotation, and only for those that are needed.
     """
     if len({one.annotator for one in annotations if one.objects}) >= 3:
         usable = [decode(one) for one in annotations]
@@ -71,7 +71,7 @@ def _sketched(annotation: Annotation, usable: Usable) -> Sketched:
 
 
 def in_order_of_choice(annotations: Sequence[Sketched]) -> list[int]:
-    """The places of a task's annotations, all of which have objects; that of the one that counts comes first."""
+    """The places of a task's annotations, all of which have objects; the one that counts comes first."""
     agreed = agreements(annotations)
     return sorted(
         range(len(annotations)), key=lambda i: (not annotations[i].ground_truth, -agreed[i], annotations[i].id)
@@ -80,34 +80,34 @@ def in_order_of_choice(annotations: Sequence[Sketched]) -> list[int]:
 
 def agreements(annotations: Sequence[Sketched]) -> list[float]:
     """How far each annotation agrees with those of the other annotators, in [0, 1]; 0 where nobody can tell."""
-    heard: dict[int | None, int] = {}  # the place of each annotator's oldest
+    oldest: dict[int | None, int] = {}  # the place of each annotator's oldest annotation
     for place in sorted(range(len(annotations)), key=lambda i: annotations[i].id):
-        heard.setdefault(annotations[place].annotator, place)
+        oldest.setdefault(annotations[place].annotator, place)
     agreed = [0.0] * len(annotations)
-    voices = [annotations[place].sketches for place in heard.values()]
-    if len(voices) < 3 or sum(len(sketches) for voice in voices for sketches in voice.values()) > MAX_COMPARED:
+    compared = [annotations[place].sketches for place in oldest.values()]
+    if len(compared) < 3 or sum(len(sketches) for one in compared for sketches in one.values()) > MAX_COMPARED:
         return agreed
-    likenesses, sizes = np.zeros((len(voices), len(voices))), np.zeros(len(voices))
-    for image in sorted({image for voice in voices for image in voice}):
-        of_image = [voice.get(image, ()) for voice in voices]
-        likenesses += _likenesses(of_image)
+    similarities, sizes = np.zeros((len(compared), len(compared))), np.zeros(len(compared))
+    for image in sorted({image for one in compared for image in one}):
+        of_image = [one.get(image, ()) for one in compared]
+        similarities += _summed_similarities(of_image)
         sizes += [len(sketches) for sketches in of_image]
-    pairs = likenesses / (sizes[:, None] + sizes[None, :])
-    means = (pairs.sum(axis=1) - pairs.diagonal()) / (len(voices) - 1)
-    for place, mean in zip(heard.values(), means.tolist(), strict=True):
+    pairs = similarities / (sizes[:, None] + sizes[None, :])
+    means = (pairs.sum(axis=1) - pairs.diagonal()) / (len(compared) - 1)
+    for place, mean in zip(oldest.values(), means.tolist(), strict=True):
         agreed[place] = round(mean, _DECIMALS)
     return agreed
 
 
-def _likenesses(annotations: Sequence[Sequence[bytes]]) -> NDArray[np.float64]:
-    """float64 (N, N) for N annotations of one image: of two, the sum over the objects of both of the similarity to the
-    most similar object of the other."""
+def _summed_similarities(annotations: Sequence[Sequence[bytes]]) -> NDArray[np.float64]:
+    """For each two of N annotations of one image, the sum over the objects of both of the IoU with the most similar
+    object of the other: float64 (N, N)."""
     owners = np.repeat(np.arange(len(annotations)), [len(sketches) for sketches in annotations])
     inflated = [zlib.decompress(one) for sketches in annotations for one in sketches]
     cells = np.array([np.frombuffer(one, np.uint8) for one in inflated], np.float64).reshape(len(owners), SIDE * SIDE)
     common = cells @ cells.T  # whole numbers, so exact in any order
     areas = common.diagonal()
-    # Of masks without partly covered cells this is the IoU; equal sketches have 1 in any case.
+    # Without partly covered cells this is the IoU; equal sketches have 1 in any case.
     similar = common / np.maximum(areas[:, None] + areas[None, :] - common, 1.0)
     best = np.zeros((len(owners), len(annotations)))
     for index in range(len(annotations)):

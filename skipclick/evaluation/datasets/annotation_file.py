@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import unquote
 
 SUFFIXES = (".json", ".jsonl", ".ndjson")
-"""The last two: JSON lines, a value each."""
+"""The last two hold JSON lines, one value each."""
 
-_HEAD = 4096  # bytes that tell what a file holds
+_HEAD = 4096  # bytes; enough to tell what a file holds
 
 
 def find_annotations(given: Path, suffixes: Sequence[str] = SUFFIXES) -> tuple[Path, Path]:
@@ -65,14 +65,14 @@ def _only_file(folder: Path, suffixes: Sequence[str]) -> Path:
 
 
 def read_head(file: Path) -> str:
-    """The beginning of a JSON file, whatever its encoding, without blanks and byte order mark before it."""
+    """The beginning of a JSON file, whatever its encoding, without leading whitespace and byte order mark."""
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
     return head.decode(json.detect_encoding(head), errors="ignore").lstrip("\ufeff \t\r\n")
 
 
 def read_json(file: Path) -> list[Any]:
-    """The values in a JSON file: one, or of JSON lines one a line, in UTF-8, 16 or 32, with or without byte order mark.
+    """The values in a JSON file, one or (JSON lines) one per line, in UTF-8, 16 or 32, with or without byte order mark.
 
     A later line that is not JSON, such as the last one of a file that was cut off, gives None. Raises ValueError if the
     file holds no JSON.
@@ -120,5 +120,5 @@ def find_photo(images: Path, file_name: str) -> tuple[Path, bool] | None:
 
 
 def posix_name(file_name: str) -> str:
-    """A file name with forward slashes, and none at its end or doubled."""
+    """A file name with forward slashes, none of them doubled or at its end."""
     return str(PurePosixPath(file_name.replace("\\", "/")))

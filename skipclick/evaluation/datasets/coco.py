@@ -1,8 +1,8 @@
 """COCO instance JSON as its many tools write it: polygons, decoded by pycocotools, and run lengths.
 
 Each annotation is an object; where they overlap, each has its own pixels. An object's id is its place among the
-annotations of its photo, since ids in files are repeated, missing or texts. What an annotation refers to is its photo
-alone, by `image_id`; categories are not looked at.
+annotations of its photo, since ids in files are repeated, missing or texts. An annotation refers to its photo
+by `image_id`; categories are ignored.
 
 Crowds (`iscrowd`) are not objects: what they cover does not count. `crowds_as_objects` takes them as objects, as is
 right for tools that write `iscrowd: 1` for every mask that is stored as run lengths (CVAT).
@@ -31,7 +31,7 @@ from skipclick.evaluation.datasets.annotation_file import find_annotations, find
 from skipclick.evaluation.datasets.left_out import LeftOut, Listing, UnusableError, describe_left_out
 from skipclick.evaluation.datasets.sample import Content, Photo, mask_targets, read_photo
 
-FAR_OUTSIDE = 10  # sides of the photo; nobody draws there, and pycocotools would need memory for the way to it
+FAR_OUTSIDE = 10  # times the photo's longer side; nobody draws there, and pycocotools would allocate memory up to it
 
 
 class Reason(StrEnum):
@@ -275,8 +275,8 @@ def _unusable(reason: Reason) -> UnusableError:
 
 
 def _parts(segmentation: Any) -> list[Any]:
-    """Polygons and run lengths of a segmentation; one polygon may stand there without a list around it, as numbers or
-    as pairs of them."""
+    """Polygons and run lengths of a segmentation; a single polygon may stand there without a list around it, as
+    numbers or as pairs of them."""
     if not segmentation:
         return []
     if not isinstance(segmentation, list):
@@ -349,7 +349,8 @@ def _decoded(part: dict[str, Any], size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _decompressed(text: str) -> list[int]:
-    """Lengths of runs: from the third on the differences to those two before, in 5 bits a character, the lowest first.
+    """Run lengths from COCO's compressed text: 5 bits a character, the lowest first; from the fourth on, each is the
+    difference to the one two before.
 
     Raises ValueError if the text is cut off or has other characters.
     """

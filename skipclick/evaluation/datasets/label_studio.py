@@ -1,4 +1,4 @@
-"""Label Studio's annotations as objects: the one meaning of them, for exports here and for webhooks in the backend.
+"""Label Studio's annotations as objects, read the same way from exports here and from webhooks in the backend.
 
 What counts as an object:
 
@@ -10,7 +10,7 @@ What counts as an object:
 Which annotation of a task counts, of those that were not skipped and have an object: see `agreement`. Drafts do not
 count.
 
-What does not become an object is counted with its `Reason`. No annotation is ever an error.
+What does not become an object is counted with its `Reason`. However malformed an annotation is, reading it never fails.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Json = Mapping[str, Any]
 Shape = Literal["brush", "bitmask", "polygon"]
 
 MASK_FIELDS: dict[str, Shape] = {"rle": "brush", "imageDataURL": "bitmask", "points": "polygon"}
-"""Of a region's value, what holds the mask, and what such a region is called in its type."""
+"""The field of a region's value that holds its mask, and what the `type` of such a region begins with."""
 _OTHER_SHAPES = ("ellipselabels", "ellipse")
-_HALF_COVERED = 128  # alpha from which on a pixel is the object's; hand-drawn edges have values in between
-_LARGEST_ID = (1 << 63) - 1
+_HALF_COVERED = 128  # minimum alpha of the object's pixels: hand-drawn edges have values in between
+_MAX_ID = (1 << 63) - 1
 
 
 class Reason(StrEnum):
@@ -180,7 +180,7 @@ def _annotator(completed_by: Any) -> int | None:
 
 
 def _mask_regions(result: Any, rle_of: Callable[[Json], Sequence[int]]) -> dict[str, Json]:
-    """Regions with a mask by id, in order. One whose id is missing, or is another region's, gets a name of its own."""
+    """Regions with a mask by id, in order. One whose id is missing, or is another region's, gets a new one."""
     regions: dict[str, Json] = {}
     digests: dict[str, set[bytes]] = {}  # of the masks of ids that come more than once; each is looked at once
     for index, item in enumerate(json_objects(result)):
@@ -224,8 +224,8 @@ def _annotated_objects(
 ) -> Iterator[AnnotatedObject]:
     """Regions joined to objects; those without an image go to `skipped`."""
     pieces: dict[str, list[Json]] = {}
-    for region_id, top in _tops({one: _parent(one, regions) for one in regions}).items():
-        pieces.setdefault(top, []).append(regions[region_id])
+    for region_id, root in _roots({one: _parent(one, regions) for one in regions}).items():
+        pieces.setdefault(root, []).append(regions[region_id])
     for region_id, members in pieces.items():
         first = regions[region_id]
         image = image_of(text(first.get("to_name")), number(first.get("item_index")))
@@ -240,31 +240,31 @@ def _parent(region_id: str, regions: Mapping[str, Json]) -> str | None:
     region = regions[region_id]
     parent_id = _region_id(region.get("parentID"))
     parent = regions.get(parent_id)
-    return parent_id if parent is not None and _belonging(parent) == _belonging(region) else None
+    return parent_id if parent is not None and _what_pieces_share(parent) == _what_pieces_share(region) else None
 
 
-def _tops(parents: Mapping[str, str | None]) -> dict[str, str]:
-    """The top of each one's chain of parents, in the order of `parents`; of a circle, which has no top, its smallest.
+def _roots(parents: Mapping[str, str | None]) -> dict[str, str]:
+    """The root of each one's chain of parents, in the order of `parents`; for a cycle, which has none, its smallest id.
 
-    Each is looked at once, however long the chains are.
+    Each is visited once, however long the chains are.
     """
-    tops: dict[str, str] = {}
+    roots: dict[str, str] = {}
     for one in parents:
         chain: dict[str, None] = {}
         at = one
-        while at not in tops and at not in chain:
+        while at not in roots and at not in chain:
             chain[at] = None
             at = parents[at] or at
         if at in chain:  # new: it has no parent, or the chain has come back to it
             names = list(chain)
-            top = min(names[names.index(at) :])
+            root = min(names[names.index(at) :])
         else:
-            top = tops[at]
-        tops.update(dict.fromkeys(chain, top))
-    return {one: tops[one] for one in parents}
+            root = roots[at]
+        roots.update(dict.fromkeys(chain, root))
+    return {one: roots[one] for one in parents}
 
 
-def _belonging(region: Json) -> tuple[list[str], Any, Any]:
+def _what_pieces_share(region: Json) -> tuple[list[str], Any, Any]:
     return _labels(region), region.get("to_name"), region.get("item_index")
 
 
@@ -300,10 +300,10 @@ def _points(value: Any) -> tuple[tuple[float, float], ...]:
     """Points as numbers; none if one of them is not a pair of numbers."""
     points = value if isinstance(value, list) else []
     pairs = [tuple(point) for point in points if isinstance(point, (list, tuple)) and len(point) == 2]
-    is_whole = len(pairs) == len(points) and all(
+    are_numbers = len(pairs) == len(points) and all(
         type(one) in (int, float) and abs(one) < 1e9 for p in pairs for one in p
     )
-    return tuple((float(x), float(y)) for x, y in pairs) if is_whole else ()
+    return tuple((float(x), float(y)) for x, y in pairs) if are_numbers else ()
 
 
 def _are_bytes(values: Sequence[int]) -> bool:
@@ -331,7 +331,7 @@ def text(value: Any) -> str:
 
 def number(value: Any) -> int | None:
     """A whole number from 0 on that a database can hold."""
-    return value if type(value) is int and 0 <= value <= _LARGEST_ID else None
+    return value if type(value) is int and 0 <= value <= _MAX_ID else None
 
 
 def _moment(value: Any) -> str:

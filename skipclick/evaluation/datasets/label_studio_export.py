@@ -49,7 +49,7 @@ MAX_PIXELS = 80_000_000
 """Larger masks are not decoded; the server's default too."""
 
 _KINDS_OF_MIN = {**MASK_FIELDS, "radiusX": "ellipse"}
-"""The kind of a region by what its value has: JSON-MIN has no types."""
+"""The kind of a region by a field of its value: JSON-MIN has no types."""
 
 NO_TASK = "the entry is not a task with annotations"
 NO_ANNOTATION = "the task has no annotation"
@@ -60,7 +60,7 @@ SEVERAL_PHOTOS = "several photos below the folder have the name that the task gi
 
 @dataclass(frozen=True)
 class Task:
-    """An entry of an export, or those entries of JSON-MIN that are about one task."""
+    """An entry of an export, or the entries of JSON-MIN for one task."""
 
     name: str
     data: Json
@@ -81,10 +81,10 @@ def list_label_studio(given: Path) -> Listing[Photo]:
     if not photos:
         why = "".join(f"; {line}" for line in describe_left_out(left_out))
         raise ValueError(f"{file} has no annotation with a mask on a photo{why}")
-    return Listing(_with_names_of_their_own(photos), left_out)
+    return Listing(_with_unique_names(photos), left_out)
 
 
-def _with_names_of_their_own(photos: list[Photo]) -> list[Photo]:
+def _with_unique_names(photos: list[Photo]) -> list[Photo]:
     names = Counter(photo.name for photo in photos)
     taken: Counter[str] = Counter()
     for index, photo in enumerate(photos):
@@ -100,7 +100,7 @@ def _tasks(entries: Sequence[Any], left_out: list[LeftOut]) -> list[Task]:
         name = _name(entry, index)
         if isinstance(entry, dict) and isinstance(entry.get("annotations"), list):
             annotations = tuple(json_objects(entry["annotations"]))
-            # By its place: an id that two tasks share makes them no single task.
+            # By its place: two tasks that share an id are still two.
             tasks[f"task {index}"] = Task(
                 name, mapping(entry.get("data")), str(entry.get("file_upload") or ""), annotations
             )
@@ -117,7 +117,7 @@ def _tasks(entries: Sequence[Any], left_out: list[LeftOut]) -> list[Task]:
 
 
 def _name(entry: Any, index: int) -> str:
-    """The task's id, or where it has none its place."""
+    """The task's id or, if it has none, its place."""
     task_id = entry.get("id") if isinstance(entry, dict) else None
     return str(task_id) if isinstance(task_id, (int, str)) and str(task_id) else f"entry{index}"
 
@@ -209,7 +209,7 @@ def _saved_name(name: str) -> str:
 
 
 def _matching(address: PurePosixPath, photos_by_name: dict[str, list[Path]]) -> list[Path]:
-    """The photos that an address may mean: those that agree with it for most folders, counted from the file up."""
+    """The photos that an address may mean: those that share most of its folders, counted from the file up."""
     name = _saved_name(address.name)
     candidates = photos_by_name.get(name) or photos_by_name.get(UPLOAD_PREFIX.sub("", name), [])
     folders = [_common_length(address.parts[-2::-1], path.parts[-2::-1]) for path in candidates]
@@ -222,7 +222,7 @@ def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
 
 def _read(path: Path, where: str, address: str, candidates: Sequence[Annotation]) -> Content:
     """The photo with the objects of the annotation that counts."""
-    image = read_photo(path, complete=False)  # as it was annotated: of a damaged file the editor shows what is there
+    image = read_photo(path, complete=False)  # as in the editor, which shows what there is of a damaged file
     size = (image.shape[0], image.shape[1])
     left_out: list[LeftOut] = []
     masks: dict[int, NDArray[np.bool_]] = {}
@@ -248,7 +248,7 @@ def _usable(annotation: Annotation, where: str, left_out: list[LeftOut]) -> Iter
 
 
 def _number_for(region: str, taken: Collection[int]) -> int:
-    """A number made from a region's id, so that it stays where other regions come and go."""
+    """A number made from a region's id, so that it stays the same when other regions come and go."""
     number = zlib.crc32(region.encode(errors="surrogatepass"))
     while number in taken:
         number += 1

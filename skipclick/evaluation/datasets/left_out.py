@@ -1,6 +1,6 @@
-"""What of a data set is not used: each photo, annotation or record with its reason, to be counted at the end.
+"""What is left out of a data set: photos, annotations and records, each with its reason, to be counted at the end.
 
-One thing that cannot be used never takes others with it, and nothing is left out in silence.
+An unusable one never affects others, and nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ class LeftOut:
     """Something that is not used, and why."""
 
     reason: str
-    """The same words, without names and numbers, wherever it is the same reason."""
+    """Without names and numbers, so that the same reason has the same words everywhere."""
     example: str
-    """Which one: a photo, an annotation's place in its file; or, of several, the first of them."""
+    """A photo or an annotation's place in its file; of several, the first one."""
     count: int = 1
 
 

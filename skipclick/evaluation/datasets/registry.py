@@ -25,7 +25,7 @@ from skipclick.evaluation.datasets.winter_sports import list_shseg, list_wseseg
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a data set lies on disk, and what is published about it."""
+    """How a data set is laid out on disk, and what is published about it."""
 
     expects: str
     """What the folder must hold, in a line."""
@@ -82,7 +82,7 @@ LAYOUTS = {
     ),
     "PascalVOC": Layout(
         expects="ImageSets/Segmentation/val.txt, JPEGImages/NAME.jpg and SegmentationObject/NAME.png "
-        "(palette colours, the void's ignored)",
+        "(palette colours, that of void ignored)",
         list_photos=list_pascal_voc,
         num_photos=1449,
         num_objects=3417,
@@ -122,8 +122,8 @@ LAYOUTS = {
         list_photos=list_coco,
     ),
     "coco-with-crowds": Layout(
-        expects="as coco; crowds (iscrowd) are objects too: CVAT marks every mask that it writes as run lengths so, in "
-        "its export COCO 1.0",
+        expects="as coco; crowds (iscrowd) are objects too, as needed for CVAT's export COCO 1.0, which marks every "
+        "mask in run lengths as a crowd",
         list_photos=partial(list_coco, crowds_as_objects=True),
     ),
     "cvat": Layout(
@@ -150,11 +150,11 @@ class EvaluationSet:
     """Where it lies, as given."""
     photos: tuple[Photo, ...]
     left_out: tuple[LeftOut, ...] = ()
-    """What its files name and cannot be used, as far as it shows before a photo is read."""
+    """What its files name but cannot be used, as far as that is known before a photo is read."""
 
     @property
     def resolution(self) -> tuple[int, int] | None:
-        """(H, W) that the network works at for published figures; None where there are none."""
+        """(H, W) that the network worked at for the published figures; None where there are none."""
         return LAYOUTS[self.name].resolution if self.name in LAYOUTS else None
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ def open_dataset(
 ) -> EvaluationSet:
     """The data set of a layout (a key of `LAYOUTS`) that lies in a folder: lists names, reads no pictures.
 
-    Only the first `limit` photos, of those whose name `keep` admits, such as the ones that training holds out.
+    Only the first `limit` of the photos whose names `keep` accepts, such as those that training holds out.
     Raises ValueError, in a line that says what was expected, if the folder is not of this layout.
     """
     if name not in LAYOUTS:

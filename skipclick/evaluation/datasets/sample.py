@@ -38,7 +38,7 @@ class Sample:
     left_out: tuple[LeftOut, ...] = ()
     """Of the photo's annotations, those that are not objects."""
     starts: Mapping[str, Path] = field(default_factory=dict)
-    """Masks of the photo's only object to start from, where the data set has them: by kind, the file."""
+    """Files of masks to start from, by kind, where the data set has them; the photo then has one object."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Content:
     left_out: tuple[LeftOut, ...] = ()
     """Annotations that cannot be used."""
     starts: Mapping[str, Path] = field(default_factory=dict)
-    """As of `Sample`."""
+    """As in `Sample`."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def _size(shape: tuple[int, ...]) -> str:
 def read_photo(
     path: Path, *, turned: bool = True, complete: bool = True, mask_sizes: Iterable[tuple[int, ...]] = ()
 ) -> NDArray[np.uint8]:
-    """A photo as a browser shows it, uint8 RGB (H, W, 3); not `turned`, as it is stored.
+    """A photo as a browser shows it, uint8 RGB (H, W, 3), or without `turned` as it is stored.
 
-    It stays as stored too where the first of `mask_sizes`, (H, W), that fits it either way says so: some tools annotate
-    without turning. A file that ends too early is an error and not a grey area, unless `complete` is false: then the
-    part that is there counts. Raises ValueError.
+    Some tools annotate photos as they are stored. Of `mask_sizes`, each (H, W), the first that fits the photo, as shown
+    or as stored, decides which of the two is returned. A truncated file is an error and not a grey area, unless
+    `complete` is false: then the part that is there counts. Raises ValueError.
     """
     pixels = _decoded(path, turned, complete)
     shown, other = pixels.shape[:2], pixels.shape[1::-1]
@@ -167,7 +167,7 @@ def instance_targets(ids: NDArray[np.integer], ignored: int | None = None) -> Ta
 
 
 def mask_targets(masks: Mapping[int, NDArray[np.bool_]], ignored: NDArray[np.bool_] | None = None) -> Targets:
-    """Masks, bool (H, W), that may overlap; where one of them is ignored, only its own pixels count."""
+    """Targets of masks, bool (H, W), that may overlap. `ignored` pixels count only for the objects that cover them."""
     targets = {object_id: mask.astype(np.int8) for object_id, mask in masks.items()}
     if ignored is not None:
         for target in targets.values():

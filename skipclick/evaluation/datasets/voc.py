@@ -21,7 +21,7 @@ from skipclick.evaluation.datasets.sample import (
 )
 
 VOC_IGNORED_GREY = 220
-LISTED_TWICE = "the list of photos names the photo before"
+LISTED_TWICE = "the list of photos names the photo more than once"
 
 
 def list_sbd(folder: Path) -> Listing[Photo]:
@@ -46,7 +46,7 @@ def list_pascal_voc(folder: Path) -> Listing[Photo]:
 
 
 def _names(list_file: Path, *folders: Path) -> tuple[list[str], list[LeftOut]]:
-    """The first word of each line, and what of the list is not used."""
+    """The first word of each line, and what is left out of the list."""
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"there is no folder {folder}")
