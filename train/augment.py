@@ -1,7 +1,7 @@
 """Augmentation of a photo and its masks together, by torchvision's functional transforms and one numpy generator.
 
-What is drawn first is where the view lies (`Frame`); photo and masks are then brought there. Masks are looked up, only
-where they are seen: the pixels are those of torchvision's resizing of whole layers, in a third of the time.
+First a `Frame` is drawn, which says where the view lies; then photo and masks are transformed to it. Masks are sampled
+only where the view shows them: the result is that of torchvision's resizing of whole layers, in a third of the time.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Label = TypeVar("Label", bound=np.generic)
 class AugmentConfig:
     """Defaults are the released code's."""
 
-    crop: int = 448  # side of the square that the network sees, pixels
+    crop: int = 448  # side of the square view, pixels
     view: Literal["crop", "window"] = "crop"  # see `random_crop` and `random_window`
-    scale: Range = (0.75, 1.40)  # "crop": the photo is resized by a factor of this range, both axes alike
+    scale: Range = (0.75, 1.40)  # "crop": the photo is resized by a factor in this range, the same for both axes
     area: Range = (0.25, 1.0)  # "window": share of the photo's area that the window covers
-    stretch: float = 1.35  # "window": its aspect ratio departs from the photo's by up to this factor
+    stretch: float = 1.35  # "window": its aspect ratio differs from the photo's by up to this factor
     whole_prob: float = 0.3  # "window": probability of the whole photo
     flip_prob: float = 0.5
     brightness: Range = (-0.25, 0.25)  # added, share of the full range
@@ -79,8 +79,8 @@ def random_crop(photo: tuple[int, int], config: AugmentConfig, rng: np.random.Ge
 
 
 def random_window(photo: tuple[int, int], config: AugmentConfig, rng: np.random.Generator) -> Frame:
-    """A window of a photo (H, W) squeezed into the square, as whole photos are squeezed at serving: objects keep the
-    size, relative to the view, that they will have there, however small the crop is."""
+    """A window of a photo (H, W) resized to the square, as whole photos are when serving: whatever the crop's size,
+    objects take up as much of the view as they will then."""
     height, width = photo
     share, stretch = 1.0, 1.0
     if rng.random() >= config.whole_prob:
@@ -93,7 +93,7 @@ def random_window(photo: tuple[int, int], config: AugmentConfig, rng: np.random.
 
 
 def pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.uint8]:
-    """What a view shows of a photo, (H, W, 3) -> (crop, crop, 3): bilinear with antialiasing, black beyond it."""
+    """A view of a photo, (H, W, 3) -> (crop, crop, 3): bilinear with antialiasing, black beyond the photo."""
     window = image[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
     resized = V.resize(torch.from_numpy(window).permute(2, 0, 1), list(frame.size), antialias=True)
     (rows, to_rows), (columns, to_columns) = (
@@ -105,7 +105,7 @@ def pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.u
 
 
 def labels_in(frame: Frame, planes: NDArray[Label], crop: int) -> NDArray[Label]:
-    """What a view shows of masks, (L, H, W) -> (L, crop, crop): nearest pixels, 0 beyond the photo."""
+    """A view of masks, (L, H, W) -> (L, crop, crop): nearest pixels, 0 beyond the photo."""
     (rows, to_rows), (columns, to_columns) = (
         _overlap(corner, size, crop) for corner, size in zip(frame.corner, frame.size, strict=True)
     )
@@ -119,7 +119,7 @@ def labels_in(frame: Frame, planes: NDArray[Label], crop: int) -> NDArray[Label]
 
 
 def _overlap(corner: int, size: int, crop: int) -> tuple[slice, slice]:
-    """Along one axis the part of the resized window that a view sees, and where in the view it lies."""
+    """Along one axis, the part of the resized window that a view shows, and where in the view it lies."""
     start, end = max(corner, 0), min(corner + crop, size)
     return slice(start, end), slice(start - corner, end - corner)
 
@@ -131,7 +131,7 @@ def _nearest(length: int, size: int) -> NDArray[np.int64]:
 
 
 def random_colours(config: AugmentConfig, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Brightness, contrast and channel shifts as a table, (256, 1, 3): what each value of each channel becomes."""
+    """Brightness, contrast and channel shifts as a look-up table, (256, 1, 3), of each channel's new values."""
     gain, offset = 1.0, np.zeros(3, np.float32)
     if rng.random() < config.brightness_contrast_prob:
         gain = 1.0 + rng.uniform(*config.contrast)

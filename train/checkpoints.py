@@ -1,9 +1,9 @@
-"""Training checkpoints: all that continues a run exactly where it stopped.
+"""Training checkpoints: all that is needed to continue a run exactly where it stopped.
 
     RUN/checkpoints/step-00001234.pt   the newest few
-    RUN/last.pt, RUN/best.pt           the newest, and the one with the lowest NoC; further names of the same files
+    RUN/last.pt, RUN/best.pt           the newest, and the one with the lowest NoC; links to the same files
 
-Files appear whole or not at all. They hold plain containers and tensors and load without executing anything.
+Files are written atomically. They hold plain containers and tensors and load without executing anything.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class TrainingState:
     model: SkipClick
     average: AveragedModel | None  # exponential moving average of the weights
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # does nothing but for float16
+    scaler: torch.amp.GradScaler  # only used with float16
     step: int = 0
     validation: dict[str, float] | None = None  # figures of the last validation
     best: float | None = None  # lowest NoC so far
-    validation_due: bool = False  # whether this step's validation is still to be made
+    validation_due: bool = False  # whether the validation of this step is still to come
     backbone_origin: dict[str, str] | None = None  # of published weights: package, version, licence, hash
 
     def state_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is, from its first step to its last."""
+    """What stays the same in a run from its first step to its last."""
 
     config: TrainConfig
     data: dict[str, Any]  # of the training photos: fingerprint, number, sources
@@ -85,9 +85,9 @@ class Identity:
 
 
 def save_state(state: TrainingState, identity: Identity, folder: Path, keep: int, *, best: bool = False) -> Path:
-    """Write a checkpoint into a run's folder and forget all but the newest `keep`; `best` also keeps it as best.pt.
+    """Write a checkpoint into a run's folder and delete all but the newest `keep`; `best` also keeps it as best.pt.
 
-    Raises `ValueError`, with everything older still in place, where it cannot be written, as on a full disk.
+    Raises `ValueError` if it cannot be written, as on a full disk; everything older is then still in place.
     """
     path = folder / "checkpoints" / f"step-{state.step:08}.pt"
     content = {"format": FORMAT, "identity": identity.to_json(), **state.state_dict()}
@@ -95,8 +95,8 @@ def save_state(state: TrainingState, identity: Identity, folder: Path, keep: int
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
         for name in ("last.pt", *(["best.pt"] if best else [])):
-            _also_as(path, folder / name)
-    except (OSError, RuntimeError) as error:  # torch wraps what the system says about some failures
+            _link(path, folder / name)
+    except (OSError, RuntimeError) as error:  # torch wraps some of the system's errors
         reason = error.strerror if isinstance(error, OSError) else _system_error(error)
         raise ValueError(
             f"the checkpoint of step {state.step} could not be written to {folder} ({reason}): make room and "
@@ -117,8 +117,8 @@ def _newest(folder: Path) -> str:
     return f"{last} is the last good one" if last.exists() else "there is none before it"
 
 
-def _also_as(path: Path, name: Path) -> None:
-    """Another name for a file, in place of what had that name before; a copy where the file system has no links."""
+def _link(path: Path, name: Path) -> None:
+    """Make `name` another name of a file, replacing any other file; a copy if the file system has no links."""
     temporary = name.with_name(f".{name.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -126,11 +126,11 @@ def _also_as(path: Path, name: Path) -> None:
     except OSError:
         shutil.copyfile(path, temporary)
     temporary.replace(name)
-    temporary.unlink(missing_ok=True)  # replacing a file by another name of itself leaves both
+    temporary.unlink(missing_ok=True)  # renaming one name of a file to another of its names leaves both
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """A training checkpoint, read without executing anything from it. Raises `ValueError` if it is none."""
+    """A training checkpoint, read without executing anything from it. Raises `ValueError` if it is not one."""
     if not path.is_file():
         raise ValueError(f"training checkpoint {path} does not exist")
     try:
@@ -144,9 +144,9 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_same(identity: Identity, state: Mapping[str, Any]) -> None:
-    """Raises `ValueError` that names what differs where a checkpoint is of another run than `identity`.
+    """Raises `ValueError`, naming what differs, if a checkpoint belongs to another run than `identity`.
 
-    How long a run lasts may change as long as its learning rate does not depend on it.
+    The number of steps may change if the learning rate does not depend on it.
     """
     now, then = json.loads(identity.to_json()), state["identity"]
     differing = _differences(then["config"], now["config"])
@@ -177,7 +177,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any], prefix: str = 
 
 
 def trained_model(state: Mapping[str, Any]) -> SkipClick:
-    """The model of a training checkpoint, with the averaged weights where there is an average."""
+    """The model of a training checkpoint, with the averaged weights if there are any."""
     config = ModelConfig.from_dict(state["identity"]["config"]["model"])
     prefix = "module."
     average = state["average"] or {}
@@ -186,7 +186,7 @@ def trained_model(state: Mapping[str, Any]) -> SkipClick:
 
 
 def provenance(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a training checkpoint comes from, for the checkpoint that is served; folders are left out of its paths."""
+    """Where a training checkpoint comes from, for the exported checkpoint; its paths are reduced to file names."""
     identity = state["identity"]
     config = {name: value for name, value in identity["config"].items() if name != "model"}
     config["backbone_weights"] = _last_part(config["backbone_weights"] or "") or None
@@ -202,5 +202,5 @@ def provenance(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_part(word: str) -> str:
-    """A word of a command with its paths cut to their last names: they say something about a machine, not a model."""
+    """A word of a command, its paths reduced to file names: folders tell about a machine, not about a model."""
     return "=".join(part.rstrip("/").rpartition("/")[2] for part in word.split("="))

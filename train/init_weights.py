@@ -1,4 +1,4 @@
-"""The network that a run starts from: a fresh head on a backbone that may have learnt before."""
+"""The network that a run starts from: a fresh head on a backbone that may be pretrained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.efficientnet_lite import PackagedWeights, is_packaged, read_packaged
 
 
 def new_model(config: TrainConfig) -> SkipClick:
-    """Built as the configuration says, with the backbone weights it names; `ValueError` if they cannot be loaded."""
+    """A model by this configuration, with the backbone weights it names; `ValueError` if they cannot be loaded."""
     if config.backbone_weights == PUBLISHED and "dinov3" in config.model.backbone.name:
         print(f"the weights of {config.model.backbone.name} are under Meta's DINOv3 License, {DINOV3_LICENSE}")
     packaged = _packaged(config)
@@ -28,7 +28,7 @@ def new_model(config: TrainConfig) -> SkipClick:
 
 
 def backbone_origin(config: TrainConfig) -> dict[str, str] | None:
-    """Where the backbone's weights come from, their licence and hash, as far as it is known."""
+    """Where the backbone's weights come from, their licence and hash, as far as known."""
     packaged = _packaged(config)
     if packaged is not None:
         return dict(packaged.origin)
@@ -45,7 +45,7 @@ def _packaged(config: TrainConfig) -> PackagedWeights | None:
 
 
 def take_weights(module: nn.Module, given: Mapping[str, Tensor], name: str) -> None:
-    """Copy a module's weights. `given` may hold more of them, such as stages that a preset does without.
+    """Copy a module's weights. `given` may hold more of them, such as stages that a preset does not use.
 
     Raises `ValueError` if one is missing or of another shape.
     """

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def opened_log(config: TrainConfig, run: Run, first_step: int, group: Group) -> Iterator[RunLog]:
-    """The log of a run that starts or continues after `first_step` steps; only the main process writes it."""
+    """The log of a run that starts or continues after `first_step` steps; only the main process writes to it."""
     log = RunLog(config, run, first_step, group)
     try:
         yield log
@@ -42,7 +42,7 @@ def opened_log(config: TrainConfig, run: Run, first_step: int, group: Group) -> 
 
 
 class RunLog:
-    """Collects the figures of steps and says them every `run.log_every` steps."""
+    """Collects the figures of steps and writes their means every `run.log_every` steps."""
 
     def __init__(self, config: TrainConfig, run: Run, first_step: int, group: Group) -> None:
         self._run = run
@@ -60,23 +60,23 @@ class RunLog:
         self._board: SummaryWriter | None = None
         if group.is_main:
             run.output.mkdir(parents=True, exist_ok=True)
-            _keep_lines(self._path, first_step)
+            _drop_later_lines(self._path, first_step)
             self._board = _tensorboard(run.output / "tensorboard", first_step)
 
     def step(self, step: int, result: StepResult) -> None:
-        """After step number `step`, counted from 1."""
+        """Record step number `step`, counted from 1."""
         self._bar.update()
         self._num_steps += 1
         if not self._is_main:
             return
         self._rows.append(result)
         if len(self._rows) >= self._run.log_every:
-            self._say(step)
+            self._write_means(step)
         if step % self._run.picture_every == 0:
-            self._show(step, result)
+            self._write_samples(step, result)
 
     def validated(self, step: int, figures: Mapping[str, float]) -> None:
-        """After a validation, whose time does not count as training's."""
+        """Record a validation, whose time does not count as training time."""
         self._since = time.monotonic()
         if not self._is_main:
             return
@@ -94,11 +94,11 @@ class RunLog:
         if self._is_main and self._num_steps:
             speed = self._num_steps * self._batch_size / seconds
             print(
-                f"{self._num_steps} steps in {seconds:.0f} s, {speed:.1f} images/s (saving and validation counted in); "
+                f"{self._num_steps} steps in {seconds:.0f} s, {speed:.1f} images/s (including saving and validation); "
                 f"peak memory {peak_memory(self._device) / 1e9:.2f} GB on {self._device}"
             )
 
-    def _say(self, step: int) -> None:
+    def _write_means(self, step: int) -> None:
         rows, now = self._rows, time.monotonic()
         speed = len(rows) * self._batch_size / (now - self._since)
         line = {
@@ -120,7 +120,7 @@ class RunLog:
                     self._board.add_scalar(f"train/{name}", value, step)
         self._rows, self._since = [], now
 
-    def _show(self, step: int, result: StepResult) -> None:
+    def _write_samples(self, step: int, result: StepResult) -> None:
         picture = batch_picture(result.shown.batch, result.shown.probability)
         write_picture(picture, self._run.output / "samples.png")
         if self._board:
@@ -132,9 +132,9 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; a last one that was cut off is left out. Raises `ValueError` if there is none."""
+    """The lines of a run's log, without an unfinished last one. Raises `ValueError` if there is no log."""
     if not path.is_file():
-        raise ValueError(f"{path.parent} holds no log.jsonl: it is no folder of a run")
+        raise ValueError(f"{path.parent} has no log.jsonl: it is not the folder of a run")
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     return [json.loads(line) for line in lines]
 
@@ -146,15 +146,15 @@ def write_picture(picture: np.ndarray[Any, np.dtype[np.uint8]], path: Path) -> N
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device's memory taken by tensors on CUDA, else of this process."""
+    """Peak bytes: on CUDA those of tensors on the device, otherwise those of this process."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _keep_lines(path: Path, last_step: int) -> None:
-    """A run that was killed may have said more than its last checkpoint knows: those steps will be said again."""
+def _drop_later_lines(path: Path, last_step: int) -> None:
+    """Remove lines after `last_step`: a killed run may have logged steps after its last checkpoint, to be repeated."""
     if not path.exists():
         return
     kept = [line for line in read_log(path) if line["step"] <= last_step]
@@ -166,6 +166,6 @@ def _tensorboard(folder: Path, first_step: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("no TensorBoard: `pip install -r requirements/train.txt` would add it", file=sys.stderr)
+        print("TensorBoard is not installed: `pip install -r requirements/train.txt` adds it", file=sys.stderr)
         return None
     return SummaryWriter(str(folder), purge_step=first_step + 1)

@@ -15,7 +15,7 @@ EPS = 1e-12
 def focal_loss(
     logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0, *, normalised: bool = False
 ) -> Tensor:
-    """Focal loss of each sample, (B,): the paper's wording (Lin et al.; alpha as in the released code)."""
+    """Focal loss of each sample, (B,), which the paper names (Lin et al.; alpha as in the released code)."""
     valid = target >= 0
     probability = logits.sigmoid()
     agreement = torch.where(valid, 1 - (target - probability).abs(), 1.0)  # p_t
@@ -38,7 +38,7 @@ def normalised_focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, ga
 
 
 def bce_dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice of each sample, (B,): learns sooner than the focal loss from scratch."""
+    """Binary cross-entropy plus soft Dice of each sample, (B,): from scratch, it learns faster than the focal loss."""
     valid = (target >= 0).to(logits.dtype)
     label = target.clamp(min=0)
     num_valid = valid.sum(dim=(1, 2, 3)).clamp(min=1)

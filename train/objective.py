@@ -1,7 +1,7 @@
-"""One training step: encode the photos once, let simulated clicks correct the mask, grade the last answer.
+"""The training objective: encode the photos once, correct the mask by simulated clicks, take the last answer's loss.
 
-B photos with K objects each; (H, W) the view's size. All that is drawn at random is drawn object by object, so that a
-step is the same however its batch is divided over processes and over time.
+B photos with K objects each; (H, W) the view's size. Random numbers are drawn object by object, so that a step is the
+same however its batch is divided over processes and over time.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from train.sampler import NUM_SLOTS
 
 
 class Graded(NamedTuple):
-    """What came out of a batch."""
+    """The outcome of a batch."""
 
     loss: Tensor  # scalar, with gradient: the mean over the objects
-    probability: Tensor  # (B * K, H, W) float32: the answer that was graded
+    probability: Tensor  # (B * K, H, W) float32: the answer that the loss is of
     batch: Batch  # with the clicks that led to it
 
 
@@ -45,12 +45,12 @@ class Objective(nn.Module):
 
 
 class DrawnDropout(nn.Dropout2d):
-    """Dropout of whole channels that were drawn beforehand, and not from torch's one stream of random numbers."""
+    """Dropout of whole channels that are drawn beforehand, instead of from torch's global generator."""
 
     factors: Tensor  # (B, C, 1, 1)
 
     def draw(self, num_channels: int, rngs: Sequence[np.random.Generator], device: torch.device) -> None:
-        """The channels that the next forward passes keep, a generator for each sample."""
+        """Draw the channels that the next forward passes keep; one generator per sample."""
         kept = np.stack([rng.random(num_channels, np.float32) >= self.p for rng in rngs])
         self.factors = torch.from_numpy(kept.astype(np.float32) / (1 - self.p)).to(device)[:, :, None, None]
 
@@ -60,7 +60,7 @@ class DrawnDropout(nn.Dropout2d):
 
 def object_generators(seed: int, positions: Sequence[int], num_objects: int) -> list[np.random.Generator]:
     """A generator for each object of the samples at these positions of the data set's sequence."""
-    # The samples themselves are drawn from (seed, position): the third number keeps clear of theirs.
+    # The samples themselves use (seed, position): the third number makes these streams different.
     return [np.random.default_rng((seed, position, 1 + k)) for position in positions for k in range(num_objects)]
 
 
@@ -97,8 +97,8 @@ def graded_answer(
     """The mean loss of the answer after some simulated corrections, and the answer: (N, H, W) probabilities.
 
     features: of each object's view, N of them, with gradient. The corrections are simulated on the same features
-    without gradient, in evaluation mode, each fed the soft probability of the one before (released code) or its mask
-    (paper); their clicks are written into `objects`.
+    without gradient, in evaluation mode; each gets the previous soft probability (released code) or mask (paper). Their
+    clicks are written into `objects`.
     """
     device, is_training = objects.target.device, model.training
     previous = torch.zeros_like(objects.target, dtype=torch.float32).unsqueeze(1)  # (N, 1, H, W)
@@ -117,8 +117,8 @@ def graded_answer(
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Mixed precision for one part of a step; each part needs a context of its own, since weights that were cast
-    without gradient must not be used again where there is one."""
+    """Mixed precision for one part of a step. Each part needs its own context: autocast caches the weights it casts,
+    and those cast without gradient must not be reused with gradient."""
     return torch.autocast(device.type, precision, enabled=precision != torch.float32)
 
 
@@ -127,7 +127,7 @@ def _prompt(model: SkipClick, previous: Tensor, objects: ObjectBatch) -> Tensor:
 
 
 def add_next_clicks(objects: ObjectBatch, probability: Tensor, slot: int, rngs: Sequence[np.random.Generator]) -> None:
-    """One simulated click per object into `slot` of its polarity, over whatever was sampled there (released code)."""
+    """Write one simulated click per object into `slot` of its sign, replacing any sampled click (released code)."""
     probabilities, targets = probability.cpu().numpy(), objects.target.cpu().numpy()
     for i, (prediction, target, rng) in enumerate(zip(probabilities, targets, rngs, strict=True)):
         click = training_click(prediction, target, rng)

@@ -1,4 +1,4 @@
-"""What training sees and answers, as pictures like the paper's figures."""
+"""Training batches and predictions as pictures like the paper's figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from train.dataset import Batch
 def batch_picture(batch: Batch, probability: Tensor | None = None, max_rows: int = 6) -> NDArray[np.uint8]:
     """uint8 RGB: a row for each object with the photo, the clicks, the ground truth and the prediction.
 
-    probability: (B * K, H, W) in [0, 1]; None leaves the prediction away.
+    probability: (B * K, H, W) in [0, 1]; None leaves out the prediction.
     """
     per_photo = len(batch.target) // len(batch.image)
     rows = []
@@ -30,5 +30,5 @@ def batch_picture(batch: Batch, probability: Tensor | None = None, max_rows: int
 
 
 def _clicks(points: Tensor, positive: bool) -> list[Click]:
-    """Clicks of slots (NUM_SLOTS, 2) that hold one."""
+    """The clicks in slots (NUM_SLOTS, 2), some of which are empty."""
     return [Click(column, row, positive) for row, column in points.tolist() if max(row, column) >= 0]

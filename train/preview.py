@@ -34,7 +34,7 @@ GAP = 6
 def save_contact_sheet(dataset: ObjectDataset, count: int, path: Path) -> set[LeftOut]:
     """Write the first `count` samples of a data set as one picture: photo, outline of the target, clicks.
 
-    Returns what of their photos, and of those drawn in vain, is left out.
+    Returns what was left out of their photos, and unusable photos.
     """
     left_out: set[LeftOut] = set()
     sheet = contact_sheet(list(_tiles(dataset, count, left_out)))
@@ -44,7 +44,7 @@ def save_contact_sheet(dataset: ObjectDataset, count: int, path: Path) -> set[Le
 
 
 def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Pictures of equal size, uint8 RGB (h, w, 3), in rows on white."""
+    """Pictures of equal size, uint8 RGB (h, w, 3), in rows on a white background."""
     height, width = (side + GAP for side in tiles[0].shape[:2])
     num_columns = min(COLUMNS, len(tiles))
     num_rows = -(-len(tiles) // num_columns)
@@ -57,7 +57,7 @@ def contact_sheet(tiles: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def _tiles(dataset: ObjectDataset, count: int, left_out: set[LeftOut]) -> Iterator[NDArray[np.uint8]]:
-    """A tile for each target: a photo of which several objects are clicked has several."""
+    """A tile for each target: a photo with several targets has several."""
     for position in range(count):
         view, samples = dataset.draw(position)
         left_out.update(view.left_out)
@@ -66,7 +66,7 @@ def _tiles(dataset: ObjectDataset, count: int, left_out: set[LeftOut]) -> Iterat
 
 
 def draw_tile(name: str, image: NDArray[np.uint8], sample: ObjectSample, points: Points) -> NDArray[np.uint8]:
-    """A sample, uint8 RGB (H, W, 3), brought to TILE pixels with its clicks on it; ignored pixels are pale."""
+    """A sample, uint8 RGB (H, W, 3), resized to TILE pixels with its clicks on it; ignored pixels are pale."""
     scale = TILE / image.shape[0]
     pale = np.where((sample.target == -1)[:, :, None], image // 2 + 128, image)
     photo = np.asarray(cv2.resize(pale, (TILE, TILE), interpolation=cv2.INTER_AREA), np.uint8)
@@ -87,9 +87,9 @@ def draw_tile(name: str, image: NDArray[np.uint8], sample: ObjectSample, points:
 
 
 def describe_speed(dataset: ObjectDataset, count: int) -> str:
-    """Makes `count` samples in this process, and once more under a profiler: samples per second, shares of the time.
+    """Makes `count` samples in this process, once without and once with a profiler: samples per second, time by step.
 
-    Processor time, so that other programs do not count, and waiting for the disk does not either.
+    Measured in CPU time, which includes neither other programs nor waiting for the disk.
     """
     _make(dataset, min(count, 20))  # the first ones load libraries and files
     started = time.process_time()
@@ -125,7 +125,7 @@ def _make(dataset: ObjectDataset, count: int) -> None:
 
 
 def _seconds(profile: cProfile.Profile) -> dict[Callable[..., Any], float]:
-    """Seconds in each measured function and what it calls."""
+    """Seconds in each measured function, including what it calls."""
     stats: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
     found: dict[Callable[..., Any], float] = {}
     for function in (_make, read_photo, Photo.load, augment, labels_in, sample_object, sample_points):

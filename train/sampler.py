@@ -1,4 +1,4 @@
-"""Which object a training sample asks for, and the random clicks it starts from (released: multi-point sampler)."""
+"""Which object is a training sample's target, and the random clicks it starts from (released: multi-point sampler)."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class SamplerConfig:
     min_object_area: int = 1000  # pixels in the view; smaller ones are never targets (min_object_area)
     small_as_others: bool = False  # may "other objects" be small ones? Released: yes; ours: they are background
     merge_prob: float = 0.15  # several objects become one target (merge_objects_prob)
-    max_merged: int = 2  # at most so many (max_num_merged_objects)
+    max_merged: int = 2  # maximum (max_num_merged_objects)
     count_decay: float = 0.8  # k extra clicks have probability ~ decay^k (prob_gamma)
     erode_prob: float = 0.9  # positive clicks fall into the eroded object (positive_erode_prob)
-    erode_iterations: int = 3  # by so many pixels (positive_erode_iters)
+    erode_iterations: int = 3  # by this many pixels (positive_erode_iters)
     border_ratio: float = 0.1  # width of the border, relative to the square root of the object's area (expand_ratio)
     # Where a negative click falls: background, other objects, border (negative_{bg,other,border}_prob).
     negative_regions: tuple[float, float, float] = (0.1, 0.4, 0.5)
@@ -45,7 +45,7 @@ class ObjectSample:
 
     target: NDArray[np.int8]  # (H, W): 1 object, 0 background, -1 ignored
     parts: tuple[Mask, ...]  # the objects merged into the target; empty for a background sample
-    others: Mask  # (H, W): pixels of objects that are not the target; all of the background where it is alone
+    others: Mask  # (H, W): pixels of other objects; the whole background if there are none
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ class Points:
 
 
 def with_stuff(scene: Scene, config: SamplerConfig, rng: np.random.Generator) -> Scene:
-    """The scene with its stuff among the objects, as roots, or, more often, without it."""
+    """The scene, with a probability of `stuff_prob` with its stuff as root objects, otherwise without it."""
     if scene.stuff and rng.random() < config.stuff_prob:
         return replace(scene, objects=scene.objects + scene.stuff, stuff=())
     return replace(scene, stuff=())
 
 
 def sample_object(scene: Scene, config: SamplerConfig, rng: np.random.Generator) -> ObjectSample:
-    """Choose a target among the roots of a scene's objects; without objects a background sample comes back.
+    """Choose a target among the roots of a scene's objects; without objects, a background sample is returned.
 
-    Parts of objects are never targets, except where the object itself is too small: then they take its place.
+    Parts of objects are never targets, unless the object itself is too small: then they take its place.
     """
     areas = scene.areas
     kept = [index for index, area in enumerate(areas) if area >= config.min_object_area]
@@ -114,13 +114,13 @@ def count_probabilities(num_counts: int, decay: float) -> NDArray[np.float64]:
 
 
 def eroded(mask: Mask, iterations: int = 3) -> Mask:
-    """The mask's inside, or the mask itself where 10 pixels or fewer would be left."""
+    """The eroded mask, or the mask itself if 10 pixels or fewer would be left."""
     inside = cv2.erode(mask.astype(np.uint8), _KERNEL, iterations=iterations).astype(bool)
     return inside if inside.sum() > 10 else mask
 
 
 def border_width(mask: Mask, ratio: float = 0.1) -> int:
-    """Width in pixels of the region around an object where negative clicks like to fall."""
+    """Width in pixels of the region around an object where negative clicks are drawn."""
     return math.ceil(ratio * math.sqrt(float(mask.sum())))
 
 
@@ -139,7 +139,7 @@ def _sample_positives(sample: ObjectSample, config: SamplerConfig, rng: np.rando
     if len(regions) == 1:
         count = 1 + rng.choice(NUM_SLOTS, p=count_probabilities(NUM_SLOTS, config.count_decay))
         return _draw(regions[0], int(count), rng)
-    # Each of several merged objects has a click of its own, the further ones fall on either.
+    # Each of several merged objects gets one click; further ones fall on any of them.
     firsts = [point for region in regions for point in _draw(region, 1, rng)]
     count = int(rng.choice(NUM_SLOTS + 1, p=count_probabilities(NUM_SLOTS + 1, config.count_decay)))
     extra = [_draw(regions[rng.integers(len(regions))], 1, rng) for _ in range(min(count, NUM_SLOTS - len(firsts)))]
@@ -157,7 +157,7 @@ def _sample_negatives(sample: ObjectSample, config: SamplerConfig, rng: np.rando
     if per_region[1]:
         points += _draw(sample.others, int(per_region[1]), rng)
     if per_region[2]:
-        # Around nothing there is no border: negatives of a background sample fall anywhere.
+        # A background sample has no border: its negatives fall anywhere.
         points += _draw(border(target, config.border_ratio) if sample.parts else background, int(per_region[2]), rng)
     return points
 

@@ -1,6 +1,6 @@
-"""The common form of everything that training reads: one photo's objects as layers of ids.
+"""The common form of all training data: one photo's objects as layers of ids.
 
-Overlapping masks lie in different layers, so each mask is whole: a person's mask holds the pixels of the shirt too.
+Overlapping masks are in different layers, so each mask is complete: a person's mask includes the pixels of the shirt.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class Scene:
     objects: tuple[SceneObject, ...]
     """Things, roots and their descendants."""
     stuff: tuple[SceneObject, ...] = ()
-    """Uncountable regions such as sky: targets only now and then."""
+    """Uncountable regions such as sky, which are rarely targets."""
     ignored: NDArray[np.bool_] | None = None
-    """(H, W): pixels of which nothing is known."""
+    """(H, W): pixels that do not count."""
     left_out: tuple[LeftOut, ...] = ()
     """Of the photo's annotations, those that are not objects."""
 
@@ -51,7 +51,7 @@ class Scene:
 
     @cached_property
     def areas(self) -> tuple[int, ...]:
-        """Pixels of each of `objects`, to 24 bits."""
+        """Pixels of each of `objects`, exact up to 24 bits."""
         counts = [cv2.calcHist([layer], [0], None, [NUM_VALUES], [0, NUM_VALUES])[:, 0] for layer in self.layers]
         return tuple(int(counts[part.layer][part.value]) for part in self.objects)
 
@@ -70,7 +70,7 @@ class Scene:
 def scene_of_masks(
     masks: Sequence[NDArray[np.bool_]], size: tuple[int, int], ignored: NDArray[np.bool_] | None = None
 ) -> Scene:
-    """Masks, each bool (H, W) of `size`, that may overlap, as roots in their order, in as few layers as come easily."""
+    """Masks, each bool (H, W) of `size`, that may overlap, as root objects; each goes to the first layer with room."""
     layers: list[NDArray[np.uint8]] = []
     counts: list[int] = []  # objects of each layer
     objects = []

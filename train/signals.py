@@ -1,4 +1,4 @@
-"""Ending a run early: a signal asks for it, and the loop ends after the step in hand."""
+"""Stopping a run early: a signal requests it, and the loop ends after the current step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(Exception):
-    """A run that is to be taken up again was asked to stop before its last step; its checkpoint is written."""
+    """An elastic run was asked to stop before its last step; its checkpoint has been written."""
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A block in which SIGTERM and Ctrl+C are remembered and nothing else; yields whether one has come.
+    """A block in which SIGTERM and Ctrl+C are only recorded; yields a function that tells whether one has come.
 
     A second one acts as usual.
     """
@@ -38,6 +38,6 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
 
 def ignore_stop_requests(worker: int) -> None:
-    """For the loader's processes, which end with the loop: a signal to the whole group must not end them before."""
+    """For the loader's processes, which end with the loop: a signal to the process group must not end them earlier."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

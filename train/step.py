@@ -34,10 +34,10 @@ class Part:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Of a global batch; the figures are means over the group, so that all processes have the same."""
+    """The outcome of a global batch; the figures are means over the group, the same in all processes."""
 
     loss: float
-    iou: float  # of the answers that were graded, over the objects that are not empty
+    iou: float  # of the last answers, over the objects that are not empty
     grad_norm: float  # before clipping
     learning_rate: float
     stop: bool  # whether any process was asked to stop
@@ -45,14 +45,14 @@ class StepResult:
 
 
 def new_state(model: SkipClick, config: TrainConfig, device: torch.device) -> TrainingState:
-    """A state at step 0. Raises `ValueError` if the device cannot do the precision."""
+    """A state at step 0. Raises `ValueError` if the device does not support the precision."""
     if config.precision == "float16" and device.type != "cuda":
         raise ValueError(f"float16 trains on CUDA only, not on {device.type}: use --precision bfloat16 or float32")
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = None
     if config.ema_decay is not None:
         average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)  # type: ignore[no-untyped-call]
-    # Weights that came from elsewhere keep their batch norm's statistics: a few photos must not move them.
+    # Pretrained weights keep their batch-norm statistics: a few photos must not change them.
     model.backbone.fixed_statistics = config.backbone_weights is not None
     groups = parameter_groups(model, config)
     # Without weight decay, as in the paper's recipe, this is plain Adam.
@@ -65,19 +65,19 @@ def parameter_groups(model: SkipClick, config: TrainConfig) -> list[dict[str, An
     """The trained parameters: matrices, then vectors, which do not decay; `rate` is relative to the schedule's learning
     rate.
 
-    A backbone with a learning rate of its own comes behind, in groups of its own.
+    A backbone with a learning rate of its own comes last, in groups of its own.
     """
     head, backbone = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in model.named_parameters():
-        apart = config.backbone_learning_rate is not None and name.startswith("backbone.")
+        is_separate = config.backbone_learning_rate is not None and name.startswith("backbone.")
         if parameter.requires_grad:
-            (backbone if apart else head).append(parameter)
+            (backbone if is_separate else head).append(parameter)
     rates = [(head, 1.0)]
     if config.backbone_learning_rate is not None:
         rates.append((backbone, config.backbone_learning_rate / config.learning_rate))
     return [
-        {"params": [p for p in some if (p.ndim > 1) == matrices], "weight_decay": decay, "rate": rate}
-        for some, rate in rates
+        {"params": [p for p in group if (p.ndim > 1) == matrices], "weight_decay": decay, "rate": rate}
+        for group, rate in rates
         for matrices, decay in ((True, config.weight_decay), (False, 0.0))
     ]
 
@@ -100,7 +100,7 @@ def train_step(
     """One step with the mean gradient of all parts of all processes.
 
     Raises `FloatingPointError` if the loss or its gradient is not finite, after writing the part in question
-    to `failures`; the weights are still those before the step.
+    to the folder `failures`; the weights are still those before the step.
     """
     learning_rate = config.learning_rate_at(state.step)
     for parameters in state.optimizer.param_groups:
@@ -137,7 +137,7 @@ def train_step(
 def _backward(
     state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig, fraction: float, *, last: bool
 ) -> Graded:
-    """Adds a part's share, one in `fraction`, to the gradients; with the last one they are averaged over the group."""
+    """Adds a part's share, 1 / `fraction`, to the gradients; after the last part they are averaged over the group."""
     rngs = object_generators(config.seed, part.positions, config.num_objects)
     with without_averaging(objective, skip=not last):
         graded: Graded = objective(part.batch, config.num_next_clicks_at(state.step), rngs)
@@ -153,8 +153,8 @@ def _mean_iou(graded: Graded) -> float:
 
 
 def _has_finite_gradient(state: TrainingState, objective: nn.Module, part: Part, config: TrainConfig) -> bool:
-    """Whether a part alone gives numbers; leaves its gradients behind. Those of the step are sums over parts, and
-    means over processes, that do not tell."""
+    """Whether a part alone gives finite gradients, which replace those of the step: sums over parts and means over
+    processes do not tell which part is to blame."""
     state.optimizer.zero_grad()
     _backward(state, objective, part, config, 1, last=False)
     gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
@@ -164,14 +164,14 @@ def _has_finite_gradient(state: TrainingState, objective: nn.Module, part: Part,
 def _explain_divergence(
     what: str, broken: Sequence[Part], step: int, config: TrainConfig, group: Group, failures: Path
 ) -> str:
-    """The message for a loss or gradient that is NaN; the first of this process's parts with one is
-    written to `failures`."""
+    """The message for a loss or gradient that is not finite; the first of this process's parts with one is written to
+    `failures`."""
     if not broken:
         return f"the {what} is not finite at step {step}, but none of this process's photos alone makes it so"
     path = failures / f"not-finite-step-{step:08}-rank-{group.rank}.pt"
     save_part(broken[0], step, config, path)
     return (
-        f"the {what} is not finite at step {step}; its batch lies in {path}: look at it with "
+        f"the {what} is not finite at step {step}; its batch was saved to {path}: look at it with "
         f"`python -m train show {path} batch.png`, and lower the learning rate or clip gradients if it looks right"
     )
 
@@ -186,7 +186,7 @@ def save_part(part: Part, step: int, config: TrainConfig, path: Path) -> None:
 
 
 def read_batch(path: Path) -> Batch:
-    """The batch that `save_part` wrote. Raises `ValueError` if it is none."""
+    """The batch that `save_part` wrote. Raises `ValueError` if it is not one."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         return Batch(**{name: content[name] for name in BATCH_TENSORS})

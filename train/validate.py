@@ -31,11 +31,11 @@ class ValidationSet:
     name: str
     loads: Sequence[Callable[[], Sample]]
     left_out: tuple[LeftOut, ...] = ()
-    """What its files name and cannot be used, as far as it shows before a photo is read."""
+    """What its files name but cannot be used, as far as that is known before a photo is read."""
 
 
 def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None:
-    """The first photos that training holds out of its sources; None, with a warning, where it has none to use."""
+    """The first photos that training holds out of its sources; None, with a warning, if there are none to use."""
     try:
         listing = held_out_photos(data)
     except ValueError as error:  # a small source, or a damaged one
@@ -45,8 +45,8 @@ def held_out_set(data: Sequence[str], limit: int | None) -> ValidationSet | None
 
 
 def held_out_photos(data: Sequence[str]) -> Listing[sample.Photo]:
-    """The photos that training holds out of its sources, as the benchmark sees them: each root object is one to be
-    segmented. Raises `ValueError` if a source holds out none."""
+    """The photos that training holds out of its sources, as photos of the benchmark, on which each root object is to
+    be segmented. Raises `ValueError` if a source holds out none."""
     sources = open_sources(data, "held_out")
     photos = [photo for source in sources.parts for photo in source.photos]
     return Listing([sample.Photo(photo.name, partial(_content, photo)) for photo in photos], sources.left_out)
@@ -74,8 +74,7 @@ def validate(
     dtype: str = "float32",
     show_progress: bool = False,
 ) -> dict[str, float]:
-    """NoC at the thresholds of the rules and mIoU after clicks 1 and 5 of each set, and their means over the sets; by
-    name.
+    """NoC at the thresholds of the rules and mIoU after clicks 1 and 5, by name, for each set and as means over sets.
 
     The processes of a group share the photos, and all get the same figures. Photos and annotations that cannot be used
     are added to `left_out`.
@@ -104,7 +103,7 @@ def _readable(loads: Iterable[Callable[[], Sample]], left_out: set[LeftOut]) -> 
 
 
 def _figures(ious: Sequence[Sequence[float]], rules: Rules) -> dict[str, float]:
-    """Of no objects: as if all had failed."""
+    """Without objects, as if all had failed."""
     ious = ious or [[0.0]]
     nocs = {f"NoC@{percent}": mean_noc(ious, percent / 100, rules.num_clicks) for percent in rules.thresholds}
     return nocs | {f"mIoU@{count}": mean_iou_at(ious, count) for count in (1, 5)}

@@ -1,4 +1,4 @@
-"""From the official files to the combined set, photo by photo on all cores, continued where it was interrupted.
+"""Builds the combined set from the official files, photo by photo on all cores; an interrupted build can be continued.
 
 For each split, in OUT/train and OUT/val:
 
@@ -7,14 +7,14 @@ For each split, in OUT/train and OUT/val:
     hannotation.pickle    {NAME: {"num_instance_masks": n, "hierarchy": {i: None or {"children", "parent",
                           "node_level"}}}} for i < n; the masks from n on are stuff
     records.jsonl         a line for each photo: its hierarchy, and what was kept and dropped
-    summary.json          sums over these, and what was wrong with photos that could not be done
+    summary.json          sums over these, and what was wrong with photos that failed
 
-The first three are the form of RITM's published annotations. A photo's files are written whole or not at all, and its
-line is appended after them: whatever ends a run costs the photos underway, the same command goes on from there, and
-what comes out is the same byte for byte.
+The first three have the format of RITM's published annotations. A photo's files are written atomically, and its line is
+appended after them: a run that is killed loses only the photos in progress, the same command continues it, and the
+result is the same byte for byte.
 
-Memory: one split's annotations lie in this process and take about as much as LVIS' JSON, 1.1 GB for the training split
-(0.11 GB of made ones were measured to take 0.13 GB); each worker gets those of one photo.
+Memory: one split's annotations are held in this process and take about as much as LVIS' JSON, 1.1 GB for the training
+split (0.11 GB of synthetic ones were measured to take 0.13 GB); each worker gets those of one photo.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ PNG_OPTIONS = (
     *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
     *(cv2.IMWRITE_PNG_COMPRESSION, 9),
 )
-"""For ids: 40 % of the size of OpenCV's own choice, and read in a quarter of the time, which limits training."""
+"""For ids: 40 % of the size of OpenCV's own choice, and read in a quarter of the time; reading limits training."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One photo to be done: all that is said of it, and where it goes."""
+    """One photo to be processed: its annotations, and where it goes."""
 
     name: str
     photo: Path
@@ -78,7 +78,7 @@ class Work:
 
 @dataclass(frozen=True)
 class BuildProblem:
-    """A photo that could not be done."""
+    """A photo that failed."""
 
     name: str
     message: str
@@ -117,7 +117,7 @@ class BuildSummary:
 def build_cocolvis(
     coco: Path, lvis: Path, out: Path, *, splits: Sequence[Split], photo_files: PhotoFiles, jobs: int
 ) -> list[BuildSummary]:
-    """Build the combined set or go on building it; what is done already is kept.
+    """Build the combined set or continue building it; what is done already is kept.
 
     Args:
         coco: folder of COCO 2017 with train2017/, annotations/panoptic_train2017.json and the PNG files unpacked.
@@ -125,8 +125,8 @@ def build_cocolvis(
         photo_files: symbolic links to COCO's photos, or copies.
         jobs: worker processes.
 
-    Raises ValueError if a file is missing or not what its name promises, `out` was begun from others, no photo could
-    be done, or the disk is full.
+    Raises ValueError if a file is missing or not what its name says, `out` was begun from other files, all photos
+    failed, or the disk is full.
     """
     files = {split: find_official(coco, lvis, split) for split in splits}
     try:
@@ -164,7 +164,7 @@ def _build_split(split: Split, files: OfficialFiles, out: Path, photo_files: Pho
             progress.update()
     if not done:
         name, message = next(iter(problems.items()))
-        raise ValueError(f"no photo of {split} could be done; the first, {name}: {message}")
+        raise ValueError(f"all photos of {split} failed; the first, {name}: {message}")
     return _finish(split, out, annotations, [done[name] for name in names if name in done], problems)
 
 
@@ -195,14 +195,14 @@ def _is_there(record: Record, out: Path) -> bool:
 
 
 def _remove_unfinished(out: Path) -> None:
-    """What a killed run was just writing."""
+    """Remove what a killed run was just writing."""
     for folder in (out, out / "images", out / "masks"):
         for temporary in folder.glob(".*.tmp"):
             temporary.unlink(missing_ok=True)
 
 
 def build_photo(work: Work) -> Record | BuildProblem:
-    """Write one photo and its masks; a photo without objects leaves nothing. Raises OSError if that fails."""
+    """Write one photo and its masks, unless it has no objects. Raises OSError if that fails."""
     try:
         combined = _combined(work)
     except ValueError as error:
@@ -233,7 +233,7 @@ def _write_masks(path: Path, combined: Combined) -> None:
 
 
 def _as_bytes(array: NDArray[np.uint8]) -> tuple[Any, ...]:
-    """An array such that every version of NumPy reads it, RITM's too: NumPy's own way names modules that moved."""
+    """An array as every version of NumPy can read it, RITM's too: NumPy's own pickles name modules that have moved."""
     return np.frombuffer, (array.tobytes(), "u1")
 
 

@@ -1,4 +1,4 @@
-"""What COCO and LVIS say of one photo, joined: duplicates dropped, parts found, stuff where no object is."""
+"""COCO's and LVIS's annotations of one photo combined: duplicates dropped, parts found, stuff where no object is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from train.cocolvis.overlap import box_ious, boxed, boxes
 
 MIN_AREA = 80  # pixels of the smallest object (this and all below: released converter)
 MIN_STUFF_AREA = 501  # pixels of the smallest stuff region that no object covers
-SAME_BOX_IOU = 0.7  # masks are compared where their boxes have more than this
+SAME_BOX_IOU = 0.7  # masks are compared if their boxes have more than this
 SAME_IOU = 0.7  # a COCO object with more than this is the LVIS object
 SAME_LVIS_IOU = 0.85  # two LVIS objects with more than this are one
 
@@ -36,7 +36,7 @@ class CombineCounts:
     lvis_kept: int = 0
     lvis_small: int = 0
     lvis_duplicate: int = 0
-    """LVIS objects that come again later in the same photo."""
+    """LVIS objects that are repeated later in the same photo."""
     stuff_kept: int = 0
     stuff_small: int = 0
     parts: int = 0
@@ -56,7 +56,7 @@ class Combined:
 def combine(
     ids: NDArray[np.uint32], segments: Mapping[int, int], things: Set[int], lvis: Sequence[Polygons]
 ) -> Combined:
-    """Join the annotations of one photo.
+    """Combine the annotations of one photo.
 
     Args:
         ids: (H, W), COCO's panoptic map.
@@ -71,7 +71,7 @@ def combine(
     all_coco = [boxed(ids == segment) for segment, category in segments.items() if category in things]
     large_lvis = [mask for mask in all_lvis if mask.area >= MIN_AREA]
     large_coco = [mask for mask in all_coco if mask.area >= MIN_AREA]
-    kept_coco = without_twins(large_coco, large_lvis)
+    kept_coco = without_duplicates(large_coco, large_lvis)
     kept_lvis = without_repeats(large_lvis)
     objects = kept_coco + kept_lvis
     if not objects:
@@ -96,7 +96,7 @@ def combine(
 
 
 def fill(polygons: Polygons, size: tuple[int, int]) -> BoxMask:
-    """The pixels of an object's outlines in a photo of `size` (H, W); what lies outside is cut off.
+    """The pixels inside an object's outlines, in a photo of `size` (H, W).
 
     Corners are rounded to whole pixels and each outline is filled on its own, so that holes are not left open (released
     converter). Raises ValueError if an outline is not a polygon.
@@ -121,8 +121,8 @@ def _outline(polygon: Outline) -> NDArray[np.int32]:
     return np.round(corners.reshape(-1, 2)).astype(np.int32)
 
 
-def without_twins(masks: Sequence[BoxMask], others: Sequence[BoxMask]) -> list[BoxMask]:
-    """Those masks of COCO that are not among LVIS's too."""
+def without_duplicates(masks: Sequence[BoxMask], others: Sequence[BoxMask]) -> list[BoxMask]:
+    """Those masks of COCO that LVIS does not have too."""
     near = box_ious(boxes(masks), boxes(others)) > SAME_BOX_IOU
     return [
         mask
@@ -132,7 +132,7 @@ def without_twins(masks: Sequence[BoxMask], others: Sequence[BoxMask]) -> list[B
 
 
 def without_repeats(masks: Sequence[BoxMask]) -> list[BoxMask]:
-    """Those masks of LVIS that do not come again later; the last of several stays."""
+    """Those masks of LVIS that are not repeated later: of several the last one stays."""
     near = np.triu(box_ious(boxes(masks), boxes(masks)) > SAME_BOX_IOU, k=1)
     return [
         mask

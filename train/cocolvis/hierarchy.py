@@ -16,7 +16,7 @@ PART = 0.8  # more than this share of its pixels lies in the whole
 
 @dataclass(frozen=True)
 class Node:
-    """A mask's place among the others, which are named by their index."""
+    """A mask's place in the hierarchy; other masks are given by their index."""
 
     parent: int | None
     """The mask that this one is a part of; None for a root."""
@@ -35,7 +35,7 @@ def build_hierarchy(masks: Sequence[BoxMask]) -> list[Node]:
     """A node for each mask; none of the masks may be empty.
 
     From the largest on, each mask takes in the smaller ones inside it that have no parent yet. Such a part goes to the
-    deepest mask below that holds it: children are asked before their parent, in the order in which they were found.
+    deepest descendant that contains it: children are tried before their parent, in the order in which they were found.
     """
     areas = [mask.area for mask in masks]
     inside = _inside(masks, areas)

@@ -1,4 +1,4 @@
-"""Masks that may overlap as few images of ids: in each of them no two masks touch the same pixel."""
+"""Masks that may overlap, packed into few images of ids: in each image, no two masks share a pixel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pack_layers(
 ) -> tuple[list[NDArray[np.uint8]], list[tuple[int, int]]]:
     """Layers, each uint8 (H, W) of `size`, and for each mask its (layer, value).
 
-    The largest mask first, each goes to the first layer that is 0 under it and has a value left (released converter).
+    Largest first, each mask goes to the first layer that is 0 under it and has a value left (released converter).
     """
     layers: list[NDArray[np.uint8]] = []
     counts: list[int] = []

@@ -1,4 +1,4 @@
-"""The files of COCO 2017 and LVIS v1 as published: where they lie, and what they say of each photo."""
+"""The files of COCO 2017 and LVIS v1 as published: where they are, and their annotations of each photo."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OfficialFiles:
 
 @dataclass(frozen=True)
 class PanopticEntry:
-    """What COCO says of a photo beside its panoptic map."""
+    """COCO's annotations of a photo besides its panoptic map."""
 
     file_name: str
     """Of the map."""
@@ -41,7 +41,7 @@ class PanopticEntry:
 
 @dataclass(frozen=True)
 class LvisEntry:
-    """What LVIS says of a photo."""
+    """LVIS's annotations of a photo."""
 
     size: tuple[int, int]
     """(H, W) in pixels."""
@@ -63,7 +63,7 @@ class Annotations:
 
 
 def find_official(coco: Path, lvis: Path, split: str) -> OfficialFiles:
-    """The files of a split, "train" or "val", in the usual places. ValueError names the places where one was missed."""
+    """The files of a split, "train" or "val", in the usual places. ValueError names the places if one is missing."""
     annotations, maps = f"panoptic_{split}2017.json", f"panoptic_{split}2017"
     return OfficialFiles(
         lvis=_find("--lvis", lvis, f"lvis_v1_{split}.json", ("", "annotations")),
@@ -86,7 +86,7 @@ def _find(option: str, root: Path, name: str, places: tuple[str, ...], *, folder
 
 
 def read_annotations(files: OfficialFiles) -> Annotations:
-    """All that the JSON files of a split say. ValueError if one is not what its name promises.
+    """The content of a split's JSON files. ValueError if one is not what its name says.
 
     The files are read as a stream. In memory LVIS' outlines take about as much as on disk, 8 bytes for a coordinate.
     """
@@ -160,7 +160,7 @@ def _sha256(file: Path) -> str:
 
 
 def read_panoptic_map(path: Path) -> NDArray[np.uint32]:
-    """(H, W): the id of each pixel's segment, R + 256 G + 65536 B. ValueError if there is no such picture."""
+    """(H, W): the id of each pixel's segment, R + 256 G + 65536 B. ValueError if it is missing or damaged."""
     pixels = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
     if pixels is None:
         raise ValueError(f"{path.name} {'is damaged' if path.is_file() else f'is missing in {path.parent}'}")

@@ -1,4 +1,4 @@
-"""Boxes around masks and what these have in common, which leaves few masks whose pixels must be compared."""
+"""Boxes around masks and their overlaps, so that only few masks must be compared pixel by pixel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from skipclick.masks import BoxMask
 
 
 def boxed(mask: NDArray[np.bool_]) -> BoxMask:
-    """A mask, bool (H, W), cut to the box around it."""
+    """A mask, bool (H, W), cropped to the box around it."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     bottom, right = top + height, left + width
     size = (mask.shape[0], mask.shape[1])

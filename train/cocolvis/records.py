@@ -16,11 +16,11 @@ FORMAT = "skipclick-cocolvis-1"
 
 @dataclass(frozen=True)
 class Record:
-    """One photo that was done."""
+    """One photo that has been processed."""
 
     name: str
     nodes: list[Node]
-    """Of its objects; empty where nothing was kept and so nothing was written."""
+    """Of its objects; empty if nothing was kept and so nothing was written."""
     counts: CombineCounts
 
 
@@ -36,7 +36,7 @@ def annotation(record: Record) -> dict[str, Any]:
 
 
 def write_records(path: Path, sources: Mapping[str, str], records: Iterable[Record]) -> None:
-    """A file with these records in place of any other. sources: SHA-256 of the files that they come from, by name."""
+    """Write a file with these records, replacing any other. sources: SHA-256 of the files they come from, by name."""
     start_journal(path, FORMAT, {"sources": sources}, map(asdict, records))
 
 
@@ -46,7 +46,7 @@ def append_record(path: Path, record: Record) -> None:
 
 
 def read_records(path: Path, sources: Mapping[str, str]) -> list[Record]:
-    """The records of a file, without a last line that was not finished; none if there is no file.
+    """The records of a file, without an unfinished last line; none if there is no file.
 
     Raises ValueError if it was started from other sources or is not such a file.
     """

@@ -1,4 +1,4 @@
-"""Processes that share out work whose results are wanted in order."""
+"""Work distributed over processes, whose results come in order."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from typing import TypeVar
 
 import cv2
 
-AHEAD = 16  # pieces of work underway for each process, so that none is idle while the order is kept
+AHEAD = 16  # pieces of work in progress per process, so that none is idle while the order is kept
 
 Work = TypeVar("Work")
 Result = TypeVar("Result")
 
 
 def map_in_processes(function: Callable[[Work], Result], works: Iterable[Work], jobs: int) -> Iterator[Result]:
-    """`map` by `jobs` processes for a function of a module; few works are taken in advance, so that memory is bounded.
+    """`map` in `jobs` processes, for a module's function; only few works are taken in advance, which bounds the memory.
 
-    Ends the processes when it ends, and they end by themselves should this process be killed. Raises what `function`
-    raises, and BrokenProcessPool where a process died.
+    The processes end when it ends, also if this process is killed. Raises what `function`
+    raises, and BrokenProcessPool if a process died.
     """
     # One process is started and imports the module; the others are forked from it and share that memory.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
     pool = ProcessPoolExecutor(jobs, context, _start_process)
     try:
-        underway: deque[Future[Result]] = deque()
+        pending: deque[Future[Result]] = deque()
         for work in works:
-            underway.append(pool.submit(function, work))
-            if len(underway) >= AHEAD * jobs:
-                yield underway.popleft().result()
-        while underway:
-            yield underway.popleft().result()
+            pending.append(pool.submit(function, work))
+            if len(pending) >= AHEAD * jobs:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -49,7 +49,7 @@ def _start_process() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on this process of a pool ends when the one that started it does, even if that one was killed."""
+    """From now on, this process ends when the one that started it ends, even if that one is killed."""
     threading.Thread(target=_await_end_of_parent, daemon=True).start()
 
 

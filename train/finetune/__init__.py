@@ -1,15 +1,15 @@
-"""Fine-tuning: a head learns from a team's accepted masks, and is measured before anyone is served by it.
+"""Fine-tuning: a head learns from a team's accepted masks, and is evaluated before it serves anyone.
 
-    examples     what comes in; split by image, so that what is held out stays held out
-    annotators   whose objects they are: turns, and the largest share that one teaches
+    examples     accepted masks, split by image, so that what is held out stays held out
+    annotators   who accepted them: annotators take turns, and each supplies a limited share
     views        each training image encoded once in a few views: the backbone never learns, so its features stay valid
     loop         simulated clicks as in training, replay of the starting model's answers, best weights by held-out NoC
-    interpolate  part of the way back to the starting weights, where the retention set asks for it
-    gate         candidate and model in service by the NoC simulation, on held-out objects, of all and by annotator, and
-                 on a retention set
-    proposals    what accepted objects look like, and whether proposals by it would help
-    picture      the same as a picture
-    adapt        a few steps right after an accepted mask instead, unmeasured
+    interpolate  weights between the starting ones and the learnt ones, if the retention set requires it
+    gate         whether to promote the candidate: simulated clicks of it and the model in service, on held-out objects,
+                 overall and by annotator, and on a retention set
+    proposals    what accepted objects look like, and whether proposals based on it would help
+    picture      a fine-tuning as a picture
+    adapt        instead of all this, a few steps right after a mask was accepted, without evaluation
 
 No Label Studio and no files: examples come in, a candidate comes out. What was tried is in docs/results/finetune.md.
 """

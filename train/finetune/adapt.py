@@ -1,8 +1,8 @@
 """Immediate adaptation: a few steps right after an accepted mask, on it and on a few accepted before.
 
-`finetune` learns from everything, is measured, and may take minutes; this takes seconds and is not measured before it
-serves, so it may not go far from the base: every adaptation ends with a part of the way back. The paper's references 41
-and 42 adapt SAM and HQ-SAM so. Whether it helps here is measured by bench/learning/finetune_immediate.py.
+`finetune` learns from everything, is evaluated, and may take minutes; this takes seconds and is not evaluated before it
+serves, so it may not go far from the base: every adaptation ends by interpolating back towards it. The paper's
+references 41 and 42 adapt SAM and HQ-SAM like this. bench/learning/finetune_immediate.py measures whether it helps.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from train.finetune.loop import steps
 from train.finetune.views import View, encoded_views
 
 RECIPE = FinetuneConfig(steps=16, batch_size=4, views=2, learning_rate=1e-4, max_seconds=10.0, precision="float32")
-"""Of one adaptation; of those in docs/results/finetune.md what did best on horses (there in bfloat16)."""
+"""Of one adaptation; the one that did best on horses in docs/results/finetune.md (there in bfloat16)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,12 @@ class AdaptConfig:
     """How far one accepted mask may move the head."""
 
     recipe: FinetuneConfig = RECIPE
-    """Its `max_seconds` hold for all of one adaptation; when they are over, the step on the way is finished. Its
-    precision should be named: to find the faster one takes as long as the steps."""
+    """Its `max_seconds` limit one whole adaptation; the step in progress is still finished. Its `precision` should be
+    set: finding the faster one takes as long as the steps."""
     share: float = 0.9
-    """Share of the way from the base's weights to those just learnt, at which the head serves and the next adaptation
-    starts."""
+    """Where between the base's weights (0) and those just learnt (1) the head serves and the next adaptation starts."""
     num_images: int = 8
-    """Number of the newest images whose masks are learnt from; older ones are forgotten."""
+    """Number of newest images to learn from; older ones are forgotten."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1 or self.num_images < 1:
@@ -58,9 +57,9 @@ class Adapted:
 def adapt(before: Adapted, base: SkipClick, accepted: Sequence[Example], config: AdaptConfig) -> Adapted:
     """The model in service, adapted to the masks just accepted.
 
-    accepted: all accepted masks of the image worked on (or of several). Half of what is drawn is theirs, half is in
-    memory, and some, `recipe.replay`, asks for what `base` answers beside them. Nothing given is changed. Where no
-    mask can be seen (all too small, images that have gone), `before` comes back.
+    accepted: all accepted masks of the current image (or of several). Half of the drawn objects are theirs and half
+    come from memory; a share of `recipe.replay` are answers of `base` beside them. The arguments are not changed. If no
+    mask can be used (all too small, images that are gone), `before` is returned.
     """
     begin = time.monotonic()
     recipe = replace(config.recipe, seed=config.recipe.seed + before.num_steps)  # other draws than the last time
@@ -89,6 +88,6 @@ def seen(base: SkipClick, examples: Sequence[Example], recipe: FinetuneConfig) -
 
 def balanced(newest: Mapping[str, tuple[View, ...]], earlier: Mapping[str, tuple[View, ...]]) -> list[View]:
     """All views, with the newest repeated until they have about as many objects as the earlier ones."""
-    many, few = ([view for views in group.values() for view in views] for group in (earlier, newest))
-    count, wanted = (sum(view.num_objects for view in views) for views in (few, many))
-    return many + few * max(1, round(wanted / count))
+    old_views, new_views = ([view for views in group.values() for view in views] for group in (earlier, newest))
+    count, wanted = (sum(view.num_objects for view in views) for views in (new_views, old_views))
+    return old_views + new_views * max(1, round(wanted / count))

@@ -1,6 +1,6 @@
-"""Whose objects a head learns from: annotators take turns, and none supplies more than a share.
+"""Whose objects a head learns from: annotators take turns, and each supplies a limited share.
 
-Who draws wrong masks is not known here, so nobody is left out; see `gate` for what is asked of the outcome.
+It is not known who draws wrong masks, so nobody is left out; `gate` checks the outcome.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from train.finetune.examples import Example, by_image
 
 
 def largest_share(num_annotators: int) -> float:
-    """Of the objects that are drawn, what one annotator may teach: of two anything, of three 2/3, of more a half.
+    """The largest share of the drawn objects that may be one annotator's: with two annotators any, with three 2/3, with
+    more 1/2.
 
-    Not less: the few objects of all others would be drawn over and over, and who draws wrong masks may be one of them.
+    Not less, or the few objects of the others would be drawn over and over, and their masks may be the wrong ones.
     """
     return max(0.5, min(1.0, 2 / num_annotators))
 
@@ -22,7 +23,7 @@ def largest_share(num_annotators: int) -> float:
 def in_turns(examples: Iterable[Example]) -> list[Example]:
     """The examples reordered: the first of each annotator, then the second of each, and so on.
 
-    Where there is room for some only, all annotators are among them. Those of one keep their order."""
+    So the first few include all annotators. Each annotator's examples keep their order."""
     seen: Counter[str] = Counter()
     turns = []
     for example in examples:
@@ -32,30 +33,30 @@ def in_turns(examples: Iterable[Example]) -> list[Example]:
 
 
 def shares(examples: Sequence[Example]) -> dict[str, float]:
-    """The share of each annotator's objects in the sampled ones, in their order."""
+    """The share of each annotator's objects among the drawn ones, in the order of the examples."""
     counts = Counter(example.annotator for example in examples)
-    most, total = largest_share(max(1, len(counts))), len(examples)
+    limit, total = largest_share(max(1, len(counts))), len(examples)
     found = {name: count / total for name, count in counts.items()}
     for name, share in found.items():
-        if share > most:  # of one at most: no share is below a half
-            rest = (1 - most) / (1 - share)
-            return {other: most if other == name else value * rest for other, value in found.items()}
+        if share > limit:  # at most one is: no limit is below a half
+            rest = (1 - limit) / (1 - share)
+            return {other: limit if other == name else value * rest for other, value in found.items()}
     return found
 
 
 def weights_by_image(examples: Sequence[Example]) -> Mapping[str, float]:
-    """How likely an object of each image is drawn, 1 on average over all objects."""
+    """Relative probability with which an object of each image is drawn, 1 on average over all objects."""
     counts = Counter(example.annotator for example in examples)
     wanted = shares(examples)
-    of_one = {name: wanted[name] * len(examples) / count for name, count in counts.items()}
+    by_annotator = {name: wanted[name] * len(examples) / count for name, count in counts.items()}
     return {
-        key: sum(of_one[example.annotator] for example in of_image) / len(of_image)
+        key: sum(by_annotator[example.annotator] for example in of_image) / len(of_image)
         for key, of_image in by_image(examples).items()
     }
 
 
 def owners_of_objects(examples: Sequence[Example]) -> dict[tuple[str, int], str]:
-    """The annotator of each object of the samples that `load_images` makes of the examples: by (image, object)."""
+    """The annotator of each object in the samples that `load_images` makes of the examples, by (image, object)."""
     return {
         (key, number): example.annotator
         for key, of_image in by_image(examples).items()

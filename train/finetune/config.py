@@ -12,21 +12,21 @@ class FinetuneConfig:
 
     steps: int = 200
     batch_size: int = 8  # objects
-    learning_rate: float = 3e-4  # at its peak; falls to nothing by a cosine
+    learning_rate: float = 3e-4  # at its peak; falls to zero along a cosine
     warmup: float = 0.08  # share of the run
-    replay: float = 0.25  # share of the objects drawn that are the starting model's answers beside the accepted masks
+    replay: float = 0.25  # share of the drawn objects that are the starting model's answers beside the accepted masks
     views: int = 6  # of each training image, encoded once
     loss: Literal["nfl", "focal", "bce_dice"] = "bce_dice"
     clip_norm: float = 1.0
-    checks: int = 4  # so often NoC is measured on held-out objects on the way; the best weights count
-    patience: int = 2  # checks in a row without a better one end the run
+    checks: int = 4  # measurements of NoC on held-out objects during the run; the best weights are kept
+    patience: int = 2  # checks in a row without improvement that end the run
     min_objects: int = 8
-    max_held_out: int = 40  # objects that are measured; the images that come first count
-    retention_margin: float = 0.5  # clicks that the retention set may need more, on average; see `interpolate`
-    proposal_images: int = 0  # held-out images, and accepted ones, on which proposals are evaluated at most; 0: none
-    max_views: int = 800  # of all images together; more are hardly looked at
+    max_held_out: int = 40  # objects to measure on, from the images that come first
+    retention_margin: float = 0.5  # additional clicks that the retention set may need on average; see `interpolate`
+    proposal_images: int = 0  # maximum of held-out, and of accepted, images to evaluate proposals on; 0: none
+    max_views: int = 800  # of all images together; more would hardly be drawn
     max_bytes: int = 2 << 30  # of these views in memory
-    max_seconds: float = 360.0  # of learning, checks included: on a slow machine the schedule is so much shorter
+    max_seconds: float = 360.0  # of learning, checks included; a slow machine has a shorter schedule
     zoom: bool = True  # learn and measure with zoom-in, as the head will be served
     seed: int = 0
     device: str = "cpu"
@@ -43,7 +43,7 @@ class FinetuneConfig:
             self.max_views,
         )
         if min(counts) < 1:
-            raise ValueError("steps, batch size, views, checks, patience and what is measured must be at least 1")
+            raise ValueError("steps, batch_size, views, checks, patience, max_held_out, max_views must be at least 1")
         if not 0 <= self.replay < 1 or self.learning_rate <= 0:
             raise ValueError("replay must be in [0, 1) and the learning rate above 0")
 

@@ -14,7 +14,7 @@ from skipclick.evaluation.datasets.left_out import LeftOut, describe_left_out, l
 from skipclick.evaluation.datasets.sample import NO_PIXEL, OTHER_SIZE
 
 HELD_OUT_SHARE = 0.25  # of the images, by their hash ...
-HELD_OUT_AT_LEAST = 0.2  # ... and never less, however the hashes of a few images fall
+HELD_OUT_AT_LEAST = 0.2  # ... and at least this, whatever the hashes of a few images are
 
 
 class TooFewError(ValueError):
@@ -46,11 +46,11 @@ def by_image(examples: Iterable[Example]) -> dict[str, list[Example]]:
 
 
 def split(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
-    """(to learn from, held out), by image: at least a fifth of the images is held out, of one image none; and a fifth
-    of each annotator's, if there are two or more.
+    """(to learn from, held out), by image: at least a fifth of the images is held out, none if there is only one;
+    and at least a fifth of each annotator's, if there are two or more.
 
-    An image's hash alone says on which side it is, so it stays there when others are added; only where too few
-    hashes are low (or all of them) the next images change sides.
+    An image's hash alone decides its side, so it stays there when others are added; only if too few hashes are low (or
+    all of them are) do the next images change sides.
     """
     ranks = {key: zlib.crc32(key.encode()) / 2**32 for key in by_image(examples)}
     order = sorted(ranks, key=lambda key: (ranks[key], key))
@@ -68,9 +68,9 @@ def _at_least(num_images: int) -> int:
 
 
 def load_image(examples: Sequence[Example]) -> Sample:
-    """All examples of one image as a sample of the benchmark; masks that cannot be used are left out of it.
+    """All examples of one image as a sample of the benchmark, without masks that cannot be used.
 
-    Raises `ValueError`, saying what is wrong, where the image cannot be loaded or none of its masks can be used.
+    Raises `ValueError`, saying what is wrong, if the image cannot be loaded or none of its masks can be used.
     """
     key, image = examples[0].key, examples[0].image()
     targets: dict[int, NDArray[np.int8]] = {}
@@ -94,7 +94,7 @@ def load_image(examples: Sequence[Example]) -> Sample:
 
 
 def load_images(examples: Iterable[Example], problems: list[str]) -> Iterable[Sample]:
-    """Each image with its objects, one after the other; `problems` lists what cannot be used."""
+    """Each image with its objects; what cannot be used is added to `problems`."""
     for of_image in by_image(examples).values():
         try:
             sample = load_image(of_image)

@@ -18,7 +18,7 @@ from skipclick.metrics import mean_iou_at, noc
 from skipclick.model import SkipClick
 
 RULES = Rules(protocol="serve", flip=False, thresholds=(85, 90), target_iou=0.90, threshold=MASK_THRESHOLD, zoom=True)
-"""The protocol that annotators get, with at most 20 clicks; an object is clicked until it reaches an IoU of 90 %."""
+"""Masks as annotators get them; each object is clicked until it reaches an IoU of 90 %, at most 20 times."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class Measured:
 
     @property
     def error(self) -> float:
-        """The mean of 1 - IoU over the first 20 clicks of all objects, the last mask standing for those not needed.
+        """The mean of 1 - IoU over the first 20 clicks of all objects; the last mask stands for clicks not needed.
 
-        Of a few objects it says more than counts do, most of which stay what they are: by it the best weights of a run
-        are chosen."""
+        On a few objects it tells more than numbers of clicks, most of which do not change, so it decides which weights
+        of a run are best."""
         ious = [one.ious for one in self.results]
         return float(np.mean([1 - mean_iou_at(ious, click) for click in range(1, RULES.num_clicks + 1)]))
 
 
 def measured(model: SkipClick, samples: Sequence[Sample], device: str = "cpu", zoom: bool = True) -> Measured:
-    """The NoC simulation, float32."""
+    """Simulated clicks on all objects, in float32."""
     return Measured(tuple(evaluate(Predictor(model, device=device), samples, replace(RULES, zoom=zoom))))
 
 
@@ -95,9 +95,9 @@ def promotion_gate(
     margin: float,
     annotators: Sequence[ForAnnotator] = (),
 ) -> tuple[bool, str]:
-    """Whether to serve the new model, and why: fewer clicks on held-out objects, not by chance, at most `margin`
-    clicks lost on the retention set, and not at the cost of other annotators. Of each list the last difference, the
-    mean over the thresholds, decides."""
+    """Whether to serve the new model, and why: fewer clicks on held-out objects, not by chance, at most `margin` more
+    clicks on the retention set, and not at the cost of some annotators. The last difference of each list decides, which
+    is the mean over the thresholds."""
     gain, loss = held_out[-1], retention[-1]
     low, high = gain.interval
     clicks = f"{gain.old:.2f} → {gain.new:.2f} clicks on {gain.num_objects} held-out objects"
@@ -114,18 +114,18 @@ def promotion_gate(
 
 
 def num_left_out(num_annotators: int) -> int:
-    """Of so many annotators, how many may gain at the cost of the others without a candidate being served: two, of more
-    than ten a fifth, and never more than half."""
+    """How many annotators, those who gain most, are left out when the cost to others is measured: two, a fifth of more
+    than ten, and never more than half."""
     return min(num_annotators // 2, max(2, -(-num_annotators // 5)))
 
 
 def cost_to_others(annotators: Sequence[ForAnnotator]) -> str:
-    """What the candidate costs other annotators than those who gain most by it, in words; empty where it costs nothing.
+    """What the candidate costs annotators other than those who gain most, in words; empty if it costs them nothing.
 
-    Who draws in a way of their own teaches it, and gains where the head learns it, so the whole gain may be theirs.
-    Hence those who gain most are left out, and the objects of all others must not need more clicks; and it must be so
-    for more than half of the annotators. Chance gets no benefit of the doubt: a few annotators' held-out objects are
-    too few to show harm beyond it.
+    Annotators with a way of their own of drawing masks teach it to the head and gain from it, so the whole gain may be
+    theirs. Hence those who gain most are left out: the objects of all others must not need more clicks, and more than
+    half of the annotators must not need more clicks on theirs. There is no test of significance, since the held-out
+    objects of a few annotators are too few to prove harm.
     """
     ranked = sorted((one for one in annotators if one.old), key=lambda one: (one.change, one.annotator))
     if len(ranked) < 2:
@@ -135,7 +135,7 @@ def cost_to_others(annotators: Sequence[ForAnnotator]) -> str:
     if (change := float(np.mean(new) - np.mean(old))) > 0:
         gaining = " and ".join(one.annotator or "unknown" for one in ranked[: -len(others)])
         return f"{change:+.2f} clicks on the {len(old)} of all annotators but {gaining}, who gain most"
-    served = sum(one.change <= 0 for one in ranked)
-    if 2 * served <= len(ranked):
-        return f"only {served} of {len(ranked)} annotators need no more clicks on theirs"
+    unharmed = sum(one.change <= 0 for one in ranked)
+    if 2 * unharmed <= len(ranked):
+        return f"only {unharmed} of {len(ranked)} annotators need no more clicks on theirs"
     return ""

@@ -1,6 +1,6 @@
-"""The head learns: clicks after clicks on encoded views, each answer graded, best weights by held-out objects.
+"""The training loop: successive clicks on encoded views, a loss for each answer, best weights by held-out objects.
 
-The network stays in evaluation mode: batch norm's statistics are those that it is served with.
+The network stays in evaluation mode, so that batch norm has the statistics that it is served with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Learnt:
 
     model: SkipClick  # on the CPU
     step: int
-    """After which these weights were; 0: nothing that was learnt was better than the start."""
+    """The step after which they were taken; 0: nothing better than the start was learnt."""
     measured: Measured
     """On the held-out objects."""
     curve: tuple[tuple[int, float], ...]
@@ -48,7 +48,7 @@ def learn(
 ) -> Learnt:
     """Weights of the head with the least error by `measure`, starting from `base`, which stays as it is.
 
-    start: what `measure` says of `base`. on_progress: called at every step; what it raises ends the work.
+    start: `measure(base)`. on_progress: called at every step; what it raises ends the work.
     """
     device = torch.device(config.device)
     model: SkipClick = copy.deepcopy(base).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,9 +70,9 @@ def learn(
 
 
 def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> Iterator[Progress]:
-    """The head of `model` learns in place, one step at each turn, until the steps or the seconds are used up.
+    """Train the head of `model` in place, one step per iteration, until the steps or the seconds are used up.
 
-    The first step is always taken; work between two iterations counts as time of the run.
+    At least one step is taken; the caller's work between two iterations counts as time of the run.
     """
     model.backbone.requires_grad_(False)  # whatever the model's configuration says
     weights: list[Tensor] = [*head_weights(model).values()]
@@ -99,16 +99,16 @@ def steps(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> It
 
 
 def learning_rate(config: FinetuneConfig, share: float) -> float:
-    """At a share of the run: rises evenly, then falls to nothing by a cosine."""
+    """At a share of the run: rises linearly, then falls to zero along a cosine."""
     if share < config.warmup:
         return config.learning_rate * max(0.1, share / config.warmup)
     return config.learning_rate * 0.5 * (1 + cos(pi * (share - config.warmup) / (1 - config.warmup)))
 
 
 def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
-    """Object `number` of a run, by the weights of the views: it depends on the seed and the number alone.
+    """Object `number` of a run, drawn by the weights of the views; it depends on the seed and the number alone.
 
-    Raises `ValueError` if one object after the other cannot be clicked on.
+    Raises `ValueError` if `MAX_TRIES` objects in a row cannot be clicked on.
     """
     rng = np.random.default_rng((config.seed, number))
     accepted = np.array([view.num_objects * view.weight for view in views], np.float64)
@@ -124,7 +124,7 @@ def draw(views: Sequence[View], config: FinetuneConfig, number: int) -> Place:
 
 
 def faster_precision(model: SkipClick, views: Sequence[View], config: FinetuneConfig) -> torch.dtype:
-    """float32 or bfloat16, whichever a step takes less time in here."""
+    """float32 or bfloat16, whichever is faster on this machine."""
     places = [draw(views, config, number) for number in range(config.batch_size)]
 
     def seconds(precision: torch.dtype) -> float:

@@ -23,15 +23,15 @@ WIDTH = 960
 BAR = 26  # height of a line of the chart, pixels
 PANEL = (312, 234)  # (width, height) of a photo in the gallery
 BEFORE, AFTER, INK = (150, 150, 150), (0, 114, 178), (30, 30, 30)
-SHOWN_AT = 0.9  # IoU that the gallery's clicks are counted to
+SHOWN_AT = 0.9  # IoU to which the gallery counts clicks
 MAX_SHOWN_CLICKS = 5
-MAX_ANNOTATORS = 8  # that are listed
+MAX_ANNOTATORS = 8  # to list
 LINE = 20  # pixels for each
 
 
 def picture(candidate: Candidate, in_service: SkipClick, num_rows: int = 4) -> NDArray[np.uint8]:
-    """uint8 RGB: means as bars, then held-out objects with their true outline, the mask of the model in service and the
-    candidate's: those that gained most, and the one that lost most."""
+    """uint8 RGB: means as bars, then held-out objects with their true outline and the masks of both models: those that
+    gained most, and the one that lost most."""
     rows = [_chart(candidate)]
     models = [Predictor(in_service), Predictor(candidate.model)]
     for place in _chosen(candidate, num_rows):
@@ -64,7 +64,7 @@ def _chart(candidate: Candidate) -> NDArray[np.uint8]:
 
 
 def annotator_lines(annotators: Sequence[ForAnnotator]) -> list[str]:
-    """Whose objects taught the head, and what it does for theirs; nothing where there is one annotator."""
+    """A line for each annotator: what they taught, and the effect on their held-out objects; none for a single one."""
     if len(annotators) < 2:
         return []
     lines = []

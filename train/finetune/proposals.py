@@ -1,4 +1,4 @@
-"""Whether proposals would help a project: what its accepted objects look like, and what that finds on other images."""
+"""Whether proposals would help a project: what its accepted objects look like, and what is proposed on other images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from skipclick.proposals import DEFAULT_RULE, ProposalRule, Prototypes, pooled, 
 from train.finetune.examples import Example, by_image, load_images
 
 HIT = 0.75
-"""IoU with an accepted object of the same label from which on a proposal is that object."""
-PRECISION_FROM = 0.5
-"""Share of the proposals that must be hits: a wrong one costs a click to delete, a right one saves several."""
-HITS_FROM = 3
-"""Fewer hits say nothing."""
+"""Minimum IoU of a hit with an accepted object of the same label."""
+MIN_PRECISION = 0.5
+"""Minimum share of hits among the proposals: a wrong one costs a click to delete, a right one saves several."""
+MIN_HITS = 3
+"""Fewer hits may be chance."""
 MAX_ACCEPTED = 100
-"""Objects of a label that are remembered."""
+"""Maximum number of objects of a label to remember."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +32,26 @@ class ProposalReport:
     num_proposals: int
     num_hits: int
     precision: float | None
-    """Hits among the proposals; None where nothing was proposed."""
+    """Share of hits among the proposals; None if nothing was proposed."""
     recall: float
-    """Hits among the objects."""
+    """Share of the objects that were hit."""
     seconds: float
-    """For each image."""
+    """Per image."""
     helps: bool
-    """Whether proposals may be shown: see `PRECISION_FROM` and `HITS_FROM`."""
+    """Whether proposals may be shown: see `MIN_PRECISION` and `MIN_HITS`."""
 
     @property
     def figures(self) -> dict[str, float]:
-        """In short."""
+        """The most important ones, for the list of versions."""
         shares = (
             {"recall": self.recall} if self.precision is None else {"precision": self.precision, "recall": self.recall}
         )
         return {"objects": self.num_objects, "proposals": self.num_proposals, **shares}
 
 
-def prototypes_of(predictor: Predictor, examples: Sequence[Example], most_images: int) -> Prototypes:
-    """What accepted objects look like, by label, on the images that come first; what cannot be read is passed over."""
-    images = dict(islice(by_image(examples).items(), most_images))
+def prototypes_of(predictor: Predictor, examples: Sequence[Example], max_images: int) -> Prototypes:
+    """What accepted objects look like, by label, on the first images; what cannot be read is skipped."""
+    images = dict(islice(by_image(examples).items(), max_images))
     vectors = []
     for sample in load_images([one for of_image in images.values() for one in of_image], []):
         features = predictor.encode(sample.image)
@@ -75,7 +75,7 @@ def measured_proposals(
         labels = {number: images[sample.name][number - 1].label for number in sample.targets}
         proposals = propose(predictor, predictor.encode(sample.image), accepted, rule) if accepted.vectors else []
         num_proposals += len(proposals)
-        for one in proposals:  # which are disjoint, so that no object is hit twice
+        for one in proposals:  # they are disjoint, so that no object is hit twice
             mask = one.mask.full()
             targets = (sample.targets[number] for number, label in labels.items() if label == one.label)
             num_hits += any(mask_iou(mask, target) >= HIT for target in targets)
@@ -89,5 +89,5 @@ def measured_proposals(
         precision=precision,
         recall=num_hits / num_objects,
         seconds=(time.monotonic() - begin) / len(held_out),
-        helps=num_hits >= HITS_FROM and precision is not None and precision >= PRECISION_FROM,
+        helps=num_hits >= MIN_HITS and precision is not None and precision >= MIN_PRECISION,
     )

@@ -27,19 +27,19 @@ from train.finetune.views import encoded_views
 
 @dataclass(frozen=True)
 class Report:
-    """What was learnt from, what came out, and whether to serve it."""
+    """What was learnt from, the outcome, and whether to serve it."""
 
     config: FinetuneConfig
     num_objects: int
     num_images: int
     annotators: tuple[ForAnnotator, ...]
-    """Whose objects taught the head and measured it; those who taught most come first."""
+    """Whose objects taught the head, and how it does on theirs; those who taught most come first."""
     problems: tuple[str, ...]
-    """Images and masks that were left out: what was wrong with them."""
+    """What was wrong with images and masks that were left out."""
     step: int
-    """After which the candidate's weights were; 0: nothing that was learnt was better."""
+    """The step after which the candidate's weights were taken; 0: nothing better was learnt."""
     share: float
-    """Of the way from the starting weights to those that were learnt: as far as the retention set allows."""
+    """Of the way from the starting weights to the learnt ones: as far as the retention set allows."""
     curve: tuple[tuple[int, float], ...]
     """(step, mean of NoC@85 and NoC@90 on held-out objects) at each check, from the base model on."""
     held_out: tuple[PairedDifference, ...]
@@ -49,7 +49,7 @@ class Report:
     worth_promoting: bool
     reason: str
     proposals: ProposalReport | None = None
-    """None where they were not measured."""
+    """None if they were not measured."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -66,7 +66,7 @@ class Candidate:
     after: Measured
     held_out: tuple[Sample, ...]
     prototypes: Prototypes | None = None
-    """Of the objects that it learnt from; None where proposals were not measured."""
+    """Of the objects that it learnt from; None if proposals were not measured."""
 
 
 def finetune(
@@ -80,7 +80,7 @@ def finetune(
     """A candidate that learnt from all examples, starting from `base` whatever was promoted before.
 
     in_service: the model that the candidate must beat, by default `base`. on_progress: called at every step; what it
-    raises ends the work. Raises `TooFewError` where there is too little to learn from or to measure on.
+    raises ends the work. Raises `TooFewError` if there is too little to learn from or to measure on.
     """
     config, begin = config or FinetuneConfig(), time.monotonic()
     in_service = in_service or base
@@ -143,7 +143,7 @@ def finetune(
 def allowed_objects(
     samples: Iterable[Sample], owners: Mapping[tuple[str, int], str], allowed: Mapping[str, int]
 ) -> Iterator[Sample]:
-    """The first samples, until they have the allowed number of objects of each annotator."""
+    """The first samples, up to the allowed number of objects of each annotator."""
     left = Counter(allowed)
     for sample in samples:
         targets = {}
@@ -161,7 +161,7 @@ def allowed_objects(
 def for_annotators(
     to_learn: Sequence[Example], owners: Mapping[tuple[str, int], str], before: Measured, after: Measured
 ) -> tuple[ForAnnotator, ...]:
-    """What each annotator taught, and what the candidate does for the held-out objects of each."""
+    """What each annotator taught, and the candidate's effect on the held-out objects of each."""
     taught, by_share = Counter(example.annotator for example in to_learn), shares(to_learn)
     places: dict[str, list[int]] = {name: [] for name in taught}
     for place, one in enumerate(before.results):

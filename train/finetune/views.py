@@ -26,9 +26,9 @@ from train.scene import Scene, scene_of_masks
 SHARES: dict[ViewKind, float] = {"window": 0.3, "zoom": 0.7}  # of the views after the first two
 SHARES_WITHOUT_ZOOM: dict[ViewKind, float] = {"window": 1.0}
 NUM_ELSEWHERE = 2  # clicks beside the accepted objects, in each view
-UNSURE = (0.25, 0.75)  # the starting model's probabilities between these are not replayed
+UNSURE = (0.25, 0.75)  # pixels with a probability between these are ignored in replayed answers
 _BESIDE = np.ones((15, 15), np.uint8)
-LARGEST_SHARE = 0.5  # of a view that something replayed may cover
+LARGEST_SHARE = 0.5  # of a view that a replayed answer may cover
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +38,32 @@ class View:
     taps: tuple[Tensor, ...]
     """Of the backbone, each (1, C_i, h_i, w_i), on the CPU."""
     scene: Scene
-    """The accepted masks in the view, at network resolution."""
+    """The accepted masks, at network resolution."""
     start: Start | None
-    """Of a crop that zoom-in takes: the answer to the clicks on the whole photo."""
+    """For a zoomed-in crop, the answer to the clicks on the whole photo."""
     elsewhere: Scene
-    """What the starting model answers to a click beside them: replayed, so that it is not forgotten."""
+    """The starting model's answers to clicks beside them, which are replayed so that they are not forgotten."""
     weight: float = 1.0
-    """How likely one of its accepted objects is drawn, against one of another view; see `annotators`."""
+    """Relative probability with which one of its accepted objects is drawn; see `annotators`."""
 
     @property
     def num_objects(self) -> int:
-        """Accepted objects that can be asked for."""
+        """Accepted objects that are large enough to be drawn."""
         return _large_enough(self.scene)
 
     @property
     def num_replayed(self) -> int:
-        """Answers of the starting model that can be asked for."""
+        """Answers of the starting model that are large enough to be drawn."""
         return _large_enough(self.elsewhere)
 
     @property
     def accepted(self) -> EncodedView:
-        """To ask for accepted objects."""
+        """The view with the accepted objects as its targets."""
         return EncodedView(self.taps, self.scene, self.start)
 
     @property
     def replayed(self) -> EncodedView:
-        """To ask for what the starting model answered."""
+        """The view with the starting model's answers as its targets."""
         return EncodedView(self.taps, self.elsewhere, None)
 
 
@@ -79,12 +79,11 @@ def encoded_views(
     problems: list[str],
     on_progress: Callable[[float], None],
 ) -> list[View]:
-    """The views in which an object is to be seen: of each image whole, mirrored, then in other colours windows and the
-    crops that zoom-in takes.
+    """The views that show an object: of each image the whole, its mirror image, then windows and zoomed-in crops with
+    random colours.
 
-    Where all images together would have too many, there are fewer of each; where one of each is too much, the images
-    that come last are left out (and listed in `problems`, as those that cannot be read are). on_progress: called with
-    the share that is done.
+    If that makes too many, there are fewer of each image; if even one of each is too much, the last images are left out
+    and listed in `problems`, like those that cannot be read. on_progress: called with the share that is done.
     """
     num_images, predictor = len(by_image(examples)), Predictor(model, device=config.device)
     weights = weights_by_image(examples)
@@ -93,10 +92,10 @@ def encoded_views(
         rng = np.random.default_rng((config.seed, index))
         if not index:
             size = sum(tap.nbytes for tap in _encoded(predictor, sample, 1, config.zoom, rng)[0].taps)
-            most = max(1, min(config.max_views, config.max_bytes // size))
-            each = max(1, min(config.views, most // num_images))
-        if len(views) + each > most:
-            problems.append(f"the images after the first {index} are left out: there is room for {most} views")
+            room = max(1, min(config.max_views, config.max_bytes // size))
+            each = max(1, min(config.views, room // num_images))
+        if len(views) + each > room:
+            problems.append(f"the images after the first {index} are left out: there is room for {room} views")
             break
         encoded = _encoded(predictor, sample, each, config.zoom, rng)
         views += [replace(view, weight=weights[sample.name]) for view in encoded]
@@ -128,7 +127,7 @@ def _encoded(predictor: Predictor, sample: Sample, num_views: int, zoom: bool, r
 
 
 def _elsewhere(model: SkipClick, taps: tuple[Tensor, ...], scene: Scene, rng: np.random.Generator) -> Scene:
-    """What the model answers to single clicks beside the objects of a view; what covers much of them is left away."""
+    """The model's answers to single clicks beside a view's objects, unless they overlap these or cover too much."""
     size = scene.layers.shape[1:]
     taken = scene.covered(range(len(scene.objects)))
     free = np.flatnonzero(~cv2.dilate(taken.astype(np.uint8), _BESIDE).astype(bool))
@@ -141,8 +140,8 @@ def _elsewhere(model: SkipClick, taps: tuple[Tensor, ...], scene: Scene, rng: np
     prompt = prompt_maps(nothing, positives, negatives, model.config.click_radius)
     answers = model.decode(model.prepare(taps).repeat(NUM_ELSEWHERE), prompt).sigmoid().squeeze(1).cpu().numpy()
     masks = [(answer, answer > 0.5) for answer in answers]
-    least, most = MIN_AREA * size[0] * size[1], LARGEST_SHARE * size[0] * size[1]
-    kept = [answer for answer, mask in masks if least <= mask.sum() <= most and not (taken & mask).any()]
+    smallest, largest = MIN_AREA * size[0] * size[1], LARGEST_SHARE * size[0] * size[1]
+    kept = [answer for answer, mask in masks if smallest <= mask.sum() <= largest and not (taken & mask).any()]
     unsure = np.logical_or.reduce([(answer > UNSURE[0]) & (answer < UNSURE[1]) for answer in kept] or [~taken & False])
     return scene_of_masks([answer > 0.5 for answer in kept], (size[0], size[1]), unsure | taken)
 
@@ -150,7 +149,7 @@ def _elsewhere(model: SkipClick, taps: tuple[Tensor, ...], scene: Scene, rng: np
 def _drawn(
     sample: Sample, scene: Scene, index: int, first_look: Predictor, zoom: bool, rng: np.random.Generator
 ) -> DrawnView:
-    """The view of this index: 0 is what the first click sees, 1 its mirror image, all others are drawn at random."""
+    """View number `index`: 0 is the whole image as the first click sees it, 1 its mirror image; others are random."""
     crop = first_look.resolution[0]
     if index > 1:
         return draw_view(sample.image, scene, crop, first_look, rng, SHARES if zoom else SHARES_WITHOUT_ZOOM)

@@ -6,6 +6,6 @@ python -m train fit-head --views VIEWS --init init.safetensors --steps 20000 --o
 python -m train fit-head --views VIEWS --backbone efficientnet_lite2 --resume RUN/head.pt --steps 40000 --output RUN2
 python -m train export-head RUN2/head.pt skipclick.safetensors --backbone efficientnet_lite2
 
-Views lie on disk as the backbone's taps in bfloat16. Each place of a batch holds one object of one view for several
-clicks: every answer is graded, and is the previous mask of the next.
+Views are stored as the backbone's taps in bfloat16. Each place of a batch holds one object of one view for several
+clicks: every answer has a loss, and is the previous mask of the next click.
 """

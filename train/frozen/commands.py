@@ -30,8 +30,8 @@ BACKBONE = f"{', '.join(name for name in BACKBONES if 'efficientnet' in name)}, 
 
 
 def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
-    """sources: the arguments of `--data`, as the other commands have them."""
-    encode = commands.add_parser("encode-views", help="encode views once, for training the head alone")
+    """Add the commands. sources: the keyword arguments of `--data`, as in the other commands."""
+    encode = commands.add_parser("encode-views", help="encode views of photos once, to train the head alone")
     encode.add_argument("--data", **sources)
     encode.add_argument("--backbone", required=True, metavar="NAME|CHECKPOINT", help=BACKBONE)
     encode.add_argument("--output", type=Path, required=True, help="folder for the views; existing ones stay")
@@ -44,10 +44,13 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
         type=_weight,
         default=[],
         metavar="KIND=WEIGHT",
-        help="how often photos of a kind are drawn, by a folder's index.csv (default: 1)",
+        help="how often to draw photos of a kind, see a folder's index.csv (default: 1)",
     )
     encode.add_argument(
-        "--first-look", default="bundled", metavar="CHECKPOINT", help="answers before zoom-in (default: bundled)"
+        "--first-look",
+        default="bundled",
+        metavar="CHECKPOINT",
+        help="model that answers before zoom-in (default: bundled)",
     )
     encode.add_argument("--seed", type=int, default=0, help="(default: 0)")
     _add_threads(encode)
@@ -57,7 +60,7 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
     refit.add_argument("--data", **sources)
     refit.add_argument("--backbone", required=True, metavar="NAME|CHECKPOINT", help=BACKBONE)
     refit.add_argument("--head", required=True, metavar="CHECKPOINT", help="'bundled' or a checkpoint file")
-    refit.add_argument("--photos", type=int, default=250, metavar="N", help="to fit on (default: 250)")
+    refit.add_argument("--photos", type=int, default=250, metavar="N", help="photos to fit on (default: 250)")
     refit.add_argument("--seed", type=int, default=0, help="(default: 0)")
     refit.add_argument("out", type=Path, help="the .safetensors to write, for `fit-head --init`")
     _add_threads(refit)
@@ -65,24 +68,30 @@ def add_commands(commands: Commands, sources: dict[str, Any]) -> None:
 
     fit = commands.add_parser("fit-head", help="train the head alone, on encoded views")
     fit.add_argument("--views", type=Path, required=True, help="folder that encode-views writes, or is writing")
-    fit.add_argument("--held-out", type=Path, metavar="VIEWS", help="the same for held-out photos, to evaluate on")
+    fit.add_argument("--held-out", type=Path, metavar="VIEWS", help="views of held-out photos, to evaluate on")
     fit.add_argument("--output", type=Path, required=True, help="the run's folder: head.pt, log.jsonl")
     start = fit.add_mutually_exclusive_group(required=True)
     start.add_argument("--init", metavar="CHECKPOINT", help="backbone and head to start from")
     start.add_argument("--backbone", metavar="NAME|CHECKPOINT", help=f"{BACKBONE}: with a fresh head, or --resume")
-    fit.add_argument("--resume", type=Path, metavar="HEAD.pt", help="training to continue")
+    fit.add_argument("--resume", type=Path, metavar="HEAD.pt", help="checkpoint of the training to continue")
     default = HeadConfig()
-    fit.add_argument("--steps", type=int, default=default.steps, help=f"in all (default: {default.steps})")
+    fit.add_argument(
+        "--steps", type=int, default=default.steps, help=f"total number of steps (default: {default.steps})"
+    )
     fit.add_argument("--batch-size", type=int, default=default.batch_size, help=f"(default: {default.batch_size})")
     fit.add_argument("--learning-rate", type=float, default=default.learning_rate, help="(default: 5e-4)")
     fit.add_argument(
-        "--decay-steps", type=int, default=default.decay_steps, metavar="N", help="the rate falls in the last N steps"
+        "--decay-steps",
+        type=int,
+        default=default.decay_steps,
+        metavar="N",
+        help="let the learning rate fall in the last N steps",
     )
     fit.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
         default=default.dtype,
-        help=f"of products (default: {default.dtype})",
+        help=f"of matrix products (default: {default.dtype})",
     )
     fit.add_argument("--ema-decay", type=float, default=default.ema_decay, help=f"(default: {default.ema_decay})")
     fit.add_argument("--loss", choices=sorted(LOSSES), default=default.loss, help=f"(default: {default.loss})")
@@ -161,7 +170,7 @@ def _refit(options: argparse.Namespace) -> None:
     provenance = {"backbone": backbone_origin(config), "head": donor.version, "explained": explained}
     save_checkpoint(model, options.out, version=f"{donor.version} refit", provenance=provenance)
     shares = ", ".join(f"{name} {share:.0%}" for name, share in explained.items())
-    print(f"saved {options.out}; of what these layers gave before, they explain: {shares}")
+    print(f"saved {options.out}; variance explained by the new layers: {shares}")
 
 
 def _fit(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Encoding of many views: once for all trainings of heads on the same backbone at the same size."""
+"""Encoding of views, once for all heads that are trained on the same backbone at the same size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from train.frozen.views import draw_view
 from train.scene import Scene
 from train.sources import Photo, Split, open_sources
 
-MAX_BROKEN = 20  # photos one after the other
+MAX_BROKEN = 20  # photos in a row
 
 
 def encode_views(
@@ -38,7 +38,7 @@ def encode_views(
     """Write views 0 to `num_views` - 1; existing ones stay, so that an interrupted run continues.
 
     View `number` depends on (seed, number), the sources and the models alone. kind_weights: how often photos of a kind
-    are drawn, 1 where it does not say. Raises `ValueError` if the folder holds views of another backbone or size.
+    are drawn, by default 1. Raises `ValueError` if the folder holds views of another backbone or size.
     """
     multiple = model.config.size_multiple
     if crop % multiple:
@@ -78,7 +78,7 @@ def encode_views(
 def _load(
     photos: Sequence[Photo], probabilities: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[Photo, NDArray[np.uint8], Scene]:
-    """A random photo that can be read. Raises ValueError if one after the other is broken."""
+    """A random photo that can be read. Raises ValueError if `MAX_BROKEN` photos in a row are broken."""
     for trial in range(MAX_BROKEN):
         photo = photos[int(rng.choice(len(photos), p=probabilities))]
         try:
@@ -86,5 +86,5 @@ def _load(
         except ValueError as error:
             if trial == MAX_BROKEN - 1:
                 raise
-            print(f"train: passed over: {error}", file=sys.stderr)
+            print(f"train: skipped: {error}", file=sys.stderr)
     raise AssertionError("unreachable")

@@ -29,7 +29,7 @@ from train.signals import stop_requests
 FORMAT = "skipclick-head-training-1"
 CLICKS_MEASURED = 8
 CALIBRATION_STEPS = 20
-LOOK_FOR_VIEWS_EVERY = 50  # steps: another process may be adding to them
+LOOK_FOR_VIEWS_EVERY = 50  # steps: another process may be adding views
 LOG_EVERY = 20  # steps
 
 
@@ -41,12 +41,12 @@ class HeadConfig:
     batch_size: int = 4  # objects
     learning_rate: float = 5e-4
     warmup_steps: int = 100
-    decay_steps: int = 0  # the last ones, in which the learning rate falls linearly to a hundredth
+    decay_steps: int = 0  # the last steps, in which the learning rate falls linearly to a hundredth
     weight_decay: float = 0.02  # on matrices and kernels
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     loss: Literal["nfl", "focal", "bce_dice"] = "bce_dice"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the head's products; weights and loss stay float32
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the head's matrix products; weights and loss stay float32
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
@@ -70,7 +70,7 @@ class HeadState:
 
 @dataclass(frozen=True)
 class HeadRun:
-    """Where a training of a head finds its views and what it leaves behind."""
+    """Where a training of a head finds its views and what it writes."""
 
     views: Path
     output: Path
@@ -101,7 +101,7 @@ def head_weights(model: SkipClick) -> dict[str, nn.Parameter]:
 
 @torch.no_grad()
 def calibrate(model: SkipClick, views: Path, batch_size: int, seed: int) -> None:
-    """Set the statistics of the head's batch norm to those of some batches: a fresh head has none of its own."""
+    """Set the batch-norm statistics of a fresh head, which has none yet, to those of some batches."""
     norms = [module for module in model.pyramid.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
@@ -118,15 +118,15 @@ def calibrate(model: SkipClick, views: Path, batch_size: int, seed: int) -> None
 def fit_head(model: SkipClick, run: HeadRun, config: HeadConfig, resume: Path | None = None) -> Path:
     """Train the head of `model` in place, and return the checkpoint's path; SIGTERM and Ctrl+C end it after a step.
 
-    resume: a checkpoint of a training to go on with. Its objects in hand are dropped and others drawn, so the
-    continuation is not bit for bit what it would have been. Raises `ValueError` if views or checkpoint do not fit.
+    resume: checkpoint of a training to continue. The objects it was working on are dropped and others drawn, so the
+    result is not bit for bit that of an uninterrupted training. Raises `ValueError` if views or checkpoint do not fit.
     """
     about = read_about(run.views)
     if about["backbone"] != backbone_digest(model):
         raise ValueError(f"{run.views} holds views of another backbone than this model's: encode them again")
     last = run.output / "head.pt"
     if last.exists() and resume != last:
-        raise ValueError(f"{run.output} holds a training: go on with --resume {last}, or name another --output")
+        raise ValueError(f"{run.output} holds a training: continue it with --resume {last}, or name another --output")
     state = new_state(model, config)
     if resume is not None:
         load_state(state, read_head(resume))
@@ -160,26 +160,26 @@ def _write_line(log: Any, state: HeadState, figures: dict[str, float]) -> None:
 
 
 def fit_steps(state: HeadState, views: Path, config: HeadConfig) -> Iterator[dict[str, float]]:
-    """One optimisation step at each turn, in place; its figures.
+    """Train in place, one optimisation step per iteration; yields its figures.
 
-    Raises `FloatingPointError` if the loss or its gradient is not finite, with the weights before the step.
+    Raises `FloatingPointError` if the loss or its gradient is not finite; the weights are then those before the step.
     """
     model, grade, weights = state.model, LOSSES[config.loss], head_weights(state.model)
     known, places = list_views(views), list[Place]()
-    with ThreadPoolExecutor(1) as pool:  # reads and decodes the next view meanwhile
+    with ThreadPoolExecutor(1) as pool:  # reads and decodes the next view in the meantime
 
-        def ask() -> Future[Place]:
+        def next_place() -> Future[Place]:
             rng = np.random.default_rng((config.seed, state.drawn))
             state.drawn += 1
             return pool.submit(new_place, known, rng)
 
-        coming = [ask() for _ in range(config.batch_size)]
+        coming = [next_place() for _ in range(config.batch_size)]
         while state.step < config.steps:
             if state.step % LOOK_FOR_VIEWS_EVERY == 0:
                 known = list_views(views)
             while len(places) < config.batch_size:
                 places.append(coming.pop(0).result())
-                coming.append(ask())
+                coming.append(next_place())
             rate = config.learning_rate_at(state.step)
             for group in state.optimizer.param_groups:
                 group["lr"] = rate
@@ -209,7 +209,7 @@ def averaged(state: HeadState) -> SkipClick:
 
 @torch.no_grad()
 def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]]:
-    """IoU after each of the first clicks, a list for each object: at most one of each view, the same at each call."""
+    """IoUs after the first clicks on each object: at most one object of each view, the same ones in every call."""
     curves: list[list[float]] = []
     for number, path in enumerate(list_views(views)):
         place = place_in(read_view(path), np.random.default_rng((9, number)))
@@ -226,7 +226,7 @@ def measure(model: SkipClick, views: Path, num_objects: int) -> list[list[float]
 
 
 def summary(curves: Sequence[Sequence[float]]) -> dict[str, float]:
-    """Of `measure`: mean IoU after some numbers of clicks, and clicks needed, at most `CLICKS_MEASURED`."""
+    """Of the curves of `measure`: mean IoU after some numbers of clicks, and mean NoC, at most `CLICKS_MEASURED`."""
     ious = np.array(curves)
     figures = {f"mIoU@{count}": float(ious[:, count - 1].mean()) for count in (1, 2, 3, 5, 8)}
     nocs = {p: [noc(curve, p / 100, CLICKS_MEASURED) for curve in curves] for p in (85, 90)}
@@ -234,7 +234,7 @@ def summary(curves: Sequence[Sequence[float]]) -> dict[str, float]:
 
 
 def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
-    """All that continues the training but the backbone; small: the optimiser's moments in bfloat16."""
+    """All that is needed to continue, except the backbone; to save space, the optimiser's moments are in bfloat16."""
     moments = {
         key: {name: value.bfloat16() if value.ndim else value for name, value in one.items()}
         for key, one in state.optimizer.state_dict()["state"].items()
@@ -255,7 +255,7 @@ def save_state(state: HeadState, record: dict[str, Any], path: Path) -> None:
 
 
 def read_head(path: Path) -> dict[str, Any]:
-    """What `save_state` wrote, read without executing anything from it. Raises `ValueError` if it is none."""
+    """What `save_state` wrote, read without executing anything from it. Raises `ValueError` if it is not one."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist")
     try:
@@ -269,7 +269,7 @@ def read_head(path: Path) -> dict[str, Any]:
 
 
 def load_state(state: HeadState, saved: dict[str, Any]) -> None:
-    """Go on from a checkpoint. Raises `ValueError` if it is of another network."""
+    """Restore a checkpoint. Raises `ValueError` if it belongs to another network."""
     config = ModelConfig.from_dict(json.loads(saved["model"]))
     if saved["backbone"] != backbone_digest(state.model) or config != state.model.config:
         raise ValueError("the head was trained on another network than this one")
@@ -282,7 +282,7 @@ def load_state(state: HeadState, saved: dict[str, Any]) -> None:
 
 
 def trained_head(saved: dict[str, Any], backbone: SkipClick) -> SkipClick:
-    """The averaged weights of a checkpoint on their backbone, that of `backbone`. `ValueError` if it is another."""
+    """The averaged weights of a checkpoint with the backbone of `backbone`. `ValueError` if that is not theirs."""
     if saved["backbone"] != backbone_digest(backbone):
         raise ValueError("the head was trained on another backbone than this one")
     model = SkipClick(ModelConfig.from_dict(json.loads(saved["model"])))

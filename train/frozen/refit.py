@@ -1,8 +1,8 @@
 """Moves a head trained on one backbone to another one, so that it need not learn about clicks again.
 
-Only two things of a head see the backbone: the linear layer that joins the taps, and the projection of each tap into
-the pyramid. Both are refitted, by least squares, so that they give from the new taps what the old ones gave from
-theirs. All other weights stay.
+Only two parts of a head see the backbone: the linear layer that fuses the taps, and the projection of each tap into the
+pyramid. Both are refitted, by least squares, so that their outputs from the new taps approximate those from the old
+taps. All other weights stay.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RIDGE = 1e-4  # relative to the mean square of the inputs
 
 
 class LinearFit:
-    """The least-squares fit of outputs (N, O) by inputs (N, I) and a constant, from many batches of both."""
+    """Least-squares fit of outputs (N, O) by inputs (N, I) and a constant, accumulated over batches."""
 
     def __init__(self) -> None:
         self._inputs = self._products = torch.zeros(())
@@ -37,7 +37,7 @@ class LinearFit:
         self._count += len(inputs)
 
     def solve(self) -> tuple[Tensor, Tensor, float]:
-        """Weight (O, I), bias (O,), and the share of the outputs' variance that they explain."""
+        """Weight (O, I), bias (O,), and the share of the outputs' variance explained."""
         size = len(self._inputs)
         ridge = RIDGE * self._inputs.diagonal()
         ridge[-1] = 0
@@ -52,12 +52,12 @@ class LinearFit:
 def refit_head(model: SkipClick, donor: SkipClick, images: Iterable[Tensor]) -> dict[str, float]:
     """Give `model` the head of `donor`, fitted to its own backbone on images (1, 3, H, W) in [0, 1].
 
-    Returns the share of variance explained, by layer. Raises `ValueError` if the heads are not of one shape apart
-    from what sees the taps, or the taps lie at other strides.
+    Returns the share of variance explained, by layer. Raises `ValueError` if the heads differ in shape apart from
+    the layers that see the taps, or the taps have other strides.
     """
     layers = _layers(model)
     if "fuse" not in layers:
-        raise ValueError("a head without a layer that joins the taps cannot be fitted to another backbone")
+        raise ValueError("a head without a layer that fuses the taps cannot be fitted to another backbone")
     own, given = head_state(model), head_state(donor)
     names = {f"{name}.{kind}" for name in layers for kind in ("weight", "bias")}
     unfit = [key for key in own.keys() - names if key not in given or own[key].shape != given[key].shape]
@@ -81,11 +81,11 @@ def refit_head(model: SkipClick, donor: SkipClick, images: Iterable[Tensor]) -> 
 
 
 def _layers(model: SkipClick) -> dict[str, nn.Linear | nn.Conv2d]:
-    """Those that see the taps, by name: all of them linear, at one place of the map."""
+    """The layers that see the taps, by name; all of them are linear and act on each position alone."""
     named = {"fuse": model.fuse, **{f"pyramid.skips.{i}": skip for i, skip in enumerate(model.pyramid.skips)}}
     return {name: layer for name, layer in named.items() if isinstance(layer, nn.Linear | nn.Conv2d)}
 
 
 def _rows(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (1, C_i, h, w) as one row for each place, (h * w, sum of C_i)."""
+    """Maps (1, C_i, h, w) as one row per position, (h * w, sum of C_i)."""
     return torch.cat([one[0].flatten(1).T for one in maps], dim=1)

@@ -1,7 +1,7 @@
-"""A batch whose places hold one object each for several clicks; every answer is graded and is the next previous mask.
+"""A batch whose places hold one object each for several clicks; every answer has a loss and is the next previous mask.
 
-Nothing is simulated without being learnt from: eight clicks on an object cost eight steps, not eight and one more.
-That needs answers as serving gives them, so the network stays in evaluation mode.
+No forward pass is spent on simulation alone: eight clicks on an object are eight training examples. That needs the
+answers that serving gives, so the network stays in evaluation mode.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from train.losses import Loss
 from train.objective import autocast
 from train.sampler import Points, SamplerConfig, sample_object, sample_points
 
-MIN_AREA = 1.5e-3  # of a view; a smaller object is not asked for
-MAX_CLICKS = 8  # steps that an object stays, 1 to so many alike likely
-START_PROB = 0.8  # a zoomed-in view starts from the answer on the whole photo so often
-SPREAD_PROB = 0.1  # otherwise: several clicks at once, as the released code samples them, instead of one
+MIN_AREA = 1.5e-3  # of a view; smaller objects are not drawn
+MAX_CLICKS = 8  # maximum number of steps that an object stays, which is drawn uniformly from 1
+START_PROB = 0.8  # probability that a zoomed-in view starts from the answer on the whole photo
+SPREAD_PROB = 0.1  # otherwise, of several clicks at once, as the released code samples them, instead of one
 MAX_TRIES = 20
 
 
@@ -51,7 +51,7 @@ class Answers(NamedTuple):
 
 
 def new_place(views: Sequence[Path], rng: np.random.Generator) -> Place:
-    """An object of a random view. Raises `ValueError` if one view after the other has none or is broken."""
+    """An object of a random view. Raises `ValueError` if `MAX_TRIES` views in a row have none, or one is broken."""
     for _ in range(MAX_TRIES):
         view = read_view(views[int(rng.integers(len(views)))])
         place = place_in(view, rng)
@@ -61,7 +61,7 @@ def new_place(views: Sequence[Path], rng: np.random.Generator) -> Place:
 
 
 def place_in(view: EncodedView, rng: np.random.Generator) -> Place | None:
-    """A random object of a view; None where it shows none that is large enough."""
+    """A random object of a view; None if it shows none that is large enough."""
     taps = tuple(tap.float() for tap in view.taps)
     remaining = int(rng.integers(1, MAX_CLICKS + 1))
     if view.start is not None and rng.random() < START_PROB:
@@ -87,7 +87,7 @@ def _clicks(points: Points) -> tuple[Click, ...]:
 
 
 def answers(model: SkipClick, places: Sequence[Place], grade: Loss, dtype: torch.dtype = torch.float32) -> Answers:
-    """The network's answers to all clicks of all places. grade: a loss of `train.losses`; dtype: of the products."""
+    """The network's answers to the places' clicks, and their loss by `grade`. dtype: of the matrix products."""
     device = next(model.parameters()).device
     taps = tuple(
         torch.cat(level).to(device, memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ def answers(model: SkipClick, places: Sequence[Place], grade: Loss, dtype: torch
 
 
 def advanced(place: Place, probability: NDArray[np.float32]) -> Place | None:
-    """The place after an answer, with its next click; None where the object has had its clicks, or nothing is wrong."""
+    """The place after an answer, with its next click; None if it has had all its clicks, or nothing is wrong."""
     wrong = (place.target >= 0) & ((probability > TRAINING_THRESHOLD) != (place.target == 1))
     if place.remaining <= 1 or not wrong.any():
         return None
@@ -113,6 +113,6 @@ def advanced(place: Place, probability: NDArray[np.float32]) -> Place | None:
 
 
 def still_clicked(places: Sequence[Place], probability: NDArray[np.float32]) -> list[Place]:
-    """The places that have another click after these answers, (B, H, W)."""
+    """The places that get another click after these answers, (B, H, W)."""
     moved = [advanced(place, answer) for place, answer in zip(places, probability, strict=True)]
     return [place for place in moved if place is not None]

@@ -1,4 +1,4 @@
-"""Encoded views on disk: a file each, so that one process can write while another one reads.
+"""Encoded views on disk, one file each, so that one process can write while another one reads.
 
 VIEWS/about.json               backbone and size, which a training checks
 VIEWS/view-00000123.safetensors
@@ -26,7 +26,7 @@ from train.frozen.views import DrawnView, Start
 from train.scene import Scene, SceneObject
 
 FORMAT = "skipclick-view-1"
-KEPT_AS = torch.bfloat16  # half the memory; the head tells no difference in learning
+KEPT_AS = torch.bfloat16  # half the memory, without a measurable effect on learning
 _ABOUT = "about.json"
 
 
@@ -49,7 +49,7 @@ def write_about(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def read_about(folder: Path) -> dict[str, Any]:
-    """What the folder's views are of. Raises `ValueError` if it holds none."""
+    """What the folder's views were made of and with. Raises `ValueError` if it holds none."""
     try:
         about: dict[str, Any] = json.loads((folder / _ABOUT).read_text())
     except (OSError, ValueError):
@@ -58,14 +58,14 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def list_views(folder: Path) -> list[Path]:
-    """The views that are there by now, by number."""
+    """The views written so far, by number."""
     return sorted(folder.glob("view-*.safetensors"))
 
 
 def write_view(path: Path, view: DrawnView, taps: tuple[Tensor, ...], photo: str, photo_kind: str | None) -> None:
-    """taps: (1, C_i, h_i, w_i) each."""
+    """Write a view atomically, with the photo's name and kind. taps: (1, C_i, h_i, w_i) each."""
     tensors = {f"tap{i}": tap.to("cpu", KEPT_AS).permute(0, 2, 3, 1).contiguous() for i, tap in enumerate(taps)}
-    planes = {"layers": np.concatenate(view.scene.layers)}  # layers below one another, as PNG likes them
+    planes = {"layers": np.concatenate(view.scene.layers)}  # layers below one another: a PNG has one plane
     if view.scene.ignored is not None:
         planes["ignored"] = view.scene.ignored.astype(np.uint8)
     about: dict[str, Any] = {"photo": photo, "photo_kind": photo_kind, "view": view.kind}
@@ -90,7 +90,7 @@ def read_view_about(path: Path) -> dict[str, Any]:
 
 
 def read_view(path: Path) -> EncodedView:
-    """Raises `ValueError` if it cannot be read."""
+    """What `write_view` wrote. Raises `ValueError` if it cannot be read."""
     try:
         with safe_open(str(path), framework="pt") as file:
             about = _checked(file.metadata(), path)

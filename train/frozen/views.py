@@ -1,7 +1,7 @@
 """What the head is shown of a photo: all of it, a window, or the crop around an object that zoom-in takes.
 
-A view of the last kind starts where serving starts it: from the answer to one or two clicks on the whole photo, which
-is only roughly right, may reach beyond the crop, or be much larger than the object.
+A view of the last kind starts as in serving, from the answer to one or two clicks on the whole photo. That is only
+roughly right: it may reach beyond the crop, or be much larger than the object.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ViewKind = Literal["whole", "window", "zoom"]
 SHARES: dict[ViewKind, float] = {"whole": 0.35, "window": 0.25, "zoom": 0.4}
 MIN_AREA = 1e-3  # of a photo; a smaller object is not zoomed in on
 
-MARGINS = (1.2, 2.0)  # around the object itself, in half of the crops; the others are as serving takes them
+MARGINS = (1.2, 2.0)  # around the object itself, in half of the crops; the others are those of serving
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where a view's object stands before the first click in this view."""
+    """The state of a view's object before the first click in this view."""
 
     target: NDArray[np.int8]  # (H, W): 1 object, 0 background, -1 ignored
     clicks: tuple[Click, ...]  # so far, in the view's pixels; those outside it are left out
@@ -60,7 +60,7 @@ def draw_view(
 ) -> DrawnView:
     """A random view of a photo, crop x crop.
 
-    first_look: answers the clicks on the whole photo before zoom-in. shares: how often each kind is drawn, 1 together.
+    first_look: the model that answers clicks on the whole photo before zoom-in. shares: probability of each kind.
     """
     colours = AugmentConfig(crop=crop)
     kind: ViewKind = rng.choice(list(shares), p=list(shares.values()))
@@ -68,11 +68,11 @@ def draw_view(
     image = np.asarray(cv2.LUT(image, random_colours(colours, rng)), np.uint8)
     start, frame = None, Frame(0, 0, *size, (crop, crop))
     if kind == "zoom":
-        looked = _looked(image, scene, first_look, rng)
-        if looked is None:
+        first = _first_answer(image, scene, first_look, rng)
+        if first is None:
             kind = "whole"
         else:
-            target, clicks, probability = looked
+            target, clicks, probability = first
             frame = zoom_frame(target == 1, clicks, probability, crop, rng)
     elif kind == "window":
         frame = random_window(size, replace(colours, view="window", area=(0.3, 1.0), whole_prob=0.0), rng)
@@ -85,10 +85,10 @@ def draw_view(
     return DrawnView(kind, pixels_in(frame, image, crop), seen, start)
 
 
-def _looked(
+def _first_answer(
     image: NDArray[np.uint8], scene: Scene, first_look: Predictor, rng: np.random.Generator
 ) -> tuple[NDArray[np.int8], list[Click], NDArray[np.float32]] | None:
-    """A target, one or two clicks on the whole photo, and the answer to them; None where no object is large enough."""
+    """A target, one or two clicks on the whole photo, and the answer to them; None if no object is large enough."""
     height, width = image.shape[:2]
     sampler = SamplerConfig(min_object_area=int(MIN_AREA * height * width), merge_prob=0.0)
     chosen = sample_object(scene, sampler, rng)
@@ -106,7 +106,7 @@ def _looked(
 def simulated_click(
     probability: NDArray[np.float32], target: NDArray[np.int8], clicks: Sequence[Click], rng: np.random.Generator
 ) -> Click:
-    """A next click as the evaluation makes it or, as often, as people do: somewhere in the inner half of the error."""
+    """A next click: half of the time that of the evaluation, otherwise a random one in the inner half of the error."""
     prediction = probability > TRAINING_THRESHOLD
     clicked = [(int(click.y), int(click.x)) for click in clicks]
     if rng.random() < 0.5:
@@ -121,7 +121,7 @@ def zoom_frame(
     crop: int,
     rng: np.random.Generator,
 ) -> Frame:
-    """The crop that serving would take, or one around the object itself in a margin and a place drawn at random."""
+    """The crop that serving would take, or one around the object itself with a random margin and shift."""
     if rng.random() < 0.5:
         return framed(_box(probability > TRAINING_THRESHOLD), clicks, target, DEFAULT_RULE, (0, 0), crop)
     margin = math.exp(rng.uniform(*np.log(MARGINS)))
@@ -134,7 +134,7 @@ def zoom_frame(
 def framed(
     box: Box, clicks: Sequence[Click], target: NDArray[np.bool_], rule: ZoomRule, shift: tuple[int, int], crop: int
 ) -> Frame:
-    """Serving's view of a box and clicks, moved by `shift` as far as the photo, the target's (H, W), allows."""
+    """Serving's crop for a box and clicks, moved by `shift` within the photo, which has the size of `target`."""
     size = (target.shape[0], target.shape[1])
     top, left, bottom, right = new_view(around(clicks, size, box), size, (crop, crop), rule)
     height, width = bottom - top, right - left
@@ -143,7 +143,7 @@ def framed(
 
 
 def _box(mask: NDArray[np.bool_]) -> Box:
-    """Around a mask; `NOTHING` where it is empty."""
+    """The box around a mask; `NOTHING` if it is empty."""
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     return (top, left, top + height, left + width) if width else NOTHING
 

@@ -1,7 +1,7 @@
-"""What training reads: several sources, each of a kind recognised by what lies there, mixed by weights.
+"""Sources of training data, each of a kind that is recognised by its files, mixed by weights.
 
 A source is written `[WEIGHT*][KIND:]PATH`, for example `/data/cocolvis`, `2*/data/own` or `0.5*hqseg-44k:/data/hq`.
-All photos are drawn alike, those of a source with a weight so many times as often.
+All photos are equally likely to be drawn; those of a source with a WEIGHT are WEIGHT times as likely.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ __all__ = ["KINDS", "Kind", "Photo", "Source", "Sources", "Split", "is_held_out"
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to lie on disk."""
+    """A layout on disk."""
 
     expects: str
     """What the path must hold, in a line."""
     list_photos: Callable[[Path, Split], Listing[Photo]]
     """Raises ValueError, saying what is missing."""
     recognises: Callable[[Path], bool]
-    """Whether a path looks like it."""
+    """Whether a path looks like this kind."""
 
 
 def _head(path: Path) -> str:
-    """How the annotation file begins that a path stands for; empty if there is none, or more than one."""
+    """The beginning of the annotation file that a path stands for; empty if there is none, or more than one."""
     file, _ = split_given(path)
     files = annotation_files(file) if file.is_dir() else [file]
     is_one = len(files) == 1 and files[0].is_file() and files[0].suffix.lower() in SUFFIXES
@@ -47,7 +47,7 @@ def _head(path: Path) -> str:
 
 
 def _is_xml(path: Path) -> bool:
-    """Whether a path stands for an XML file, and for no JSON."""
+    """Whether a path stands for an XML file and not for JSON."""
     file, _ = split_given(path)
     if not file.is_dir():
         return file.suffix.lower() in CVAT_SUFFIXES
@@ -55,7 +55,7 @@ def _is_xml(path: Path) -> bool:
 
 
 def _begins_as_task(head: str) -> bool:
-    """Whether a JSON object is one of Label Studio's tasks, as in JSON lines, by its first key."""
+    """Whether a JSON object is a task of Label Studio, as in JSON lines, by its first key."""
     return re.match(r'\{\s*"(id|data)"', head) is not None
 
 
@@ -83,7 +83,7 @@ KINDS = {
     "coco-with-crowds": Kind(
         LAYOUTS["coco-with-crowds"].expects,
         list_layout("coco-with-crowds"),
-        lambda path: False,  # what iscrowd means, the file does not tell
+        lambda path: False,  # the file does not tell what iscrowd means in it
     ),
     "cvat": Kind(
         LAYOUTS["cvat"].expects,
@@ -108,7 +108,7 @@ class Source:
     weight: float
     photos: tuple[Photo, ...]
     left_out: tuple[LeftOut, ...] = ()
-    """What its files name and cannot be used, as far as it shows before a photo is read."""
+    """What its files name but cannot be used, as far as that is known before a photo is read."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Sources:
         return [one for source in self.parts for one in source.left_out]
 
     def draw(self, rng: np.random.Generator) -> Photo:
-        """A photo at random; where there is one source alone, no random number is spent on choosing it."""
+        """A random photo; with a single source, no random number is used to choose it."""
         source = self.parts[int(rng.choice(len(self.parts), p=self.shares))] if len(self.parts) > 1 else self.parts[0]
         return source.photos[int(rng.integers(len(source.photos)))]
 
@@ -146,8 +146,8 @@ class Sources:
 def open_sources(specs: Sequence[str], split: Split = "train", exclude_kinds: Collection[str] = ()) -> Sources:
     """The sources that the command line names; lists photos, and reads the first one that can be used.
 
-    exclude_kinds: kinds of photos to leave out, where a source tells them apart. Raises ValueError, in one line, where
-    a source is not of its kind, has no photo in the split, or none that can be used.
+    exclude_kinds: kinds of photos to leave out, where a source tells them apart. Raises ValueError, in one line, if a
+    source is not of its kind, has no photo in the split, or none that can be used.
     """
     parts = tuple(_open(spec, split) for spec in specs)
     known = {photo.kind for source in parts for photo in source.photos if photo.kind is not None}
@@ -190,7 +190,7 @@ def _recognised(path: Path) -> str:
         if kind.recognises(path):
             return name
     raise ValueError(
-        f"{path} holds neither images/ and masks/ nor any other source of masks that is known "
+        f"{path} holds neither images/ and masks/ nor another known source of masks "
         f"({', '.join(KINDS)}): name its kind as KIND:{path} to see what is missing"
     )
 
@@ -203,7 +203,7 @@ def _without_kinds(source: Source, exclude_kinds: Collection[str]) -> Source:
 
 
 def _try(source: Source) -> None:
-    """Raises ValueError if none of the photos can be used: rather now than in the middle of training."""
+    """Raises ValueError if none of the photos can be used: better now than in the middle of training."""
     left_out: list[LeftOut] = []
     for photo in source.photos:
         try:
@@ -211,7 +211,7 @@ def _try(source: Source) -> None:
         except ValueError as error:
             left_out.append(left_out_for(error))
             continue
-        if scene.objects or not scene.left_out:  # a photo that was annotated to hold no object is of use
+        if scene.objects or not scene.left_out:  # a photo annotated as having no object is of use
             return
         left_out += scene.left_out
     raise ValueError(f"{source.path}: none of its photos can be used: {'; '.join(describe_left_out(left_out))}")

@@ -20,7 +20,7 @@ from train.sources.photo import Photo, Split, belongs_to
 
 
 def list_layout(name: str) -> Callable[[Path, Split], Listing[Photo]]:
-    """How to list a data set of the benchmark, a key of its `LAYOUTS`, to train on it."""
+    """A function that lists a data set of the benchmark, a key of its `LAYOUTS`, for training."""
     return partial(_list, name)
 
 
@@ -31,7 +31,7 @@ def _list(name: str, given: Path, split: Split) -> Listing[Photo]:
 
 
 def training_photo(photo: sample.Photo) -> Photo:
-    """A photo of an evaluation set as one to train on."""
+    """A photo of an evaluation set as a training photo."""
     return Photo(photo.name, partial(_read, photo), photo.category)
 
 
@@ -42,7 +42,7 @@ def _read(photo: sample.Photo) -> tuple[NDArray[np.uint8], Scene]:
 
 
 def scene_of_targets(targets: sample.Targets, size: tuple[int, ...]) -> Scene:
-    """Targets of a photo of `size` (H, W) as a scene; what any of them ignores is ignored except under an object."""
+    """Targets of a photo of `size` (H, W) as a scene; what any of them ignores is ignored, except under an object."""
     masks = [target == 1 for target in targets.values()]
     ignored = np.any([target == -1 for target in targets.values()], axis=0) if targets else np.False_
     return scene_of_masks(masks, (size[0], size[1]), np.asarray(ignored) if ignored.any() else None)

@@ -1,4 +1,4 @@
-"""The combination of COCO and LVIS that RITM published and SkipClick trained on; `build-cocolvis` writes the same form.
+"""The combination of COCO and LVIS that RITM published and SkipClick was trained on, as `build-cocolvis` writes it too.
 
     ROOT/train/images/ID.jpg
     ROOT/train/masks/ID.pickle      ([PNG of a layer, ...], [(layer, value) of a mask, ...])
@@ -29,7 +29,7 @@ NO_PARENT = -1
 
 
 def list_cocolvis(root: Path, split: Split) -> Listing[Photo]:
-    """The photos by id. Raises ValueError if an annotation file is missing or of another form."""
+    """The photos by id. Raises ValueError if an annotation file is missing or has another format."""
     train, val = root / "train", root / "val"
     if not (val / ANNOTATIONS).is_file():
         return Listing([photo for photo in _list(train) if belongs_to(split, photo.name)])
@@ -55,7 +55,7 @@ def _list(folder: Path) -> list[Photo]:
 
 
 def _parents(entry: dict[str, Any]) -> NDArray[np.int32]:
-    """Parent of each instance mask, or NO_PARENT: a thousandth of the memory of the file's dictionaries."""
+    """Parent of each instance mask, or NO_PARENT, in a thousandth of the memory of the file's dictionaries."""
     parents = np.full(entry["num_instance_masks"], NO_PARENT, np.int32)
     for index, node in entry["hierarchy"].items():
         if node is not None and node["parent"] is not None:
@@ -92,5 +92,5 @@ def read_scene(masks: Path, parents: NDArray[np.int32]) -> Scene:
 def _decoded(png: Any) -> NDArray[np.uint8]:
     layer = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
     if layer is None or layer.ndim != 2 or layer.dtype != np.uint8:
-        raise ValueError("a layer is no 8-bit PNG of one channel")
+        raise ValueError("a layer is not an 8-bit PNG of one channel")
     return np.asarray(layer)

@@ -1,7 +1,7 @@
 """A folder of `images/NAME.jpg` and `masks/NAME.png`: one channel of 8 or 16 bits, one id per object.
 
-0 is background; 128 of 8 bits, 65535 of 16 bits is ignored (`folder` in `skipclick/evaluation/datasets`; other kinds of
-pictures will do). An optional `index.csv` with columns `name` and `kind` lets a run leave out kinds of photos.
+0 is background; 128 of 8 bits, 65535 of 16 bits is ignored (`folder` in `skipclick/evaluation/datasets`; other image
+formats will do). An optional `index.csv` with columns `name` and `kind` lets a run leave out kinds of photos.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _read(image: Path, mask: Path) -> tuple[NDArray[np.uint8], Scene]:
 def scene_of_ids(ids: NDArray[np.uint8] | NDArray[np.uint16]) -> Scene:
     """A map of ids, (H, W), as a scene: an object for each id, in ascending order; 128 or 65535 is ignored.
 
-    More than 255 objects, which only 16 bits can tell, take several layers.
+    More than 255 objects, which need 16 bits, take several layers.
     """
     num_values = np.iinfo(ids.dtype).max + 1
     ignored_id = IGNORED_ID if ids.dtype == np.uint8 else IGNORED_ID_16_BIT

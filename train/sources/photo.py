@@ -21,15 +21,15 @@ Split = Literal["train", "held_out", "all"]
 
 @dataclass(frozen=True)
 class Photo:
-    """Where one photo and its masks lie; small enough to be sent to a worker process."""
+    """A photo with its masks that has not been read yet: small enough to be sent to a worker process."""
 
     name: str
     """Key within its source, the same whenever it is opened."""
     read: Callable[[], tuple[NDArray[np.uint8], Scene]]
-    """The pixels, uint8 RGB (H, W, 3), turned as the EXIF orientation says where the masks are, and the objects.
+    """The pixels, uint8 RGB (H, W, 3), turned by the EXIF orientation if the masks are, and the objects.
     Raises ValueError that names the broken file."""
     kind: str | None = None
-    """What sort of masks it has, where the source tells sorts apart."""
+    """The kind of its masks, if the source tells kinds apart."""
 
     def load(self) -> tuple[NDArray[np.uint8], Scene]:
         """`read`, with a check that the two fit. Raises ValueError naming the file if it or its masks are broken."""
@@ -44,7 +44,7 @@ class Photo:
 
 
 def is_held_out(name: str) -> bool:
-    """The fixed rule that keeps one photo in twenty for validation: by checksum of its name, so it never moves."""
+    """The fixed rule that keeps one photo in twenty for validation: a checksum of its name, which never changes."""
     return zlib.crc32(name.encode()) % HOLD_OUT_ONE_IN == 0
 
 

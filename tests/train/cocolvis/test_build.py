@@ -316,9 +316,7 @@ def test_a_wrong_outline_costs_its_photo_only(official: Path) -> None:
 def test_no_photo_at_all_is_an_error(official: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for photo in (official / "coco" / "train2017").iterdir():
         photo.unlink()
-    assert_refused(
-        build(official), capsys, f"no photo of train could be done; the first, {NAMES[0]}: {NAMES[0]}.jpg is"
-    )
+    assert_refused(build(official), capsys, f"all photos of train failed; the first, {NAMES[0]}: {NAMES[0]}.jpg is")
 
 
 def test_a_photo_without_objects_leaves_nothing(official: Path) -> None:

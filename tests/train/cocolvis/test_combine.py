@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skipclick.masks import num_shared, overlap
 from tests.support.parity_files import for_each_golden, load_golden, unpack_bits
-from train.cocolvis.combine import combine, fill, without_repeats, without_twins
+from train.cocolvis.combine import combine, fill, without_duplicates, without_repeats
 from train.cocolvis.hierarchy import Node, build_hierarchy
 from train.cocolvis.layers import pack_layers
 from train.cocolvis.overlap import box_intersections, box_ious, boxed, boxes
@@ -149,7 +149,7 @@ def test_duplicates_are_those_that_pixels_say(a: list[NDArray[np.bool_]], b: lis
         of_boxes = box_ious(boxes([boxed(one)]), boxes([boxed(other)])).item()
         return of_boxes > 0.7 and bool((one & other).sum() / (one | other).sum() > least)
 
-    kept = [mask.full() for mask in without_twins([boxed(mask) for mask in a], [boxed(mask) for mask in b])]
+    kept = [mask.full() for mask in without_duplicates([boxed(mask) for mask in a], [boxed(mask) for mask in b])]
     assert_same(kept, [mask for mask in a if not any(twins(mask, other, 0.7) for other in b)])
     kept = [mask.full() for mask in without_repeats([boxed(mask) for mask in a])]
     assert_same(kept, [mask for at, mask in enumerate(a) if not any(twins(mask, one, 0.85) for one in a[at + 1 :])])

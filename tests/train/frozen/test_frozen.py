@@ -132,7 +132,7 @@ def test_a_head_learns_and_goes_on_from_its_checkpoint(views: Path, tmp_path: Pa
     saved = read_head(last)
     assert saved["step"] == 60
     assert not any(key.startswith("backbone.") for key in [*saved["head"], *saved["average"]])
-    with pytest.raises(ValueError, match="go on with --resume"):
+    with pytest.raises(ValueError, match="continue it with --resume"):
         fit_head(network(), run, SHORT)
     on = fit_head(network(), replace(run, output=tmp_path / "on"), replace(SHORT, steps=80), resume=last)
     again = read_head(on)

@@ -92,7 +92,7 @@ def test_a_source_alone_spends_no_random_number(tmp_path: Path) -> None:
     ("spec", "reason"),
     [
         ("{root}/nothing", "there is no folder .*/nothing; a source is"),
-        ("{root}/empty", "empty holds neither images/ and masks/ nor any other source .*cocolvis, folder, hqseg"),
+        ("{root}/empty", "empty holds neither images/ and masks/ nor another known source .*cocolvis, folder, hqseg"),
         ("folder:{root}/empty", "there is no folder .*/empty/images; expected images/ and masks/"),
         ("cocolvis:{root}/empty", r"there is no file .*/empty/train/hannotation\.pickle; expected train/"),
         ("coco:{root}/empty", r"needs one \.json with the annotations, found none"),
