@@ -80,15 +80,6 @@ def write_view(path: Path, view: DrawnView, taps: tuple[Tensor, ...], photo: str
         save_file(tensors, temporary, metadata={"format": FORMAT, "about": json.dumps(about)})
 
 
-def read_view_about(path: Path) -> dict[str, Any]:
-    """A view's photo, its kind and the view's kind. Raises `ValueError` if it cannot be read."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return _checked(file.metadata(), path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"the view {path} cannot be read ({error})") from None
-
-
 def read_view(path: Path) -> EncodedView:
     """What `write_view` wrote. Raises `ValueError` if it cannot be read."""
     try:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from skipclick import Predictor, load_checkpoint
 from skipclick.checkpoint import read_metadata, save_checkpoint
@@ -20,7 +22,7 @@ from train.frozen.encode import encode_views
 from train.frozen.fit import HeadConfig, HeadRun, fit_head, read_head
 from train.frozen.refit import LinearFit, refit_head
 from train.frozen.rollout import MAX_CLICKS, advanced, new_place
-from train.frozen.store import list_views, read_view, read_view_about
+from train.frozen.store import list_views, read_view
 from train.losses import bce_dice_loss
 
 FROZEN = replace(SMALL_CONV, train_backbone=False, resolution=(64, 64))
@@ -51,6 +53,13 @@ def views(photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def about(path: Path) -> dict[str, Any]:
+    """What a view's file says of its photo and kind."""
+    with safe_open(str(path), framework="pt") as file:
+        content: dict[str, Any] = json.loads(file.metadata()["about"])
+    return content
+
+
 def test_views_are_the_same_in_one_run_or_two(views: Path, photo_folder: Path, tmp_path: Path) -> None:
     encode(tmp_path / "two", photo_folder, 3)
     third = list_views(tmp_path / "two")[2].stat().st_mtime_ns
@@ -59,7 +68,7 @@ def test_views_are_the_same_in_one_run_or_two(views: Path, photo_folder: Path, t
     assert [path.name for path in again] == [path.name for path in list_views(views)[:6]]
     assert again[2].stat().st_mtime_ns == third
     for one, other in zip(again, list_views(views), strict=False):
-        assert read_view_about(one) == read_view_about(other)
+        assert about(one) == about(other)
         mine, theirs = read_view(one), read_view(other)
         assert all(torch.equal(a, b) for a, b in zip(mine.taps, theirs.taps, strict=True))
         assert np.array_equal(mine.scene.layers, theirs.scene.layers)
@@ -69,15 +78,15 @@ def test_views_are_the_same_in_one_run_or_two(views: Path, photo_folder: Path, t
 
 
 def test_a_view_is_what_the_backbone_makes_of_it(views: Path) -> None:
-    kinds = {read_view_about(path)["view"] for path in list_views(views)}
+    kinds = {about(path)["view"] for path in list_views(views)}
     assert kinds == {"whole", "window", "zoom"}
-    odd = [read_view_about(path)["photo_kind"] == "odd" for path in list_views(views)]
+    odd = [about(path)["photo_kind"] == "odd" for path in list_views(views)]
     assert 0.5 < np.mean(odd) < 0.95  # drawn three times as often
     for path in list_views(views)[:10]:
         view = read_view(path)
         assert [tap.shape[1:] for tap in view.taps] == [(8, 16, 16), (8, 8, 8), (16, 4, 4), (16, 2, 2)]
         assert view.scene.layers.shape[1:] == (64, 64)
-        assert (view.start is not None) <= (read_view_about(path)["view"] == "zoom")
+        assert (view.start is not None) <= (about(path)["view"] == "zoom")
 
 
 def test_other_views_and_files_are_refused(views: Path, photo_folder: Path, tmp_path: Path) -> None:
