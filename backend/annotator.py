@@ -42,7 +42,7 @@ from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import Box as View
 from skipclick.masks import BoxMask
-from skipclick.predictor import ClickRequest, Prediction, Predictor
+from skipclick.predictor import BOX_PROBABILITY, ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
 from skipclick.proposals import DEFAULT_RULE, Proposal, ProposalRule, propose
 from skipclick.simulation import correcting_clicks
@@ -200,8 +200,9 @@ class Annotator:
         """The object's mask after all clicks by the project's head, for an image that the annotator sees at `size`
         (H, W) in pixels.
 
-        `start`, a mask or the area of a box, is the previous mask of the first click. A box also starts with a
-        positive click at its centre, and a mask whose first click is negative with a positive one inside it. Raises
+        `start`, a mask, is the previous mask of the first click, which is preceded by a positive one inside the mask
+        where it is negative. A box makes its inside likely, begins with a positive click at its centre, and holds the
+        first mask. Raises
         `ImageError` if the image cannot be loaded, `SizeMismatchError` if it has another size, and `OverloadedError`
         if the device has no memory for it or the request was cancelled.
         """
@@ -592,32 +593,40 @@ class _Steps:
         self, clicks: tuple[Click, ...], before: Prediction | ZoomPrediction | None
     ) -> Prediction | ZoomPrediction:
         """The answer to `clicks`, given the answer to all but the last of them; None at the first click."""
-        request = self._request(clicks, self._first_state() if before is None else before.state)
+        request = self._first_request(clicks) if before is None else self._request(clicks, before.state)
         run = _Answering(self.annotator, self.photo.head.predictor)
         return self.annotator._executor.submit_together(self._urgency, run, request).result()
 
-    def _request(self, clicks: tuple[Click, ...], state: torch.Tensor | ZoomState | None) -> ClickRequest | ZoomRequest:
+    def _first_request(self, clicks: tuple[Click, ...]) -> ClickRequest | ZoomRequest:
+        """The request for the first click, which starts from what is known of the object before it."""
+        if self.start is None:
+            return self._request(clicks, None)
+        if isinstance(self.start, StartMask):
+            return self._request(clicks, self._start_state(self.start.mask, 1.0), self.start.mask)
+        area = self.start.area(self.photo.features.image_size)
+        nothing = np.zeros(area.shape, np.bool_)  # a box is no mask yet: its first answer is on the whole photo
+        return self._request(clicks, self._start_state(area, BOX_PROBABILITY), nothing, within=area)
+
+    def _start_state(self, area: NDArray[np.bool_], probability: float) -> torch.Tensor:
+        predictor = self.photo.head.predictor
+        return self.annotator._on_device(self._urgency, lambda: predictor.start_state(area, probability))
+
+    def _request(
+        self,
+        clicks: tuple[Click, ...],
+        state: torch.Tensor | ZoomState | None,
+        mask: NDArray[np.bool_] | None = None,
+        within: NDArray[np.bool_] | None = None,
+    ) -> ClickRequest | ZoomRequest:
+        """state: before the last click; `mask` goes with one that is no answer's."""
         features, zoom = self.photo.features, self.annotator._zoom
         if zoom is None:
             assert not isinstance(state, ZoomState)
-            return ClickRequest(features, clicks, state)
+            return ClickRequest(features, clicks, state, within)
         if isinstance(state, torch.Tensor):
-            state = ZoomState(state, None, whole_view(features.image_size), self._known_mask(), 1.0)
-        return zoom_request(features, clicks, state, self._crop, zoom)
-
-    def _first_state(self) -> torch.Tensor | None:
-        """The previous mask of the first click, where something is known of the object before it."""
-        if self.start is None:
-            return None
-        size = self.photo.features.image_size
-        area = self.start.mask if isinstance(self.start, StartMask) else self.start.area(size)
-        return self.annotator._on_device(self._urgency, lambda: self.photo.head.predictor.start_state(area))
-
-    def _known_mask(self) -> BoxMask:
-        """The object's mask, as far as its start tells. A box is not a mask yet: its first answer is on the whole
-        photo."""
-        size = self.photo.features.image_size
-        return BoxMask.of(self.start.mask if isinstance(self.start, StartMask) else np.zeros(size, np.bool_))
+            assert mask is not None
+            state = ZoomState(state, None, whole_view(features.image_size), BoxMask.of(mask), 1.0)
+        return zoom_request(features, clicks, state, self._crop, zoom, within)
 
     def _crop(self, view: View) -> ImageFeatures:
         return self.annotator._awaited_crop(self.photo, self.stages, self.is_cancelled, view)

@@ -69,6 +69,13 @@ class BoxMask:
         seen[slices(common, view)] = self.pixels[slices(common, self.box)]
         return seen
 
+    def clipped(self, area: NDArray[np.bool_]) -> BoxMask:
+        """The part of the mask in an area of the photo, bool (H, W)."""
+        if self.empty:
+            return self
+        top, left, bottom, right = self.box
+        return BoxMask.of(self.pixels & area[top:bottom, left:right]).placed(self.size, top, left)
+
     def placed(self, size: tuple[int, int], top: int, left: int) -> BoxMask:
         """This mask as part of a larger photo of `size` (H, W), with its upper left corner at (top, left)."""
         if self.empty:

@@ -38,6 +38,8 @@ DTYPES = {
     "float64": torch.float64,
 }
 RUNTIMES = ("torch", "openvino")
+BOX_PROBABILITY = 0.7
+"""Of the object at each pixel of a drawn box before the first click: chosen on held-out photos, docs/results/noc.md."""
 MAX_IMAGE_BYTES = 35_000_000  # of GPU memory for one image's features; larger ones are kept compact
 
 
@@ -50,6 +52,8 @@ class ClickRequest:
     """All clicks of the object, oldest first, in pixels of the photo."""
     previous: Tensor | None = None
     """`Prediction.state` after all clicks but the last, or `Predictor.start_state`; None at the first click."""
+    within: NDArray[np.bool_] | None = None
+    """The part of the photo, bool (H, W), that the mask keeps to, such as a drawn box; None for all of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +234,8 @@ class Predictor:
             for probability, request in zip(probabilities, requests, strict=True)
         ]
         states = probabilities.to(self.dtype)
-        return [Prediction(*part.fetch(), state.clone()) for part, state in zip(enlarged, states, strict=True)]
+        masks = [keep_within(request.within, *part.fetch()) for part, request in zip(enlarged, requests, strict=True)]
+        return [Prediction(*mask, state.clone()) for mask, state in zip(masks, states, strict=True)]
 
     @torch.inference_mode()
     def probabilities(self, requests: Sequence[ClickRequest]) -> Tensor:
@@ -245,12 +250,21 @@ class Predictor:
         for request in requests:
             check_clicks(request.clicks, request.features.image_size)
             self._check_state(request.previous)
-        return self._probabilities(requests)
+            _check_area(request.within, request.features.image_size)
+        probabilities = self._probabilities(requests)
+        for probability, request in zip(probabilities, requests, strict=True):
+            if request.within is not None:
+                probability *= self.start_state(request.within)
+        return probabilities
 
     @torch.inference_mode()
-    def start_state(self, area: NDArray[np.bool_]) -> Tensor:
-        """A state to start from if a first `area` of the object, bool (H, W) of the photo, is known, such as a box."""
-        probability = torch.from_numpy(area.astype(np.float32)).to(self.device)[None, None]
+    def start_state(self, area: NDArray[np.bool_], probability_inside: float = 1.0) -> Tensor:
+        """A state to start from if an `area` of the object, bool (H, W) of the photo, is known before the first click.
+
+        probability_inside: of the object at each pixel of the area: 1 for a mask, `BOX_PROBABILITY` for a drawn box,
+        which holds background, too.
+        """
+        probability = probability_inside * torch.from_numpy(area.astype(np.float32)).to(self.device)[None, None]
         return self._resize(probability, self.resolution)[0, 0].to(self.dtype)
 
     @torch.inference_mode()
@@ -332,6 +346,17 @@ def _check_image(image: Any) -> None:
         raise ValueError(f"the image is {kind}; give a NumPy array of uint8, 0 to 255")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"the image has shape {image.shape}; give RGB as (height, width, 3)")
+
+
+def keep_within(area: NDArray[np.bool_] | None, mask: BoxMask, score: float) -> tuple[BoxMask, float]:
+    """A mask clipped to an area of the photo, bool (H, W), and its score, 0 if nothing of it is left."""
+    clipped = mask if area is None else mask.clipped(area)
+    return clipped, 0.0 if clipped.empty else score
+
+
+def _check_area(area: NDArray[np.bool_] | None, size: tuple[int, int]) -> None:
+    if area is not None and (area.shape != size or area.dtype != np.bool_):
+        raise ValueError(f"the area is {area.dtype} {area.shape}; give bool {size}, a mask of the photo")
 
 
 def check_clicks(clicks: Sequence[Click], size: tuple[int, int]) -> None:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from skipclick.features import ImageFeatures
 from skipclick.masks import NOTHING, Box, BoxMask, enlarge, overlap, replace_within, weighted_rows
-from skipclick.predictor import ClickRequest, Predictor, check_clicks
+from skipclick.predictor import BOX_PROBABILITY, ClickRequest, Predictor, check_clicks, keep_within
 from skipclick.prompts import Click
 
 FEATHER = 1 / 16
@@ -106,6 +106,8 @@ class ZoomRequest:
     """All clicks of the object, oldest first, in pixels of the photo. Those outside the view are left out."""
     previous: ZoomState | None = None
     """After all clicks but the last; None at the first click."""
+    within: NDArray[np.bool_] | None = None
+    """The part of the photo, bool (H, W), that the mask keeps to, such as a drawn box; None for all of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +135,16 @@ def start_zoomed(predictor: Predictor, mask: NDArray[np.bool_]) -> ZoomState:
     """The state of an object of which a mask of the photo, bool (H, W), is known before its first click."""
     whole = whole_view((mask.shape[0], mask.shape[1]))
     return ZoomState(predictor.start_state(mask), None, whole, BoxMask.of(mask), 1.0)
+
+
+def start_in_box(predictor: Predictor, area: NDArray[np.bool_]) -> ZoomState:
+    """The state of an object before its first click, around which a box was drawn: `area`, bool (H, W) of the photo.
+
+    Its mask is empty, so that the first answer is on the whole photo.
+    """
+    size = area.shape[0], area.shape[1]
+    state = predictor.start_state(area, BOX_PROBABILITY)
+    return ZoomState(state, None, whole_view(size), BoxMask.of(np.zeros(size, np.bool_)), 1.0)
 
 
 def whole_view(size: tuple[int, int]) -> Box:
@@ -269,11 +281,12 @@ def zoom_request(
     previous: ZoomState | None,
     encode_crop: Callable[[Box], ImageFeatures],
     rule: ZoomRule = DEFAULT_RULE,
+    within: NDArray[np.bool_] | None = None,
 ) -> ZoomRequest:
     """The request for the last of `clicks`, with the features of its view: the photo's or those of `encode_crop`."""
     view = next_view(previous, clicks, photo.image_size, rule)
     features = photo if view == whole_view(photo.image_size) else encode_crop(view)
-    return ZoomRequest(features, view, photo.image_size, clicks, previous)
+    return ZoomRequest(features, view, photo.image_size, clicks, previous, within)
 
 
 @torch.inference_mode()
@@ -289,7 +302,7 @@ def predict_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> lis
     before = [_in_view(request, antialias) for request in requests]
     probabilities = predictor.probabilities(
         [
-            ClickRequest(request.features, _clicks_in_view(request), known)
+            ClickRequest(request.features, _clicks_in_view(request), known, _area_in_view(request))
             for request, known in zip(requests, before, strict=True)
         ]
     )
@@ -301,7 +314,7 @@ def predict_zoomed(predictor: Predictor, requests: Sequence[ZoomRequest]) -> lis
         work.append((request, enlarged, seamless.to(predictor.dtype, copy=True)))
     answers = []
     for request, enlarged, probability in work:
-        mask, score = _in_photo(*enlarged.fetch(), request)
+        mask, score = _in_photo(*keep_within(_area_in_view(request), *enlarged.fetch()), request)
         answers.append(ZoomPrediction(_state(request, probability, mask, score, antialias)))
     return answers
 
@@ -323,6 +336,11 @@ def _clicks_in_view(request: ZoomRequest) -> list[Click]:
     top, left, bottom, right = request.view
     moved = [Click(click.x - left, click.y - top, click.positive) for click in request.clicks]
     return [click for click in moved if 0 <= click.x <= right - left and 0 <= click.y <= bottom - top]
+
+
+def _area_in_view(request: ZoomRequest) -> NDArray[np.bool_] | None:
+    top, left, bottom, right = request.view
+    return None if request.within is None else request.within[top:bottom, left:right]
 
 
 def _in_view(request: ZoomRequest, antialias: bool) -> Tensor | None:

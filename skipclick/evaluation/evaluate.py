@@ -25,9 +25,9 @@ from skipclick.evaluation.starts import GIVEN, box_of, noisy_mask, read_given, r
 from skipclick.features import ImageFeatures
 from skipclick.masks import MASK_THRESHOLD, Box
 from skipclick.metrics import mask_iou
-from skipclick.predictor import ClickRequest
+from skipclick.predictor import BOX_PROBABILITY, ClickRequest
 from skipclick.simulation import correcting_clicks, jittered_click, next_click
-from skipclick.zoom import ZoomRequest, crop_encoder, predict_zoomed, start_zoomed, zoom_request
+from skipclick.zoom import ZoomRequest, crop_encoder, predict_zoomed, start_in_box, start_zoomed, zoom_request
 
 F = TypeVar("F")
 
@@ -152,6 +152,8 @@ class _Session(Generic[F]):
     """After the last click, bool (H, W)."""
     first_click: Click | None = None
     """The one that goes with a box."""
+    box: NDArray[np.bool_] | None = None
+    """Area, bool (H, W), of a box around the object, which the first answer keeps to."""
     state: Any = None
     """What the model hands from click to click: its last probability, or whatever `Predictor.predict` keeps."""
     clicks: list[Click] = field(default_factory=list)
@@ -176,19 +178,25 @@ class _Session(Generic[F]):
         if rules.start is None or not (self.target == 1).any():
             return
         if rules.start == "box":
-            self.mask, self.first_click = box_of(self.target)
+            self.box, self.first_click = box_of(self.target)
         elif rules.start == "noise":
             self.mask = noisy_mask(self.target, self.image, self.object_id)
         elif rules.start in GIVEN:
             self.mask = read_given(self.starts, rules.start, self.image, size)
         else:
             self.mask = read_start(Path(rules.start), self.image, self.object_id, size)
+        known, inside = (self.mask, 1.0) if self.box is None else (self.box, BOX_PROBABILITY)
         if _zooms(model, rules):
-            self.state = start_zoomed(model, self.mask)
+            self.state = start_zoomed(model, known) if self.box is None else start_in_box(model, known)
         elif rules.protocol == "serve" and isinstance(model, Predictor):
-            self.state = model.start_state(self.mask)
+            self.state = model.start_state(known, inside)
         else:
-            self.state = self.mask.astype(np.float32)
+            self.state = inside * known.astype(np.float32)
+
+    @property
+    def within(self) -> NDArray[np.bool_] | None:
+        """The area, bool (H, W), that the next answer keeps to."""
+        return self.box if len(self.given) == 1 else None
 
     def takes_lead(self, rules: Rules) -> bool:
         """Whether the server gives a click of its own before the annotator's first one, which then is in `given`: it
@@ -343,7 +351,7 @@ def _answers(
         if _zooms(model, rules):
             answers = [(answer.mask.full(), answer.state) for answer in predict_zoomed(model, requests)]
         elif rules.protocol == "serve" and isinstance(model, Predictor):
-            served = model.predict([ClickRequest(one.features, one.given, one.state) for one in sessions])
+            served = model.predict([ClickRequest(one.features, one.given, one.state, one.within) for one in sessions])
             answers = [(answer.mask.full(), answer.state) for answer in served]
         else:
             features, clicks, states = zip(*((one.features, one.given, one.state) for one in sessions), strict=True)
@@ -351,6 +359,9 @@ def _answers(
                 probabilities = model.click_batch(features, clicks, states)
             else:
                 probabilities = list(map(model.click, features, clicks, states))
+            for session, probability in zip(sessions, probabilities, strict=True):
+                if session.within is not None:
+                    probability *= session.within
             answers = [(probability > rules.threshold, probability) for probability in probabilities]
         return answers, milliseconds()
 
@@ -358,7 +369,7 @@ def _answers(
 def _zoom_request(session: _Session[Any]) -> ZoomRequest:
     if session.encode_crop is None:
         raise ValueError("zoom-in needs the photo: use `evaluate`, or rules without zoom")
-    request = zoom_request(session.features, session.given, session.state, session.encode_crop)
+    request = zoom_request(session.features, session.given, session.state, session.encode_crop, within=session.within)
     if request.features is not session.features:
         session.crops.add(request.view)
     return request

@@ -84,7 +84,11 @@ def test_the_sign_and_the_image_are_part_of_the_key(annotator: Annotator) -> Non
     assert annotator.cache_stats()["features"].entries == 2
 
 
-def test_a_box_starts_from_its_area(annotator: Annotator) -> None:
+def test_a_box_starts_from_its_area_and_holds_the_first_mask(annotator: Annotator) -> None:
+    narrow = annotator.annotate(IMAGE, [], Box(60, 30, 4, 40), SIZE).mask  # the disc at its centre is wider
+    assert narrow.box == (30, 60, 70, 64)
+    widened = annotator.annotate(IMAGE, clicks((100, 50, True)), Box(60, 30, 4, 40), SIZE).mask
+    assert widened.full()[50, 100]
     mask = annotator.annotate(IMAGE, [], Box(20, 30, 60, 40), SIZE).mask.full()
     expected = np.zeros(SIZE, bool)
     expected[30:70, 20:80] = True

@@ -29,10 +29,13 @@ from skipclick.simulation import correcting_clicks
 from skipclick.zoom import (
     DEFAULT_RULE,
     ZoomPrediction,
+    ZoomRequest,
     crop_encoder,
     next_view,
     predict_zoomed,
+    start_in_box,
     start_zoomed,
+    whole_view,
     zoom_request,
 )
 
@@ -285,11 +288,21 @@ def test_a_photo_without_memory_is_an_overload(make_annotator: MakeAnnotator, im
         asked(annotator, OBJECTS[0][:2])
 
 
-def test_a_box_starts_on_the_whole_photo_and_its_corrections_zoom_in(make_annotator: MakeAnnotator) -> None:
+def test_a_box_starts_on_the_whole_photo_and_its_corrections_zoom_in(
+    make_annotator: MakeAnnotator, predictor: Counting
+) -> None:
     annotator, box = make_annotator(), Box(20, 20, 100, 100, 0)
     boxed = asked(annotator, [], start=box)
     corrected = asked(annotator, [SmartClick("c", 30, 110, False)], start=box)
+    photo = predictor.encode(np.ascontiguousarray(coffee()[::2, ::2]))
+    photo = ImageFeatures(photo.taps, photo.prepared, (coffee().shape[0], coffee().shape[1]), photo.head)
+    area = box.area(photo.image_size)
+    request = ZoomRequest(
+        photo, whole_view(area.shape), area.shape, [Click(70, 70)], start_in_box(predictor, area), within=area
+    )
+    (expected,) = predict_zoomed(predictor, [request])
     assert not boxed.mask.empty
+    np.testing.assert_array_equal(boxed.mask.full(), expected.mask.full())
     assert (boxed.mask.full() != corrected.mask.full()).any()
     again = make_annotator()
     assert asked(again, [SmartClick("c", 30, 110, False)], start=box).score == corrected.score

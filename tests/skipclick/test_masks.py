@@ -130,6 +130,15 @@ def test_a_part_of_a_mask_takes_another_parts_place(whole: NDArray[np.bool_], da
 
 
 @given(array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(lambda shape: arrays(np.bool_, (2, *shape))))
+def test_a_clipped_mask_is_what_it_shares_with_the_area(masks: NDArray[np.bool_]) -> None:
+    mask, area = masks
+    expected = BoxMask.of(mask & area)
+    clipped = BoxMask.of(mask).clipped(area)
+    assert (clipped.size, clipped.box) == (expected.size, expected.box)
+    np.testing.assert_array_equal(clipped.pixels, expected.pixels)
+
+
+@given(array_shapes(min_dims=2, max_dims=2, max_side=9).flatmap(lambda shape: arrays(np.bool_, (2, *shape))))
 def test_overlap_is_intersection_over_union(masks: NDArray[np.bool_]) -> None:
     one, other = masks
     expected = mask_iou(one, other.astype(np.int8)) if (one | other).any() else 1.0

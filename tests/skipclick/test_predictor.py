@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from skipclick import Click, Predictor
+from skipclick import Click, Predictor, load_checkpoint
 from skipclick.config import ModelConfig, preset
 from skipclick.masks import MASK_THRESHOLD
 from skipclick.model import SkipClick
@@ -239,6 +239,28 @@ def test_a_started_area_is_the_previous_mask(model: SkipClick, photo: NDArray[np
     torch.testing.assert_close(mirrored, state.flip(-1), atol=1e-3, rtol=0)
     started, plain = (predictor.predict([ClickRequest(features, CLICKS[:1], s)])[0] for s in (state, None))
     assert not torch.equal(started.state, plain.state)
+
+
+def test_a_mask_keeps_to_the_area_that_it_is_given() -> None:
+    """Its border to the pixel, and so does what the next click sees; other objects of the batch are left alone."""
+    rows, columns = np.ogrid[:160, :200]
+    photo = np.where(((rows - 70) ** 2 + (columns - 90) ** 2 <= 40**2)[..., None], (220, 200, 180), 60).astype(np.uint8)
+    predictor, area = Predictor(load_checkpoint("bundled"), (96, 128)), np.zeros(photo.shape[:2], bool)
+    area[21:71, 33:90] = True
+    free = ClickRequest(predictor.encode(photo), [Click(80, 60)])
+    kept, plain = predictor.predict([replace(free, within=area), free])
+    whole = plain.mask.full()
+    assert (whole & ~area).sum() > 1000
+    assert not (kept.mask.full() & ~area).any()
+    inside = np.zeros_like(area)
+    inside[23:69, 35:88] = True  # at the border the network's pixels are averaged with nothing
+    np.testing.assert_array_equal(kept.mask.full()[inside], whole[inside])
+    torch.testing.assert_close(kept.state, plain.state * predictor.start_state(area))
+    (nothing,) = predictor.predict([replace(free, within=np.zeros_like(area))])
+    assert (nothing.mask.empty, nothing.score) == (True, 0.0)
+    for wrong in (area[1:], area.astype(np.uint8)):
+        with pytest.raises(ValueError, match="give bool"):
+            predictor.predict([replace(free, within=wrong)])
 
 
 def test_wrong_requests_are_refused(model: SkipClick, photo: NDArray[np.uint8]) -> None:

@@ -38,6 +38,7 @@ from skipclick.zoom import (
     new_view,
     next_view,
     predict_zoomed,
+    start_in_box,
     whole_view,
     zoom_request,
 )
@@ -294,6 +295,29 @@ def test_clicks_outside_the_view_are_left_out(model: SkipClick, photo: NDArray[n
         for clicks in ([*far, *CLICKS], CLICKS)
     )
     assert torch.equal(with_far.state.whole, without.state.whole)
+
+
+@pytest.mark.parametrize("view", [WHOLE, CROP])
+def test_an_answer_keeps_to_its_area_on_every_view(view: Box) -> None:
+    rows, columns = np.ogrid[:240, :360]
+    photo = np.where(((rows - 120) ** 2 + (columns - 210) ** 2 <= 45**2)[..., None], 220, (60, 70, 80)).astype(np.uint8)
+    predictor, area = Predictor(load_checkpoint("bundled"), (96, 160)), np.zeros(photo.shape[:2], np.bool_)
+    area[90:131, 140:211] = True
+    free = ZoomRequest(crop_encoder(predictor, photo)(view), view, (240, 360), [Click(200, 115)])
+    kept, plain = predict_zoomed(predictor, [replace(free, within=area), free])
+    assert (plain.mask.full() & ~area).sum() > 1000
+    assert kept.mask.area > 1000
+    assert not (kept.mask.full() & ~area).any()
+    assert not kept.state.whole[predictor.start_state(area) == 0].gt(0.5).any()
+
+
+def test_what_is_known_of_a_drawn_box_is_no_mask(photo: NDArray[np.uint8]) -> None:
+    predictor, area = Predictor(SkipClick(SMALL_CONV).eval()), np.zeros(photo.shape[:2], np.bool_)
+    area[70:131, 140:250] = True
+    state = start_in_box(predictor, area)
+    assert state.mask.empty
+    torch.testing.assert_close(state.whole, 0.7 * predictor.start_state(area))
+    assert next_view(state, CLICKS[:1], (240, 360)) == WHOLE
 
 
 def test_the_size_of_a_state_is_bounded(photo: NDArray[np.uint8]) -> None:

@@ -54,8 +54,8 @@ class DiscPredictor:
             self.encoded.append((image.shape[0], image.shape[1]))
         return DiscFeatures((image.shape[0], image.shape[1]), float(image.mean()), head=self.head)
 
-    def start_state(self, area: NDArray[np.bool_]) -> torch.Tensor:
-        return torch.from_numpy(area.astype(np.float32))
+    def start_state(self, area: NDArray[np.bool_], probability_inside: float = 1.0) -> torch.Tensor:
+        return probability_inside * torch.from_numpy(area.astype(np.float32))
 
     def predict(self, requests: Sequence[ClickRequest]) -> list[Prediction]:
         return [self._predict(request) for request in requests]
@@ -69,6 +69,8 @@ class DiscPredictor:
         newest = request.clicks[-1]
         disc = (rows - newest.y) ** 2 + (columns - newest.x) ** 2 <= RADIUS**2
         probability[disc] = 0.9 if newest.positive else 0.1
+        if request.within is not None:
+            probability *= request.within
         mask = probability > 0.5
         score = float(probability[mask].mean()) if mask.any() else 0.0
         return Prediction(BoxMask.of(mask), score, torch.from_numpy(probability.astype(np.float32)))
