@@ -136,13 +136,9 @@ def _measure(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 
 def _wanted(options: argparse.Namespace) -> list[tuple[str, Path]]:
-    """The data sets to measure: those given, or of them those of the table. Raises ValueError where it has none."""
-    if not options.table:
-        return list(options.dataset)
-    table = TABLES[options.table]
-    if found := [(name, folder) for name, folder in options.dataset if name in table.datasets]:
-        return found
-    raise ValueError(f"--table {options.table} is of {', '.join(table.datasets)}: give one of them as --dataset")
+    """The data sets to measure: of those given the ones that the table has, or all where it has none of them."""
+    of_table = TABLES[options.table].datasets if options.table else ()
+    return [one for one in options.dataset if one[0] in of_table] or list(options.dataset)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -136,6 +136,8 @@ def published_table(
     notes = [f"Source: {table.source}."]
     if absent:
         notes.append(f"Data sets not given: {', '.join(absent)} (`--list` says what their folders hold).")
+    if others := [name for name in datasets(results) if name not in table.datasets]:
+        notes.append(f"Measured instead, in the tables above, and not comparable with this one: {', '.join(others)}.")
     if alone:
         notes.append(f"Methods without a model given: {', '.join(alone)}")
     notes += _caveats(results, [name for name in table.datasets if name not in absent], num_objects)
