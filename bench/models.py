@@ -23,7 +23,7 @@ from skipclick.model import SkipClick
 from skipclick.openvino_runtime import graphs_folder
 
 ISEGM = {"ritm": "RITM", "focalclick": "FocalClick", "simpleclick": "SimpleClick", "skipclick-release": "SkipClick"}
-METHODS = {"sam": "SAM", "sam-hq": "HQ-SAM"} | ISEGM
+METHODS = {"sam": "SAM", "sam-hq": "HQ-SAM", "mobile-sam": "MobileSAM"} | ISEGM
 """Names of baselines, those of one code base apart, and their rows in the paper."""
 
 

@@ -19,6 +19,7 @@ BASELINES = {
     "sam3:WEIGHTS": "SAM 3 by its point tracker, likewise",
     "edgetam:WEIGHTS": "EdgeTAM, likewise",
     "sam-hq:WEIGHTS": "HQ-SAM, likewise",
+    "mobile-sam:CHECKPOINT": "MobileSAM, by its authors' checkout on PYTHONPATH (docs/baselines.md)",
     "ritm:CHECKPOINT": "RITM, by its authors' checkout on PYTHONPATH (docs/baselines.md)",
     "focalclick:CHECKPOINT": "FocalClick, likewise",
     "simpleclick:CHECKPOINT": "SimpleClick, likewise",
@@ -28,8 +29,11 @@ BASELINES = {
 }
 """How `--model` names them, and what each is."""
 
-SAM_FAMILY = [name.removesuffix(":WEIGHTS") for name in BASELINES if name.endswith(":WEIGHTS")]
+BY_TRANSFORMERS = [name.removesuffix(":WEIGHTS") for name in BASELINES if name.endswith(":WEIGHTS")]
 """Kinds that `bench.baselines.sam` loads."""
+
+SAM_FAMILY = [*BY_TRANSFORMERS, "mobile-sam"]
+"""Kinds that are given the low-resolution mask of the click before."""
 
 
 def load_baseline(name: str, device: str = "cpu", side: int = 448, *, mask_feedback: bool = True) -> ClickModel[Any]:
@@ -40,6 +44,10 @@ def load_baseline(name: str, device: str = "cpu", side: int = 448, *, mask_feedb
     Raises ValueError, in one sentence, where the name is unknown, or packages or weights are missing.
     """
     kind, _, rest = name.partition(":")
+    if kind == "mobile-sam" and rest:
+        from bench.baselines.mobile_sam import MobileSam
+
+        return MobileSam(rest, device, mask_feedback=mask_feedback)
     if f"{kind}:CHECKPOINT" in BASELINES and rest:
         from bench.baselines.isegm_checkout import IsegmModel
 
@@ -51,7 +59,7 @@ def load_baseline(name: str, device: str = "cpu", side: int = 448, *, mask_feedb
             from bench.baselines.random_walker import RandomWalkerModel
 
             return RandomWalkerModel()
-        if kind in SAM_FAMILY and rest:
+        if kind in BY_TRANSFORMERS and rest:
             from bench.baselines.sam import SegmentAnything
 
             return SegmentAnything.load(kind, rest, device, mask_feedback=mask_feedback)
