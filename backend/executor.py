@@ -97,6 +97,7 @@ class DeviceExecutor:
         self._overtaking = 0  # clicks in a row that went before an encode
         self._changed = Condition()
         self._closed = False
+        self._ended = ""  # in words, that a thread has ended
         self._threads = [Thread(target=self._serve, args=(lane,), name=lane.name, daemon=True) for lane in lanes]
         for thread in self._threads:
             thread.start()
@@ -109,12 +110,14 @@ class DeviceExecutor:
         """The future of `run([item])[0]`. Items that wait for the same `run` share one call of it.
 
         If a shared call fails, each item is run alone, so that a bad one fails nobody else's. Raises
-        `CancelledError` after `close`.
+        `CancelledError` after `close`, and where a thread has ended, see `check`.
         """
         future: Future[A] = Future()
         with self._changed:
             if self._closed:
                 raise CancelledError("the device executor is closed")
+            if self._ended:
+                raise CancelledError(self._ended)
             self._jobs.append(_Job(urgency, next(self._numbers), run, item, future))
             self._changed.notify_all()
         return future
@@ -127,37 +130,38 @@ class DeviceExecutor:
 
     def check(self) -> None:
         """Raises `RuntimeError` if a thread has ended unexpectedly: its work would wait for ever."""
-        ended = [thread.name for thread in self._threads if not thread.is_alive()]
-        if ended and not self._closed:
-            raise RuntimeError(f"the thread for {', '.join(ended)} has ended; restart the server")
+        if self._ended and not self._closed:
+            raise RuntimeError(self._ended)
 
     def close(self) -> None:
         """Finish what runs, cancel what waits, stop the threads. May be called twice."""
         with self._changed:
             self._closed = True
-            for job in self._jobs:
-                job.future.cancel()
-            self._jobs.clear()
+            self._cancel_all()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
 
     def _serve(self, lane: Lane) -> None:
-        with lane.context() as finish:
-            while jobs := self._next(lane.priorities):
-                for job, outcome in zip(jobs, _outcomes(jobs, finish), strict=True):
-                    if isinstance(outcome, BaseException):
-                        job.future.set_exception(outcome)
-                    else:
-                        job.future.set_result(outcome)
-                del jobs, job, outcome  # an idle executor holds no image and no features
+        try:
+            with lane.context() as finish:
+                while jobs := self._next(lane.priorities):
+                    for job, outcome in zip(jobs, _outcomes(jobs, finish), strict=True):
+                        _settle(job.future, outcome)
+                    del jobs, job, outcome  # an idle executor holds no image and no features
+        except BaseException:
+            logger.critical("the thread for %s ends", lane.name, exc_info=True)
+        finally:
+            with self._changed:  # nobody may wait for what nobody works on any more
+                self._ended = f"the thread for {lane.name} has ended; restart the server"
+                self._cancel_all()
 
     def _next(self, priorities: frozenset[Priority]) -> list[_Job]:
         """What to run now; empty when the executor is closed."""
         with self._changed:
             while not self._closed:
                 ready = self._fair(self._ready(priorities))
-                together = [job for job in ready if job.run == ready[0].run][: self._batch]
+                together = [job for job in ready if _are_together(job, ready[0])][: self._batch]
                 self._jobs = [job for job in self._jobs if job not in together]
                 begun = [job for job in together if job.future.set_running_or_notify_cancel()]
                 if begun:
@@ -165,6 +169,12 @@ class DeviceExecutor:
                 if not together:
                     self._changed.wait()
             return []
+
+    def _cancel_all(self) -> None:
+        """Cancel what waits, while `_changed` is held."""
+        for job in self._jobs:
+            _cancel(job.future)
+        self._jobs.clear()
 
     def _fair(self, ready: Sequence[tuple[Priority, _Job]]) -> list[_Job]:
         """The jobs in the given order, but with an encode in front once enough clicks in a row have overtaken it."""
@@ -184,7 +194,7 @@ class DeviceExecutor:
         ranked = [(_urgency(job), job) for job in self._jobs]
         for urgency, job in ranked:
             if urgency is None:
-                job.future.cancel()
+                _cancel(job.future)
         ranked = [(urgency, job) for urgency, job in ranked if not job.future.cancelled()]
         self._jobs = [job for _, job in ranked]
         found = [(urgency, job) for urgency, job in ranked if urgency is not None and urgency in priorities]
@@ -193,12 +203,46 @@ class DeviceExecutor:
 
 def _urgency(job: _Job) -> Priority | None:
     """How urgent a job is; None if nobody wants it any more, or if that cannot be determined: the thread must
-    survive."""
+    survive, whatever is raised."""
     try:
-        return job.urgency()
-    except Exception:
+        urgency = job.urgency()
+        return None if urgency is None else Priority(urgency)
+    except BaseException:
         logger.exception("work for the device is cancelled: its urgency cannot be determined")
         return None
+
+
+def _are_together(one: _Job, first: _Job) -> bool:
+    """Whether a job may share a call with the first."""
+    if one is first:
+        return True
+    try:
+        return bool(one.run == first.run)
+    except BaseException:
+        logger.exception("work for the device runs alone: it cannot be compared")
+        return False
+
+
+def _settle(future: Future[Any], outcome: Any) -> None:
+    """Tell a caller the result, or the exception. What the caller does on hearing of it must not end the thread, nor
+    must an exception that ends threads end the caller's."""
+    if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+        outcome = RuntimeError(f"the work ended with {type(outcome).__name__}: {outcome}")
+    try:
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+    except BaseException:
+        logger.exception("whoever waited for the device failed on its answer")
+
+
+def _cancel(future: Future[Any]) -> None:
+    """Cancel a future, whatever its callbacks raise."""
+    try:
+        future.cancel()
+    except BaseException:
+        logger.exception("whoever waited for the device failed on hearing that the work is cancelled")
 
 
 def _outcomes(jobs: Sequence[_Job], finish: Callable[[], None]) -> list[Any]:

@@ -24,6 +24,8 @@ from skipclick import __version__
 USER_AGENT = f"skipclick-backend/{__version__}"
 """Some hosts refuse the user agents of libraries, and administrators want to know who calls."""
 
+_PIECE = 1 << 16
+
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 """Variables that name certificates of authorities; the first one that is set counts. requests itself reads only the
 first two."""
@@ -103,6 +105,17 @@ def new_session(adapter: DeadlineAdapter) -> requests.Session:
     openssl = (os.environ.get(name) for name in CA_VARIABLES[2:])
     session.verify = next((path for path in openssl if path and Path(path).exists()), True)
     return session
+
+
+def content_of(answer: requests.Response, max_bytes: int) -> bytes:
+    """The content of a streamed answer. Raises `OSError`, as requests does, also where it is longer than `max_bytes`,
+    once so much of it has arrived or come out of its compression."""
+    content = bytearray()
+    for piece in answer.iter_content(_PIECE):
+        content += piece
+        if len(content) > max_bytes:
+            raise requests.exceptions.ContentDecodingError(f"the answer is longer than {max_bytes >> 20} MB")
+    return bytes(content)
 
 
 def trusted_certificates(environment: Mapping[str, str]) -> tuple[str, Path] | None:

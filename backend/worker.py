@@ -7,18 +7,23 @@ import errno
 import os
 import re
 import resource
+import selectors
+import signal
 import socket
 import sys
 import time
+from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property, partial
 from io import BytesIO
 from threading import BoundedSemaphore
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.http import get_parser
-from gunicorn.workers.gthread import _DEFER, ThreadWorker
+from gunicorn.http.body import LengthReader
+from gunicorn.workers.gthread import _DEFER, TConn, ThreadWorker
 
 from backend.places import places
 from backend.settings import Settings
@@ -39,6 +44,16 @@ _SENDING = 10.0
 _LEAVING = 2.0
 """Seconds that a client has to close its side of a connection."""
 
+_IGNORED = 128 << 20
+"""Bytes that a client may still send in that time, such as the rest of a body that was refused."""
+
+_IGNORED_AT_ONCE = 1 << 20
+_WITHOUT_COPY = socket.MSG_TRUNC if sys.platform == "linux" else 0
+"""Has Linux throw away what was sent instead of handing it over."""
+
+_ACCEPTED = 64
+"""Connections that are accepted before others have their turn."""
+
 _HELD = 256 << 10
 """Bytes of a request that are collected without a thread; a longer one gets a thread before it is complete."""
 
@@ -50,6 +65,7 @@ _OPEN_FILES = 4096
 """Files and connections that the process may have open, if the system lets it: some systems start with fewer than
 gunicorn takes connections."""
 
+_KEPT = b"\r\nConnection: keep-alive\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,15})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 _UNMEASURED = re.compile(rb"\r\n(transfer-encoding|expect):", re.IGNORECASE)
 
@@ -128,6 +144,11 @@ class BufferedSocket(socket.socket):
         if unsent:
             raise ConnectionResetError(errno.ECONNRESET, "the answer was not read in time")
 
+    def announce_end(self) -> None:
+        """Tell the client that the connection ends with this answer."""
+        if self._waiting:
+            self._waiting[0] = self._waiting[0].replace(_KEPT, b"\r\nConnection: close\r\n", 1)
+
     def _send(self, data: memoryview, seconds: float) -> memoryview:
         """Send for up to `seconds`; returns the unsent data. Reading byte by byte does not extend the time."""
         deadline = time.monotonic() + seconds
@@ -147,6 +168,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     training: Training | None = None
     is_out_of_files = False
 
+    @cached_property
+    def leaving_conns(self) -> deque[Any]:
+        """Connections that were answered and whose clients have yet to close them, the longest first."""
+        return deque()
+
     def init_process(self) -> None:
         """Begin, with as many files as connections need, and threads that take turns quickly."""
         allow_files(_OPEN_FILES)
@@ -163,15 +189,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         self.patience = settings.request_timeout
         self.slow_clients = BoundedSemaphore(places(settings.threads).clients)
 
+    def init_signals(self) -> None:
+        """As gunicorn's, but a terminal that is closed ends nothing: SIGHUP reaches each process of its group."""
+        super().init_signals()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def handle(self, conn: Any) -> Any:
         """Serve a request, which has to arrive within REQUEST_TIMEOUT. Until it is complete, or very long, it waits in
         gunicorn's poller without a thread."""
         if self.cfg.is_ssl:  # no setting of ours turns it on; gunicorn wraps the socket later
             return super().handle(conn)
-        if conn.parser is None:
-            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
-        deadline = _deadline(conn, self.patience)
-        if not _receive(conn.sock, conn.parser.unreader.buf) and self.alive:
+        deadline = self._deadline(conn)
+        if not self._has_request(conn) and self.alive:
             return _DEFER if time.monotonic() < deadline else False
         conn.deadline = None
         conn.data_ready = True
@@ -180,19 +209,84 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             # A client that pipelines requests would take other clients' turns; it has to connect again.
             keepalive = super().handle(conn) and not conn.parser.unreader.buf.getvalue()
             if not keepalive:
-                self._take_leave(conn.sock)
+                conn.is_leaving = _say_goodbye(conn.sock)
             return keepalive
         finally:
             incoming.release()
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept a connection; where no more files can be opened, it waits until one is closed."""
-        try:
-            super().accept(listener)
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            self.is_out_of_files = True
+        """Accept the connections that wait; where no more files can be opened, they wait until one is closed. A
+        connection takes a thread only when its request is there: a thousand that come at once would otherwise keep all
+        threads busy with nothing."""
+        for _ in range(_ACCEPTED):
+            try:
+                connection, address = listener.accept()
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    self.is_out_of_files = True
+                elif error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.ECONNABORTED):
+                    raise
+                return
+            self.nr_conns += 1
+            conn = TConn(self.cfg, connection, address, listener.getsockname())
+            if self.cfg.is_ssl or self._has_request(conn):
+                self.enqueue_req(conn)
+            else:
+                self._await_data(conn)
+            if self.nr_conns >= self.worker_connections:
+                return
+
+    def on_pending_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        """More of a request has come."""
+        if self.cfg.is_ssl or self._has_request(conn):
+            super().on_pending_socket_readable(conn, client)
+            return
+        self.pending_conns.remove(conn)
+        self.poller.unregister(client)
+        if time.monotonic() < self._deadline(conn):
+            self._await_data(conn)
+        else:
+            self._close(conn)
+
+    def on_client_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        """The next request on a connection begins, or its client has closed it."""
+        if self.cfg.is_ssl or self._has_request(conn):
+            super().on_client_socket_readable(conn, client)
+            return
+        self.keepalived_conns.remove(conn)
+        self.poller.unregister(client)
+        self._await_data(conn)
+
+    def on_leaving_socket_readable(self, conn: Any, client: socket.socket) -> None:
+        """A client that was answered still sends, or closes its connection."""
+        if not _ignore(conn):
+            self.leaving_conns.remove(conn)
+            self.poller.unregister(client)
+            self._close(conn)
+
+    def _await_data(self, conn: Any) -> None:
+        """Let a connection wait in the poller for the rest of a request."""
+        conn.timeout = time.monotonic() + self.cfg.keepalive
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def _has_request(self, conn: Any) -> bool:
+        """Take what has arrived; whether a thread should take over."""
+        if conn.parser is None:
+            conn.parser = get_parser(self.cfg, conn.sock, conn.client)
+        self._deadline(conn)
+        return _receive(conn.sock, conn.parser.unreader.buf)
+
+    def _deadline(self, conn: Any) -> float:
+        """When the request must have arrived: REQUEST_TIMEOUT after its first bytes were expected."""
+        if getattr(conn, "deadline", None) is None or not conn.parser.unreader.buf.getbuffer().nbytes:
+            conn.deadline = time.monotonic() + self.patience
+        deadline: float = conn.deadline
+        return deadline
+
+    def _close(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         """Do what there is to do. Whoever holds all connections and says nothing must not keep others out: then those
@@ -207,38 +301,35 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     def _close_longest_silent(self) -> bool:
         """Close a connection without a whole request, or else one that waits for its next; whether there was any."""
-        silent = self.pending_conns or self.keepalived_conns
+        silent = self.leaving_conns or self.pending_conns or self.keepalived_conns
         if not silent:
             return False
-        conn = silent.popleft()
-        with suppress(OSError, KeyError, ValueError):
-            self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+        self._drop(silent.popleft())
         return True
 
+    def murder_pending(self) -> None:
+        """Close the connections whose time is over, also of those who were answered and do not leave."""
+        super().murder_pending()
+        while self.leaving_conns and self.leaving_conns[0].timeout <= time.monotonic():
+            self._drop(self.leaving_conns.popleft())
+
+    def _drop(self, conn: Any) -> None:
+        with suppress(OSError, KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+        self._close(conn)
+
     def finish_request(self, conn: Any, fs: Future[Any]) -> None:
-        """Close a connection that is not kept alive. gunicorn would first wait for the client to close it, in the
-        thread that accepts connections: each client that does not would block all others for two seconds."""
+        """Close a connection that is not kept alive, once its client has closed it or a moment has passed: otherwise
+        the kernel resets the connection, and the end of the answer is lost. gunicorn would wait in the thread that
+        accepts connections: each client that does not close would block all others for two seconds."""
         if fs.cancelled() or fs.exception() is not None or fs.result():
             super().finish_request(conn, fs)
-            return
-        self.nr_conns -= 1
-        conn.close()
-
-    def _take_leave(self, connection: socket.socket) -> None:
-        """Signal the end to a client, and read what it still sends for a while: otherwise the kernel resets the
-        connection, and the end of the answer is lost."""
-        rest = DeadlineSocket(connection, time.monotonic() + _LEAVING, self.slow_clients)
-        num_bytes = 0
-        try:
-            connection.shutdown(socket.SHUT_WR)
-            while num_bytes < _HELD and (data := rest.recv(_HELD)):
-                num_bytes += len(data)
-        except OSError:
-            return
-        finally:
-            rest.release()
+        elif getattr(conn, "is_leaving", False) and _ignore(conn):
+            conn.timeout = time.monotonic() + _LEAVING
+            self.leaving_conns.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_leaving_socket_readable, conn))
+        else:
+            self._close(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
         """Send the answer to a request in one piece."""
@@ -248,6 +339,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         try:
             with BufferedSocket(connection, self.slow_clients) as conn.sock:
                 keepalive = super().handle_request(req, conn)
+                if keepalive and _is_unread(req, conn.parser.unreader):
+                    conn.sock.announce_end()  # rather than have a thread receive what nobody wants
+                    keepalive = False
                 conn.sock.leave()
         finally:
             conn.sock = connection
@@ -278,12 +372,34 @@ def allow_files(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def _deadline(conn: Any, patience: float) -> float:
-    """When the request must have arrived: `patience` seconds after its first bytes were expected."""
-    if getattr(conn, "deadline", None) is None or not conn.parser.unreader.buf.getbuffer().nbytes:
-        conn.deadline = time.monotonic() + patience
-    deadline: float = conn.deadline
-    return deadline
+def _is_unread(request: Any, unreader: Any) -> bool:
+    """Whether more of a request's body is still to come than has arrived."""
+    reader = request.body.reader
+    if isinstance(reader, LengthReader):
+        return bool(reader.length > unreader.buf.getbuffer().nbytes)
+    return getattr(reader, "parser", None) is not None  # chunks, of which the last was not read
+
+
+def _say_goodbye(connection: socket.socket) -> bool:
+    """Signal the end of an answer to its client; whether there is still a connection."""
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError:
+        return False
+    return True
+
+
+def _ignore(conn: Any) -> bool:
+    """Throw away what has arrived from a client that is leaving; whether more may come."""
+    try:
+        conn.sock.setblocking(False)
+        num_bytes = len(conn.sock.recv(_IGNORED_AT_ONCE, _WITHOUT_COPY))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    conn.ignored = getattr(conn, "ignored", 0) + num_bytes
+    return num_bytes > 0 and bool(conn.ignored < _IGNORED)
 
 
 def _receive(connection: socket.socket, received: BytesIO) -> bool:

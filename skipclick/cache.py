@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
@@ -174,6 +175,8 @@ class FileLru(Generic[T]):
         """The value in `key`'s file, now the most recently used, or None."""
         path = self._path(key)
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would never end
+                raise ValueError("it is not a file")
             value = self._read(path)
             os.utime(path)
         except Exception as error:

@@ -45,12 +45,14 @@ def save_head(model: SkipClick, path: Path, about: Mapping[str, Any]) -> None:
 
 def load_head(path: Path) -> dict[str, Tensor]:
     """What `save_head` wrote, on the CPU. Raises `ValueError` with one sentence if it is missing or damaged."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"the head {path} cannot be read: it is not a file")
     try:
         with safe_open(str(path), framework="pt") as file:
             if (file.metadata() or {}).get("format") != FORMAT:
                 raise ValueError(f"{path} is not a head of a SkipClick model")
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, FileNotFoundError) as error:
+    except (SafetensorError, OSError) as error:
         raise ValueError(f"the head {path} cannot be read ({error})") from None
     invalid = sorted(key for key, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all())
     if invalid:

@@ -82,7 +82,8 @@ class Interaction:
 def read_interaction(raw: bytes, max_points: int) -> Interaction:
     """The body of an invocation. Raises `InteractionError`."""
     try:
-        body = json_bodies.loads(raw)
+        with json_bodies.turn(len(raw)):
+            body = json_bodies.loads(raw)
     except orjson.JSONDecodeError:
         raise InteractionError("the request is not JSON; is this address called by CVAT?") from None
     if not isinstance(body, dict):

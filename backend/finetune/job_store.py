@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from backend.finetune.locks import locked
-from backend.small_files import read_small
+from backend.small_files import open_file, read_small
 from skipclick.atomic_io import atomic_write
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -96,6 +96,11 @@ class Jobs:
     def __init__(self, model_dir: Path) -> None:
         self._folder = model_dir / "jobs"
 
+    @property
+    def lock_file(self) -> Path:
+        """The file of `run_lock`."""
+        return self._folder / "running.lock"
+
     def path(self, job: Job) -> Path:
         """Its file."""
         return self._folder / str(job.project) / f"{job.number:04}.json"
@@ -116,7 +121,7 @@ class Jobs:
 
     def pictured(self, project: int) -> list[int]:
         """Numbers of the jobs that left a picture, the latest first."""
-        return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").exists()]
+        return [int(path.stem) for path in self._paths(project) if path.with_suffix(".png").is_file()]
 
     def last_noc(self, project: int) -> dict[str, float]:
         """The measurements of the last job that has any; empty if there is none."""
@@ -163,7 +168,7 @@ class Jobs:
         """The right to run a job, as the file descriptor of a lock; None while a job is running. A child that inherits
         the descriptor holds the lock until it ends, however it ends and whatever happens to this process."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self._folder / "running.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        lock = open_file(self.lock_file, os.O_RDWR | os.O_CREAT)
         try:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,8 +180,9 @@ class Jobs:
             os.close(lock)
 
     def holder(self) -> str:
-        """The `process_name` of the process that got `run_lock` last; empty if that is unknown."""
-        return (self._folder / "running.lock").read_text(errors="replace")
+        """The `process_name` of the process that got `run_lock` last; empty if that is unknown. Raises `OSError`, and
+        `ValueError` if something else lies there."""
+        return read_small(self.lock_file).decode(errors="replace")
 
     def _readable(self, project: int) -> Iterator[Job]:
         """A project's jobs, newest first. Damaged files are skipped: they must not hide the others."""

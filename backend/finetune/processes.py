@@ -8,6 +8,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+ELSEWHERE = (
+    "the training's process is not one of this machine or container, or has just ended: cancel it where it runs, or "
+    "wait a few seconds"
+)
+
 
 def process_name(pid: int) -> str | None:
     """A name that is unique among all processes: its number, when it started, its namespace of numbers and the boot.
@@ -29,15 +34,42 @@ def seconds_running(name: str) -> float | None:
     return since_boot - _started(int(pid)) / os.sysconf("SC_CLK_TCK")
 
 
+def has_open(name: str, path: Path) -> bool:
+    """Whether the process of that name has a file open, by what the system says and not any file."""
+    pid = name.partition(" ")[0]
+    if seconds_running(name) is None:
+        return False
+    try:
+        wanted = path.stat()
+        handles = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for handle in handles:
+        with suppress(OSError):  # closed meanwhile
+            if os.path.samestat(handle.stat(), wanted):
+                return True
+    return False
+
+
+def arguments_of(name: str) -> list[str]:
+    """The command line of the process of that name; empty if it cannot be read."""
+    try:
+        return [os.fsdecode(one) for one in Path(f"/proc/{name.partition(' ')[0]}/cmdline").read_bytes().split(b"\0")]
+    except OSError:
+        return []
+
+
 def kill(name: str) -> None:
     """Kill the process of that name and its children. Raises `ValueError` if it is not one of this machine and
-    container."""
-    if seconds_running(name) is None:
-        raise ValueError(
-            "the training's process is not one of this machine or container, or has just ended: cancel it where it "
-            "runs, or wait a few seconds"
-        )
-    kill_group(int(name.partition(" ")[0]))
+    container, or does not lead a group, as those that servers start do."""
+    pid = int(name.partition(" ")[0]) if seconds_running(name) is not None else 0
+    try:
+        leads = pid > 1 and pid != os.getpid() and os.getpgid(pid) == pid != os.getpgrp()
+    except ProcessLookupError:
+        leads = False
+    if not leads:
+        raise ValueError(ELSEWHERE)
+    kill_group(pid)
 
 
 def kill_group(leader: int) -> None:

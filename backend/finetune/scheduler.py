@@ -154,7 +154,7 @@ class Training:
             if job is None or not job.active:
                 raise RefusedError(f"project {project} has no training to cancel")
             if job.state == "running":
-                self._supervisor.end_running()
+                self._supervisor.end_job(job)
                 job = read_job(self.jobs.path(job))
             if job.active:
                 job = replace(job, state="cancelled", reason="cancelled on request", ended_at=now(), seconds_left=None)

@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import sqlite3
 import time
 from collections import Counter
@@ -37,12 +38,14 @@ from PIL import Image
 from backend.finetune.locks import locked
 from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
 from backend.label_studio.protocol import read_json
+from backend.small_files import is_file_or_missing, open_file
 from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.evaluation.datasets.agreement import Sketched, agreements, sketch
 
 logger = logging.getLogger(__name__)
 
 _DATABASE = "annotations.sqlite"
+_BESIDE = ("-wal", "-shm", "-journal")  # endings of the files that SQLite keeps beside a database
 _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of which takes milliseconds
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
 _WRITERS_PATIENCE = 600.0  # seconds to wait for another process that applies events; a heavy one takes long
@@ -135,7 +138,7 @@ class StoredObject:
 
     def read_mask(self) -> NDArray[np.bool_]:
         """The mask, bool (H, W). It is kept for a day after its object was changed or deleted."""
-        with Image.open(self.mask_file) as image:
+        with open(open_file(self.mask_file, os.O_RDONLY), "rb") as file, Image.open(file) as image:
             return np.array(image, np.bool_)
 
 
@@ -514,6 +517,7 @@ class AnnotationStore:
     @contextmanager
     def _connection(self, patience: float = _PATIENCE, name: str = _DATABASE) -> Iterator[sqlite3.Connection]:
         path = self._folder / name
+        _check_files(path)
         with closing(sqlite3.connect(path, timeout=patience, isolation_level=None)) as database:
             database.row_factory = sqlite3.Row
             database.execute("PRAGMA synchronous = FULL")
@@ -565,7 +569,7 @@ class AnnotationStore:
             aside, new = f".damaged-{time.time_ns()}", f"{_DATABASE}.new"
             _remove_database(self._folder / new)
             self._make_tables(new)  # under another name: nobody sees it incomplete
-            for name in (f"{_DATABASE}-wal", f"{_DATABASE}-shm", _DATABASE):
+            for name in (*(f"{_DATABASE}{ending}" for ending in _BESIDE), _DATABASE):
                 with suppress(FileNotFoundError):
                     (self._folder / name).rename(self._folder / f"{name}{aside}")
             (self._folder / new).replace(self._folder / _DATABASE)
@@ -669,9 +673,22 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return isinstance(error, sqlite3.OperationalError) and str(error).startswith("no such table")
 
 
+def _check_files(database: Path) -> None:
+    """Raises `sqlite3.DatabaseError` with `SQLITE_NOTADB` if anything but files has the names of a database: SQLite
+    would wait for ever for what a pipe says."""
+    for path in (database, *(database.with_name(database.name + ending) for ending in _BESIDE)):
+        if not is_file_or_missing(path):
+            error = sqlite3.DatabaseError(f"{path.name} is not a file")
+            error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+            raise error
+
+
 def _remove_database(path: Path) -> None:
-    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
-        each.unlink(missing_ok=True)
+    for each in (path, *(path.with_name(path.name + ending) for ending in _BESIDE)):
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink(missing_ok=True)
 
 
 def _forget_event(database: sqlite3.Connection, number: int) -> None:

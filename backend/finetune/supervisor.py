@@ -13,9 +13,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from backend.finetune.job_store import Job, Jobs, RefusedError, now, write_job
-from backend.finetune.processes import kill, kill_group, lower, process_name, seconds_running
+from backend.finetune.processes import (
+    ELSEWHERE,
+    arguments_of,
+    has_open,
+    kill,
+    kill_group,
+    lower,
+    process_name,
+    seconds_running,
+)
+from backend.small_files import new_file, read_end
 
 _DEATH = 4.0  # seconds within which a killed process is gone
 _LAST_WORDS = 300  # characters of a dead job's log that its reason quotes
@@ -38,6 +49,7 @@ class Supervisor:
         self._job_seconds = job_seconds
         self._command = tuple(command)
         self._children: list[subprocess.Popen[bytes]] = []
+        self._started_at = 0.0  # when the last of them was started, monotonic time
 
     def start_job(self, job: Job, run_lock: int) -> None:
         """Start a queued job; it fails if its process cannot be started."""
@@ -83,31 +95,62 @@ class Supervisor:
 
     def end_overdue(self) -> None:
         """Kill the working process if it has taken too long: others wait."""
-        age = seconds_running(self._jobs.holder())
+        if self._own() is not None:
+            age: float | None = time.monotonic() - self._started_at
+        else:
+            age = seconds_running(self._holder())
         if age is None or age <= self._job_seconds:
             return
-        self.end_running()
+        self._end()
         for job in self._jobs.newest_of_each():
             if job.state == "running":
                 self._fail(job, f"it took longer than FINETUNE_JOB_SECONDS={self._job_seconds:g}")
 
-    def end_running(self) -> None:
-        """Kill the working process, whichever server started it. Raises `RefusedError` if it runs elsewhere."""
-        own = next((child for child in self._children if child.poll() is None), None)
+    def end_job(self, job: Job) -> None:
+        """Kill the process that works on a job, whichever server started it; none that works on anything else, whatever
+        the job's file says. Raises `RefusedError` if it runs elsewhere."""
+        arguments = self._arguments()
+        ending = self._jobs.path(job).parts[-3:]  # two servers may call the folder by different names
+        if not arguments or any(Path(one).parts[-3:] == ending for one in arguments):
+            self._end()
+
+    def _end(self) -> None:
+        """Kill the working process. A name in a file is not enough: the process must hold the lock."""
         with self._jobs.run_lock() as free:
             if free is not None:
                 return
-            holder = self._jobs.holder()
+            own, holder = self._own(), self._holder()
             if own is not None:  # not reaped yet, so no other process can have its number
                 kill_group(own.pid)
-            elif holder:
+            elif not holder:
+                raise RefusedError("the training is just being started; try again in a few seconds")
+            elif not has_open(holder, self._jobs.lock_file):
+                raise RefusedError(ELSEWHERE)
+            else:
                 try:
                     kill(holder)
                 except ValueError as error:
                     raise RefusedError(str(error)) from None
-            else:
-                raise RefusedError("the training is just being started; try again in a few seconds")
         self._await_end()
+
+    def _own(self) -> subprocess.Popen[bytes] | None:
+        """The working process, if this server started it."""
+        return next((child for child in self._children if child.poll() is None), None)
+
+    def _arguments(self) -> list[str]:
+        """The command line of the working process; empty if there is none here."""
+        own = self._own()
+        if own is not None:
+            return [str(one) for one in cast(Sequence[object], own.args)]
+        holder = self._holder()
+        return arguments_of(holder) if has_open(holder, self._jobs.lock_file) else []
+
+    def _holder(self) -> str:
+        """The name of the process that took the lock last; empty if that is unknown."""
+        try:
+            return self._jobs.holder()
+        except (OSError, ValueError):
+            return ""
 
     def _await_end(self) -> None:
         """Wait until the killed process is gone: it writes nothing after that."""
@@ -121,8 +164,7 @@ class Supervisor:
     def _start(self, arguments: Sequence[str], log: Path, run_lock: int) -> subprocess.Popen[bytes]:
         """A process that holds the lock and prints to `log`. Raises `OSError`."""
         os.ftruncate(run_lock, 0)
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        with new_file(log) as output:
             child = subprocess.Popen(
                 [*self._command, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -132,8 +174,9 @@ class Supervisor:
                 start_new_session=True,  # signals to this server's group are not for it
             )
         lower(child.pid)  # here, since it takes seconds until it can do so itself
-        os.pwrite(run_lock, (process_name(child.pid) or "").encode(), 0)
         self._children.append(child)
+        self._started_at = time.monotonic()
+        os.pwrite(run_lock, (process_name(child.pid) or "").encode(), 0)
         return child
 
     def _fail(self, job: Job, reason: str) -> None:
@@ -142,6 +185,9 @@ class Supervisor:
         write_job(self._jobs.path(job), failed)
 
     def _last_words(self, job: Job) -> str:
-        log = self._jobs.path(job).with_suffix(".log")
-        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        try:
+            tail = read_end(self._jobs.path(job).with_suffix(".log"), 4 * _LAST_WORDS)
+        except OSError:  # it has not begun to print, or something else lies there
+            tail = b""
+        lines = tail.decode(errors="replace").strip().splitlines()
         return lines[-1][-_LAST_WORDS:] if lines else "it printed nothing"

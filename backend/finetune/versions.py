@@ -14,7 +14,6 @@ reused.
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from typing import Any
 
 from torch import Tensor
 
+from backend.finetune.locks import locked
 from backend.small_files import read_small
 from skipclick.atomic_io import atomic_write, synchronize
 from skipclick.head import backbone_digest, head_digest, head_state, load_head, put_head, save_head
@@ -37,6 +37,9 @@ from skipclick.proposals import Prototypes
 
 BASE = "base"
 """Name, in the pointer and for people, of the checkpoint that the server was started with."""
+
+_PATIENCE = 60.0  # seconds to wait for another process that writes a version
+_MAX_BYTES = 256 << 20  # of a report or prototypes; they have a few MB
 
 _FACTS = ("base", "backbone", "head")  # keys of every about.json
 _POINTER, _WEIGHTS, _ABOUT, _REPORT, _PICTURE, _PROTOTYPES = (
@@ -65,8 +68,9 @@ class Version:
 
     @property
     def report(self) -> Mapping[str, Any]:
-        """What was measured before it was promoted or rejected."""
-        report: Mapping[str, Any] = json.loads((self.folder / _REPORT).read_bytes())
+        """What was measured before it was promoted or rejected. Raises `OSError` or `ValueError` if it is missing or
+        damaged."""
+        report: Mapping[str, Any] = json.loads(read_small(self.folder / _REPORT, _MAX_BYTES))
         return report
 
     @property
@@ -90,7 +94,7 @@ class Version:
         """What the objects that it learnt from look like. Raises `ValueError` if the file is missing or damaged."""
         path = self.folder / _PROTOTYPES
         try:
-            return Prototypes.from_bytes(path.read_bytes())
+            return Prototypes.from_bytes(read_small(path, _MAX_BYTES))
         except (OSError, ValueError) as error:
             raise ValueError(f"{path} cannot be used: {error}") from None
 
@@ -264,9 +268,7 @@ class Versions:
     def _locked(self, project: int) -> Iterator[None]:
         """Holds the project's lock, and removes what a killed writer left behind."""
         folder = self._of(project)
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it when a process dies
+        with locked(folder / ".lock", _PATIENCE):
             for left in folder.glob(".*.tmp"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield

@@ -20,11 +20,12 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import requests
 
-from backend.http_client import DeadlineAdapter, connection_advice, new_session
+from backend.http_client import DeadlineAdapter, connection_advice, content_of, new_session
 from backend.settings import Settings, revealed
 
 _RENEW_BEFORE = 30.0  # seconds before the end of an access token's life
 _RETRY_AFTER = 3.0  # seconds after an attempt that got no answer
+_MAX_BYTES = 1 << 20  # of an answer with a token
 _ASSUMED_LIFE = 240.0  # seconds, for a token that does not say when it expires
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -118,14 +119,18 @@ class LabelStudioAuth:
     def _renew(self, refresh_token: str) -> _AccessToken:
         url = f"{self.url}/api/token/refresh/"
         try:
-            with new_session(DeadlineAdapter.within(self._timeout)) as session:
-                answer = session.post(
+            with (
+                new_session(DeadlineAdapter.within(self._timeout)) as session,
+                session.post(
                     url,
                     json={"refresh": refresh_token},
                     timeout=self._timeout,
                     allow_redirects=False,
                     auth=as_is,
-                )
+                    stream=True,
+                ) as answer,
+            ):
+                content = content_of(answer, _MAX_BYTES)
         except (OSError, ValueError) as error:  # all of requests' errors, and missing certificate files
             advice = connection_advice(error) or "check LABEL_STUDIO_URL"
             raise NoAnswerError(f"tried POST {url}: {type(error).__name__}; {advice}") from None
@@ -137,7 +142,7 @@ class LabelStudioAuth:
                 redirect_trouble(self.url, url, target)
                 or f"tried POST {url}: it redirects to {target[:200]}; check LABEL_STUDIO_URL"
             )
-        access = _json(answer).get("access")
+        access = _json(content).get("access")
         if answer.status_code != 200 or not isinstance(access, str):
             raise AuthorizationError(
                 f"tried POST {url} with the personal access token: status {answer.status_code}; "
@@ -224,15 +229,15 @@ def _claims(token: str) -> dict[str, Any]:
     try:
         payload = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError, binascii.Error):
+    except (IndexError, ValueError, RecursionError, binascii.Error):
         return {}
     return claims if isinstance(claims, dict) else {}
 
 
-def _json(answer: requests.Response) -> dict[str, Any]:
+def _json(content: bytes) -> dict[str, Any]:
     try:
-        body = answer.json()
-    except ValueError:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
         return {}
     return body if isinstance(body, dict) else {}
 

@@ -8,7 +8,10 @@ becomes U+FFFD, as a browser shows it.
 from __future__ import annotations
 
 import re
-from threading import BoundedSemaphore
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import orjson
@@ -26,22 +29,51 @@ _MAX_REPAIRED = 4 << 20
 """Bytes of a text that may be repaired: that takes 0.2 s per MB, and a body without its masks has less than one MB."""
 MAX_CONTAINERS = 500_000
 """Opening brackets of a text. The interpreter builds all lists and objects without letting another thread run."""
-MAX_VALUES = 4_000_000
+MAX_VALUES = 1_000_000
 """Commas of a text, for the same reason; lists under an "rle" key are removed before."""
-_PIECE = 1 << 20  # bytes counted before another thread may run
+_PIECE = 1 << 20  # bytes searched before another thread may run
 _BIG = 1 << 20
-_big_parses = BoundedSemaphore(2)
+_turn = Lock()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def loads(raw: bytes) -> Any:
-    """The value of a JSON text. Raises `orjson.JSONDecodeError`, a `ValueError`, also for more than `MAX_CONTAINERS`
-    or `MAX_VALUES`. At most two texts above 1 MB are parsed at the same time; others wait."""
-    _check_size(raw)
-    if len(raw) <= _BIG:
-        return _parsed(raw)
-    with _big_parses:
-        return _parsed(raw)
+@contextmanager
+def turn(num_bytes: int) -> Iterator[None]:
+    """For whoever works on a text of so many bytes: one text above 1 MB at a time.
+
+    Parsing lets no other thread run, and while one text is parsed after the other, whoever answers anything else would
+    wait for many of them. So the interpreter belongs to others afterwards, for as long as it was taken.
+    """
+    if num_bytes <= _BIG:
+        yield
+        return
+    with _turn:
+        begin = time.thread_time()
+        try:
+            yield
+        finally:
+            time.sleep(time.thread_time() - begin)
+
+
+def loads(raw: bytes, is_trusted: bool = False) -> Any:
+    """The value of a JSON text; call it in a `turn`. Raises `orjson.JSONDecodeError`, a `ValueError`, also for more
+    than `MAX_CONTAINERS` or `MAX_VALUES`, unless the text comes from somebody trusted."""
+    if not is_trusted:
+        _check_size(raw)
+    return _parsed(raw)
+
+
+def count(raw: bytes, wanted: bytes) -> int:
+    """How often `wanted` occurs in a text; other threads may run meanwhile."""
+    more = _PIECE + len(wanted) - 1
+    return sum(raw.count(wanted, start, start + more) for start in range(0, len(raw), _PIECE))
+
+
+def find(raw: bytes, wanted: bytes, position: int) -> int:
+    """As `bytes.find`; other threads may run meanwhile."""
+    more = _PIECE + len(wanted) - 1
+    places = (raw.find(wanted, start, start + more) for start in range(position, len(raw), _PIECE))
+    return next((place for place in places if place >= 0), -1)
 
 
 def _check_size(raw: bytes) -> None:
@@ -49,9 +81,9 @@ def _check_size(raw: bytes) -> None:
     interpreter for long."""
     containers = values = 0
     for start in range(0, len(raw), _PIECE):
-        piece = raw[start : start + _PIECE]
-        containers += piece.count(b"[") + piece.count(b"{")
-        values += piece.count(b",")
+        end = start + _PIECE
+        containers += raw.count(b"[", start, end) + raw.count(b"{", start, end)
+        values += raw.count(b",", start, end)
         if containers > MAX_CONTAINERS or values > MAX_VALUES:
             sentence = f"more than {MAX_CONTAINERS:,} lists and objects, or {MAX_VALUES:,} values"
             raise orjson.JSONDecodeError(sentence, "", 0)

@@ -129,21 +129,22 @@ def read_json(raw: bytes) -> Any:
     and hardly any is ever used. `region_rle` reads those that are. Texts are valid Unicode and numbers finite, see
     `json_bodies.py`, and nothing is nested deeper than 1024 levels. Raises `ProtocolError`.
     """
-    if raw.count(_RLE_KEY) > json_bodies.MAX_CONTAINERS:  # before there is a piece of the body for each
-        raise ProtocolError(f"the body has more than {json_bodies.MAX_CONTAINERS:,} masks")
-    try:
-        return json_bodies.loads(_without_masks(raw))
-    except orjson.JSONDecodeError:
-        pass  # some "rle" was no list of numbers, or the body is broken anyway
-    try:
-        return json_bodies.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ProtocolError(f"the body is not JSON: {error}") from None
+    with json_bodies.turn(len(raw)):
+        if json_bodies.count(raw, _RLE_KEY) > json_bodies.MAX_CONTAINERS:  # before there is a piece of it for each
+            raise ProtocolError(f"the body has more than {json_bodies.MAX_CONTAINERS:,} masks")
+        try:
+            return json_bodies.loads(_without_masks(raw))
+        except orjson.JSONDecodeError:
+            pass  # some "rle" was no list of numbers, or the body is broken anyway
+        try:
+            return json_bodies.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise ProtocolError(f"the body is not JSON: {error}") from None
 
 
 def _without_masks(raw: bytes) -> bytes:
     pieces, position = [], 0
-    while (key := raw.find(_RLE_KEY, position)) >= 0:
+    while (key := json_bodies.find(raw, _RLE_KEY, position)) >= 0:
         first = key + len(_RLE_KEY)
         first += raw[first : first + 1] == b" "
         pieces.append(raw[position:first])
@@ -154,7 +155,7 @@ def _without_masks(raw: bytes) -> bytes:
                 break  # the list does not end
             pieces.append(b'"%d:%d"' % (first + 1, last))
             position = last + 1
-    return b"".join([*pieces, raw[position:]])
+    return b"".join([*pieces, raw[position:]]) if pieces else raw
 
 
 def region_rle(region: Json, raw: bytes) -> list[int]:

@@ -33,6 +33,8 @@ read and parsed."""
 _BODIES_PATIENCE = 5.0
 """Seconds that a long body waits for memory."""
 
+_NO_PLACE = "too many long bodies are worked on; try again, or raise THREADS"
+
 
 @dataclass(frozen=True, eq=False)
 class AppContext:
@@ -83,6 +85,8 @@ class BodyReader:
         too_long = f"the body is larger than the {(max_bytes or 0) >> 20} MB that {request.path} takes"
         if max_bytes is not None and (request.content_length or 0) > max_bytes:
             raise ProtocolError(too_long)
+        if (request.content_length or 0) > _LONG_BODY:
+            self._check_place()
         pieces, size = [], 0
         try:
             while piece := request.stream.read(_LONG_BODY):  # a length that is only announced takes no memory
@@ -105,9 +109,15 @@ class BodyReader:
         """Reserve memory for a mask in the body, until the request's end. Raises `OverloadedError`."""
         _reserve(self._masks, num_pixels, "masks")
 
+    def _check_place(self) -> None:
+        """Refuse a long body before it is read where there is no place for it."""
+        if not self._places.acquire(blocking=False):
+            raise OverloadedError(_NO_PLACE)
+        self._places.release()
+
     def _take_place(self) -> None:
         if not self._places.acquire(blocking=False):
-            raise OverloadedError("too many long bodies are worked on; try again, or raise THREADS")
+            raise OverloadedError(_NO_PLACE)
         g.at_the_end.callback(self._places.release)
 
 

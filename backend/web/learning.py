@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from http import HTTPStatus
 
@@ -10,11 +11,14 @@ from flask import Blueprint, Response, g, jsonify, request, send_file
 from backend.finetune.job_store import RefusedError
 from backend.finetune.scheduler import Training
 from backend.label_studio.protocol import ProtocolError, project_number, read_json, read_webhook
-from backend.web.http import AppContext, slot
+from backend.web.http import AppContext, slot, unavailable
+from backend.web.telemetry import one_line
 
 WEBHOOK_MAX_BYTES = 24 << 20
 """Of an event, a task with its masks. Applying one takes up to 45 times as much memory; the content of larger ones is
 read from Label Studio by the next training."""
+
+logger = logging.getLogger(__name__)
 
 _SWITCHED_OFF = "this server does not learn: it was started with FINETUNE=off or follow"
 
@@ -23,6 +27,12 @@ def build_learning(context: AppContext) -> Blueprint:
     """The routes."""
     learning = Blueprint("learning", __name__)
     training = context.training
+
+    @learning.errorhandler(OSError)
+    def cannot_use(error: OSError) -> Response:
+        """Whatever is wrong with the files of learning: a full disk, a folder under a file's name."""
+        logger.error("id=%s: annotations cannot be stored or read: %s", g.request_id, one_line(error))
+        return unavailable(f"annotations cannot be stored or read now: {error}")
 
     @learning.post("/webhook")
     def webhook() -> tuple[Response, int]:

@@ -28,7 +28,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler
-from itertools import cycle
+from itertools import cycle, product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ import requests
 from numpy.typing import NDArray
 from PIL import Image
 
+from backend.label_studio.json_bodies import MAX_VALUES
 from backend.label_studio.labeling_config import EXAMPLE
 from bench.cli import CommandParser, write_results
 from bench.serving.annotators import drawn_photo
@@ -177,6 +178,52 @@ def _large_events() -> tuple[bytes, bytes, bytes]:
     return first, second, third
 
 
+def long_bodies(server: Attacked, stop: threading.Event) -> Iterator[int]:
+    """Sixty events of 18 MB at once, again and again: numbers, a mask, and a text."""
+    answers: list[int] = []
+
+    def tell(number: int) -> None:
+        while not stop.is_set():
+            answers.append(server.post("/webhook", _long_bodies()[number % 3]))
+
+    threads = [threading.Thread(target=tell, args=(number,)) for number in range(60)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    yield from answers
+
+
+@cache
+def _long_bodies() -> tuple[bytes, ...]:
+    few, many = b",".join([b"1"] * (MAX_VALUES - 100)), b",".join([b"1"] * (9 << 20))
+    texts = (b'"x": [%s], "y": "%s"' % (few, b"y" * ((18 << 20) - len(few))), b'"rle": [%s]' % many)
+    return tuple(
+        b'{"action": "ANNOTATION_CREATED", "project": {"id": %d}, %s}' % (PROJECT, text)
+        for text in (*texts, b'"x": "%s"' % (b"x" * (18 << 20)))
+    )
+
+
+def strange_files(server: Attacked, stop: threading.Event) -> Iterator[int]:
+    """Named pipes and folders under the names of the server's own files."""
+    learning = ("annotations.lock", "annotations.sqlite-wal", "jobs/changing.lock", "jobs/running.lock")
+    names = (*learning, "jobs/1/0001.json", "versions/1/current", "versions/1/v1/model.safetensors")
+    with local_session() as http:
+        for name, is_pipe in cycle(product(names, (True, False))):
+            if stop.is_set():
+                return
+            path = server.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            os.mkfifo(path) if is_pipe else path.mkdir()
+            yield server.post("/webhook", _event(2000, [_region("a", _SPOT)]))
+            for route in ("/status", "/metrics", "/training?project=1"):
+                yield http.get(server.url + route, timeout=30).status_code
+            stop.wait(0.5)
+            with suppress(FileNotFoundError):  # the server has set it aside
+                path.unlink() if is_pipe else path.rmdir()
+
+
 def forged_trainings(server: Attacked, stop: threading.Event) -> Iterator[int]:
     """Trainings of projects that do not exist."""
     for project in range(100, 3100):
@@ -301,11 +348,13 @@ ATTACKS: Mapping[str, Attack] = {
     "bombs": bombs,
     "nested JSON": nested_json,
     "large events": large_events,
+    "long bodies": long_bodies,
     "forged trainings": forged_trainings,
     "stopped clients": stopped_clients,
     "hanging photos": hanging_photos,
     "locked database": locked_database,
     "damaged files": damaged_files,
+    "strange files": strange_files,
     "foreign cancel": foreign_cancel,
     "foreign pages": foreign_pages,
     "hang-up": hang_up,
@@ -461,6 +510,7 @@ def _attack_when_told(orders: Connection, server: Attacked) -> None:
     os.nice(_NICENESS)
     _large_events()  # now: they take seconds
     _nested()
+    _long_bodies()
     orders.send("ready")
     with suppress(EOFError):
         while True:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -222,6 +223,57 @@ def test_an_error_in_an_urgency_gives_up_that_work_alone() -> None:
     assert executor.submit(lambda: Priority.CLICK, lambda: 2).result(10) == 2
     with pytest.raises(CancelledError):
         lost.result(10)
+    executor.close()
+
+
+@pytest.mark.parametrize(
+    "kind", [RuntimeError, SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError, MemoryError]
+)
+def test_no_exception_of_a_callback_ends_the_thread(kind: type[BaseException]) -> None:
+    """Of an urgency, of the work itself, of comparing it with other work, and of whoever hears of its end."""
+
+    def fail(*_: object) -> Any:
+        raise kind("a callback")
+
+    class Unequal:
+        __eq__ = fail
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, items: Sequence[int]) -> Sequence[int]:
+            return items
+
+    executor = DeviceExecutor(batch=2)
+    blocker = Blocker(executor)
+    lost = executor.submit(fail, lambda: 1)
+    strange = executor.submit(lambda: "soon", lambda: 1)  # type: ignore[arg-type,return-value]
+    broken = executor.submit(lambda: Priority.CLICK, fail)
+    alone = [executor.submit_together(lambda: Priority.CLICK, Unequal(), number) for number in (3, 4)]
+    told = executor.submit(lambda: Priority.CLICK, lambda: 5)
+    given_up = executor.submit(lambda: None, lambda: 6)
+    for future in (told, given_up):
+        future.add_done_callback(fail)
+    blocker.released.set()
+    assert [future.result(10) for future in (*alone, told)] == [3, 4, 5]
+    for future in (lost, strange, given_up):
+        with pytest.raises(CancelledError):
+            future.result(10)
+    with pytest.raises(Exception, match="a callback"):  # never one that would end the caller's thread too
+        broken.result(10)
+    assert executor.waiting() == {"click": 0, "encode": 0, "prefetch": 0}
+    executor.check()
+    executor.close()
+
+
+def test_where_a_thread_has_ended_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = DeviceExecutor()
+    blocker = Blocker(executor)
+    waiting = executor.submit(lambda: Priority.CLICK, lambda: 1)
+    monkeypatch.setattr(executor, "_next", lambda priorities: 1 / 0)
+    blocker.released.set()
+    with pytest.raises(CancelledError):
+        waiting.result(10)
+    with pytest.raises(CancelledError, match="has ended"):
+        executor.submit(lambda: Priority.CLICK, lambda: 1)
     executor.close()
 
 

@@ -3,6 +3,7 @@ every mask is that of one version, whatever requests came before and whichever a
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -73,6 +74,22 @@ def test_each_project_is_answered_by_its_own_head(annotator: Annotator, versions
         assert_answered_by(number, asked(annotator, project=project))
         assert annotator.version_of(project) == name(number)
     assert annotator.versions() == [name(None), name(1), name(2)]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.parametrize("file", ["current", "v1/about.json", "v1/model.safetensors", "v1"])
+def test_what_is_no_file_of_a_version_is_not_waited_for(
+    annotator: Annotator, versions: Versions, tmp_path: Path, file: str, kind: str
+) -> None:
+    versions.promote(PROJECT, 1)
+    path = tmp_path / "versions" / str(PROJECT) / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    answers: list[object] = []
+    asking = threading.Thread(target=lambda: answers.append(asked(annotator, project=PROJECT)), daemon=True)
+    asking.start()
+    asking.join(30)
+    assert_answered_by(None, answers[0])
 
 
 def test_a_new_head_needs_no_second_look_and_no_more_memory(

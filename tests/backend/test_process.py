@@ -171,6 +171,70 @@ def test_clients_that_stop_in_the_middle_leave_threads_for_others(tmp_path: Path
                     probe.close()
 
 
+def worker_of(process: subprocess.Popen[str]) -> int:
+    """The process that answers."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+@pytest.mark.slow
+def test_a_terminal_that_is_closed_ends_no_click(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
+    """It signals every process of its group, the one that answers too, at any time."""
+    port = free_port()
+    with (
+        backend(tmp_path, port, LABEL_STUDIO_URL=slow_label_studio.url) as process,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        await_ready(port, process)
+        worker = worker_of(process)
+        clicks = [pool.submit(click, port) for _ in range(12)]
+        assert slow_label_studio.asked.wait(30)
+        for number in range(20):
+            os.kill(process.pid, signal.SIGHUP)
+            os.kill(worker, signal.SIGHUP)
+            time.sleep(0.05)
+            if number == 10:
+                slow_label_studio.go_on.set()
+        assert [one.result(60)[0] for one in clicks] == [200] * 12
+        assert worker_of(process) == worker
+
+
+@pytest.mark.slow
+def test_long_bodies_at_once_keep_nobody_from_being_answered(tmp_path: Path) -> None:
+    """Sixty took the interpreter for 18 seconds. Those for which there is no place are told before they are read."""
+    numbers = b",".join([b"1"] * 900_000)
+    bodies = [
+        b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}, "x": [%s]}' % numbers,
+        b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}, "rle": [%s]}' % (numbers + b"," + numbers),
+        b'{"action": "ANNOTATION_CREATED", "project": {"id": 1}, "x": "%s"}' % (b"a" * (12 << 20)),
+    ]
+    port = free_port()
+    with backend(tmp_path, port) as process, ThreadPoolExecutor(40) as pool:
+        await_ready(port, process)
+        answers = [pool.submit(send, port, bodies[number % 3]) for number in range(40)]
+        longest = 0.0
+        while not all(answer.done() for answer in answers):
+            begin = time.monotonic()
+            probe = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            assert get(probe, "/health")[0] == 200
+            probe.close()
+            longest = max(longest, time.monotonic() - begin)
+        statuses = [answer.result(1) for answer in answers]
+    assert longest < 3  # a busy machine
+    assert set(statuses) <= {201, 503}
+    assert statuses.count(201) >= 4
+
+
+def send(port: int, body: bytes) -> int:
+    """The status of an event's answer, also where it comes before all of the event was sent."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        head = f"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with suppress(ConnectionError):
+            client.sendall(head.encode() + b"\r\n\r\n" + body)
+        answer = client.recv(1 << 16)
+        assert answer.startswith(b"HTTP/1.1 201") or b"\r\nRetry-After: " in answer
+        return int(answer.split()[1])
+
+
 @pytest.mark.slow
 def test_a_stop_finishes_what_runs_and_exits_with_0(tmp_path: Path, slow_label_studio: SlowLabelStudio) -> None:
     port = free_port()

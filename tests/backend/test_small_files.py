@@ -10,7 +10,7 @@ import pytest
 from backend.finetune.job_store import Jobs
 from backend.finetune.versions import Versions
 from backend.label_studio.names import FILE, ToldNames
-from backend.small_files import read_small
+from backend.small_files import is_file_or_missing, new_file, open_file, read_end, read_small
 
 
 def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
@@ -33,6 +33,33 @@ def put(path: Path, kind: str) -> None:
         path.write_bytes(b" " * (2 << 20))
     elif kind == "deep":
         path.write_bytes(b"[" * 500_000)
+
+
+ANYTHING = ["pipe", "folder", "loop", "device"]
+
+
+@pytest.mark.parametrize("kind", ANYTHING)
+def test_no_file_stays_open(tmp_path: Path, kind: str) -> None:
+    """A server looks at the files of all jobs every second: with one left open each time it would run out of them."""
+    put(tmp_path / "a", kind)
+    before = len(os.listdir("/proc/self/fd"))
+    for deed in (read_small, new_file, lambda path: open_file(path, os.O_RDWR)):
+        for _ in range(3):
+            with pytest.raises((OSError, ValueError)):
+                deed(tmp_path / "a")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_are_made_with_their_folders_and_emptied(tmp_path: Path) -> None:
+    path = tmp_path / "b" / "a"
+    for content in (b"much", b"a"):
+        with new_file(path) as file:
+            file.write(content)
+        assert read_end(path, 3) == content[-3:]
+    assert is_file_or_missing(path)
+    assert is_file_or_missing(path / "below")
+    put(tmp_path / "c", "loop")
+    assert not is_file_or_missing(tmp_path / "c")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "device", "large"])

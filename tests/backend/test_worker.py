@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from io import BytesIO
 from threading import BoundedSemaphore
@@ -17,11 +18,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http import get_parser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import worker
-from backend.worker import _HELD, BufferedSocket, DeadlineSocket, Worker, _is_whole, _receive, allow_files
+from backend.worker import (
+    _HELD,
+    BufferedSocket,
+    DeadlineSocket,
+    Worker,
+    _is_unread,
+    _is_whole,
+    _receive,
+    allow_files,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -273,6 +285,141 @@ def test_where_no_file_can_be_opened_a_silent_connection_is_closed(
     assert [one.is_open() for one in connections] == [False, True, True, True]
     worker.wait_for_and_dispatch_events(0)
     assert connections[1].is_open()
+
+
+class Served:
+    """A worker without a process: what it hands to threads is noted."""
+
+    def __init__(self) -> None:
+        self.worker = Worker.__new__(Worker)
+        self.worker.cfg = Config()
+        self.worker.patience, self.worker.alive = 60.0, True
+        self.worker.worker_connections, self.worker.nr_conns = 1000, 0
+        self.worker.pending_conns, self.worker.keepalived_conns = deque(), deque()
+        self.worker.poller = selectors.DefaultSelector()
+        self.threaded: list[Any] = []
+        self.worker.enqueue_req = self.threaded.append
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        client = socket.create_connection(self.listener.getsockname())
+        client.sendall(data)
+        return client
+
+    def turns(self, count: int = 3) -> None:
+        for _ in range(count):
+            time.sleep(0.01)
+            self.worker.wait_for_and_dispatch_events(0)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    yield served
+    for conn in (*served.threaded, *served.worker.pending_conns, *served.worker.leaving_conns):
+        conn.sock.close()
+    served.worker.poller.close()
+    served.listener.close()
+
+
+def test_a_connection_takes_a_thread_when_its_request_is_there(served: Served) -> None:
+    """However many come at once: a thousand that say nothing would keep those with a request waiting."""
+    silent = [served.connect() for _ in range(20)]
+    asking = served.connect(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    time.sleep(0.05)
+    served.worker.accept(served.listener)
+    assert len(served.threaded) == 1
+    assert served.worker.nr_conns == 21
+    silent[3].sendall(b"GET /health HTTP/1.1\r\n")
+    served.turns()
+    assert len(served.threaded) == 1
+    silent[3].sendall(b"Host: x\r\n\r\n")
+    served.turns()
+    assert [one.client for one in served.threaded] == [asking.getsockname(), silent[3].getsockname()]
+    for client in (*silent, asking):
+        client.close()
+
+
+def test_a_request_that_does_not_arrive_in_time_ends_its_connection(served: Served) -> None:
+    client = served.connect(b"GET /hea")
+    time.sleep(0.05)
+    served.worker.accept(served.listener)
+    served.worker.pending_conns[0].deadline = time.monotonic() - 1
+    client.sendall(b"l")
+    served.turns()
+    assert (served.worker.nr_conns, len(served.worker.pending_conns)) == (0, 0)
+    assert client.recv(10) == b""
+    client.close()
+
+
+@pytest.mark.parametrize("ending", ["closes", "sends more and closes", "stays", "sends without end"])
+def test_whoever_was_answered_and_does_not_leave_keeps_no_thread(
+    served: Served, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_LEAVING", 0.2)
+    monkeypatch.setattr(worker, "_IGNORED", 1 << 20)
+    client = served.connect(b"POST /setup HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n123456789")
+    time.sleep(0.05)
+    served.worker.accept(served.listener)
+    (conn,) = served.threaded
+    done: Future[bool] = Future()
+    done.set_result(False)
+    conn.is_leaving = True
+    served.worker.finish_request(conn, done)
+    assert list(served.worker.leaving_conns) == [conn]
+    if ending.startswith("sends"):
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            client.send(bytes(1 << 19))
+    if ending.endswith("closes"):
+        client.close()
+    deadline = time.monotonic() + 5
+    while served.worker.leaving_conns and time.monotonic() < deadline:
+        if ending == "sends without end":
+            with suppress(BlockingIOError, ConnectionError):
+                client.send(bytes(1 << 20))
+        served.turns(1)
+        if ending != "sends without end":
+            served.worker.murder_pending()
+    assert served.worker.nr_conns == 0
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("request_head", "rest", "read", "is_unread"),
+    [
+        (b"Content-Length: 10\r\n\r\n12345", b"67890", 10, False),
+        (b"Content-Length: 10\r\n\r\n12345", b"", 0, True),
+        (b"Content-Length: 10\r\n\r\n1234567890", b"", 0, False),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n", b"", 10, False),
+        (b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n", b"", 0, True),
+        (b"\r\n", b"", 0, False),
+    ],
+)
+def test_a_body_that_nobody_read_is_noticed(
+    pair: Pair, request_head: bytes, rest: bytes, read: int, is_unread: bool
+) -> None:
+    client, server = pair
+    client.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\n" + request_head)
+    parser = get_parser(Config(), server, ("127.0.0.1", 1))
+    request = next(parser)
+    client.sendall(rest)
+    request.body.read(read)
+    request.body.read(read)  # its end is seen by whoever reads on
+    assert _is_unread(request, parser.unreader) == is_unread
+
+
+def test_a_client_hears_that_its_connection_ends(pair: Pair) -> None:
+    client, server = pair
+    with BufferedSocket(server, BoundedSemaphore(1)) as answering:
+        answering.announce_end()
+        answering.sendall(b"HTTP/1.1 503 x\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n")
+        answering.sendall(b"\r\nConnection: keep-alive\r\n")
+        answering.announce_end()
+        answering.leave()
+    head, body = b"HTTP/1.1 503 x\r\nConnection: close\r\n", b"\r\nConnection: keep-alive\r\n"
+    assert client.recv(200) == head + b"Content-Length: 2\r\n\r\n" + body
 
 
 def test_as_many_files_as_connections_need_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:

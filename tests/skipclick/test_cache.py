@@ -287,3 +287,20 @@ def test_a_full_disk_costs_the_copy_and_not_the_answer(tmp_path: Path, caplog: p
     wait_for(lambda: "No space left" in caplog.text)
     cache.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_is_a_miss_and_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    cache: FileLru[Thing] = FileLru(
+        tmp_path, 1000, lambda path, thing: path.write_text(thing.name), lambda path: Thing(path.read_text(), 10)
+    )
+    path = cache._path("a")
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    assert cache.get("a") is None
+    cache.put("b", Thing("b", 10))
+    found = cache.get("b")
+    assert found is not None
+    assert found.name == "b"
+    if kind == "pipe":
+        cache.put("a", Thing("a", 10))
+        assert cache.get("a") is not None

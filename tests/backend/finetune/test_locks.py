@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from threading import Event, Thread
 
@@ -27,6 +28,14 @@ def test_it_is_held_by_one_at_a_time(tmp_path: Path) -> None:
         events.append("first")
     thread.join(60)
     assert events == ["first", "second"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_cannot_be_held_and_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.lock"
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+    with pytest.raises(OSError, match=r"a\.lock"), locked(path, 60):
+        pass
 
 
 def test_it_is_free_after_an_error(tmp_path: Path) -> None:

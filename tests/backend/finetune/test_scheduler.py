@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
-from backend.finetune.job_store import Job, Jobs, now, read_job, working_on, write_job
+from backend.finetune.job_store import Job, Jobs, RefusedError, now, read_job, working_on, write_job
 from backend.finetune.locks import locked
+from backend.finetune.processes import process_name
 from backend.finetune.scheduler import Training
 from backend.finetune.store import AnnotationStore, BacklogError
 from tests.support.annotation_bodies import annotation, drawn, region, saved
@@ -419,6 +423,153 @@ def test_cancelling_ends_no_process_that_a_file_names(make_training: MakeTrainin
         time.sleep(0.05)
         assert bystander.poll() is None
         bystander.kill()
+
+
+SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
+
+
+def test_cancelling_ends_no_process_that_does_not_hold_the_lock(make_training: MakeTraining, jobs: Jobs) -> None:
+    """Nor one that its name describes completely, and that leads a group as trainings do."""
+    job = jobs.enqueue(1, "a test", 0)
+    with subprocess.Popen([*SLEEP, str(jobs.path(job))], start_new_session=True) as bystander:
+        write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running", pid=bystander.pid))
+        with jobs.run_lock() as device:
+            assert device is not None
+            os.pwrite(device, (process_name(bystander.pid) or "").encode(), 0)
+            with suppress(RefusedError):
+                make_training().cancel(1)
+        time.sleep(0.05)
+        is_alive = bystander.poll() is None
+        bystander.kill()
+    assert is_alive
+
+
+def test_cancelling_ends_no_process_of_the_servers_own_group(make_training: MakeTraining, jobs: Jobs) -> None:
+    job = jobs.enqueue(1, "a test", 0)
+    with jobs.run_lock() as device:
+        assert device is not None
+        with subprocess.Popen([*SLEEP, str(jobs.path(job))], pass_fds=[device]) as bystander:
+            for pid in (bystander.pid, os.getpid(), os.getppid()):
+                write_job(jobs.path(job), Job(1, 1, "a test", now(), state="running"))
+                os.ftruncate(device, 0)
+                os.pwrite(device, (process_name(pid) or "").encode(), 0)
+                with suppress(RefusedError):
+                    make_training().cancel(1)
+            time.sleep(0.05)
+            is_alive = bystander.poll() is None
+            bystander.kill()
+        assert is_alive
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_cancelling_ends_no_training_of_another_project(
+    make_training: MakeTraining, jobs: Jobs, is_restarted: bool
+) -> None:
+    """Though its own file claims that it is running."""
+    training = make_training()
+    training.ask(1)
+    until(training, lambda: newest(jobs).step == 7)
+    forged = jobs.enqueue(2, "a test", 0)
+    write_job(jobs.path(forged), Job(2, 1, "a test", now(), state="running", pid=newest(jobs).pid))
+    server = make_training() if is_restarted else training
+    assert server.cancel(2).state == "cancelled"
+    time.sleep(0.05)
+    (working,) = training._supervisor._children
+    assert working.poll() is None
+    assert server.cancel(1).state == "cancelled"
+    until(training, lambda: working.poll() is not None)
+
+
+@pytest.mark.parametrize("content", [b"", b"1 1 pid:[1] boot", b"\xff" * 3])
+def test_a_process_that_works_for_too_long_is_ended_whatever_became_of_its_name(
+    make_training: MakeTraining, jobs: Jobs, content: bytes
+) -> None:
+    training = make_training(job_seconds=0.3)
+    training.ask(1)
+    training.step()
+    jobs.lock_file.write_bytes(content)
+    until(training, lambda: newest(jobs).state == "failed")
+    assert "FINETUNE_JOB_SECONDS=0.3" in newest(jobs).reason
+
+
+def test_a_name_of_an_old_process_ends_no_young_one(make_training: MakeTraining, jobs: Jobs) -> None:
+    training = make_training(job_seconds=600.0)
+    training.ask(1)
+    until(training, lambda: newest(jobs).step == 7)
+    jobs.lock_file.write_text(process_name(1) or "")
+    training.step()
+    assert newest(jobs).state == "running"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("annotations.sqlite", "pipe"),
+        ("annotations.sqlite", "folder"),
+        ("annotations.sqlite-wal", "pipe"),
+        ("annotations.sqlite-shm", "folder"),
+        ("annotations.sqlite-journal", "pipe"),
+        ("annotations.sqlite.new", "folder"),
+        ("annotations.lock", "pipe"),
+        ("annotations.mending.lock", "pipe"),
+        ("jobs", "pipe"),
+        ("jobs/changing.lock", "pipe"),
+        ("jobs/changing.lock", "folder"),
+        ("jobs/running.lock", "pipe"),
+        ("jobs/running.lock", "folder"),
+        ("jobs/catching_up.log", "pipe"),
+        ("jobs/1", "pipe"),
+        ("jobs/1/0001.json", "folder"),
+        ("jobs/1/0001.log", "pipe"),
+        ("masks", "pipe"),
+        ("masks/1", "pipe"),
+    ],
+)
+def test_what_lies_under_the_name_of_a_file_blocks_nothing(
+    tmp_path: Path, make_training: MakeTraining, name: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe would be waited for without an end. What can be done without it goes on, and afterwards all does."""
+    monkeypatch.setattr("backend.finetune.store._LIGHT_BYTES", 0)  # has it start a process
+    training, path = make_training("finish", after_objects=1), tmp_path / name
+    jobs = training.jobs
+    write_job(jobs.path(Job(1, 1, "x", "")), Job(1, 1, "a test", now(), state="running"))
+    note(training, 1)
+    remove(path)
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path) if kind == "pipe" else path.mkdir()
+
+    def use(training: Training) -> None:
+        for deed in (
+            lambda: note(training, 2),
+            training.step,
+            lambda: training.report(1),
+            training.state,
+            lambda: training.ask(1),
+            lambda: training.cancel(1),
+            jobs.newest_of_each,
+            lambda: jobs.pictured(1),
+            training.step,
+        ):
+            with suppress(OSError, ValueError, sqlite3.Error, BacklogError):
+                deed()
+
+    users = [Thread(target=use, args=(one,), daemon=True) for one in (training, make_training("finish"))]
+    for user in users:
+        user.start()
+    for user in users:
+        user.join(20)
+        assert not user.is_alive(), "it waits for something"
+    remove(path)
+    after = make_training("finish", after_objects=1000)
+    after.ask(3)
+    until(after, lambda: newest(jobs, 3).state == "done")
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def test_a_process_that_works_for_too_long_is_ended(make_training: MakeTraining, jobs: Jobs) -> None:

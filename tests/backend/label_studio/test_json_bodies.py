@@ -104,6 +104,37 @@ def test_as_many_values_as_are_allowed_are_read() -> None:
     assert len(loads(b"[" + b"[]," * (MAX_CONTAINERS - 2) + b"0]")) == MAX_CONTAINERS - 1
 
 
+@given(st.binary(max_size=60), st.sampled_from([b"a", b"ab", b"aba"]), st.integers(0, 60))
+def test_searching_in_pieces_finds_what_searching_at_once_does(raw: bytes, wanted: bytes, position: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_bodies, "_PIECE", 4)
+        assert json_bodies.find(raw, wanted, position) == raw.find(wanted, position)
+        if wanted != b"aba":  # which may overlap itself
+            assert json_bodies.count(raw, wanted) == raw.count(wanted)
+
+
+def test_after_a_long_text_the_interpreter_belongs_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixty long texts one after the other would keep everybody from answering anything for the time of all."""
+    pauses: list[float] = []
+    monkeypatch.setattr(json_bodies.time, "sleep", pauses.append)
+    with json_bodies.turn(100):
+        pass
+    assert pauses == []
+    begin = time.thread_time()
+    with json_bodies.turn(2 << 20):
+        sum(range(1_000_000))
+        took = time.thread_time() - begin
+        assert not json_bodies._turn.acquire(blocking=False)
+    assert took <= pauses[0] < took + 1
+    assert json_bodies._turn.acquire(blocking=False)
+    json_bodies._turn.release()
+
+
+def test_what_label_studio_says_may_have_many_numbers() -> None:
+    raw = b"[" + b"0," * (MAX_VALUES + 1) + b"0]"
+    assert len(loads(raw, is_trusted=True)) == MAX_VALUES + 2
+
+
 def test_a_text_that_is_too_deep_is_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking for what to repair would hold the interpreter for longer than parsing."""
     monkeypatch.setattr(json_bodies, "_STRING_OR_NUMBER", None)

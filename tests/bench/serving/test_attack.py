@@ -46,6 +46,8 @@ def test_the_server_holds(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert set(told["bombs"]) <= {200, 400}
     assert set(told["nested JSON"]) == {400}
     assert set(told["large events"]) == {201}
+    assert {201} <= set(told["long bodies"]) <= {0, 201, 503}
+    assert set(told["strange files"]) <= {200, 201, 503}
     assert set(told["forged trainings"]) <= {400, 503}
     assert told["forged trainings"][400] <= 20  # no more are looked into
     assert set(told["hanging photos"]) <= {400, 503}
