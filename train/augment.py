@@ -1,7 +1,7 @@
-"""Augmentation of a photo and its masks together, by torchvision's functional transforms and one numpy generator.
+"""Augmentation of a photo and its masks together, by one numpy generator.
 
 First a `Frame` is drawn, which says where the view lies; then photo and masks are transformed to it. Masks are sampled
-only where the view shows them: the result is that of torchvision's resizing of whole layers, in a third of the time.
+only where the view shows them. Both are as torchvision would resize them, masks in a third of the time.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Literal, TypeVar
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
-from torchvision.transforms.v2 import functional as V
 
 from train.scene import Scene
 
@@ -95,7 +95,8 @@ def random_window(photo: tuple[int, int], config: AugmentConfig, rng: np.random.
 def pixels_in(frame: Frame, image: NDArray[np.uint8], crop: int) -> NDArray[np.uint8]:
     """A view of a photo, (H, W, 3) -> (crop, crop, 3): bilinear with antialiasing, black beyond the photo."""
     window = image[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
-    resized = V.resize(torch.from_numpy(window).permute(2, 0, 1), list(frame.size), antialias=True)
+    layers = torch.from_numpy(window).permute(2, 0, 1)[None]  # (1, 3, h, w), bytes
+    (resized,) = F.interpolate(layers, size=frame.size, mode="bilinear", align_corners=False, antialias=True)
     (rows, to_rows), (columns, to_columns) = (
         _overlap(corner, size, crop) for corner, size in zip(frame.corner, frame.size, strict=True)
     )

@@ -70,6 +70,27 @@ def await_ready(port: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+BUILD = """
+import sys
+import backend.finetune.run_job, backend.web.app
+from backend.factory import build_service
+from backend.settings import Settings
+
+build_service(Settings(device="cpu", runtime="torch", dtype="float32")).annotator.close()
+print(*sorted({"timm", "torchvision", "torch._dynamo", "sympy"} & sys.modules.keys()))
+"""
+
+
+def test_the_bundled_model_is_served_and_learns_without_timm(tmp_path: Path) -> None:
+    """The image for CPUs has neither timm nor torchvision; a start would take twice as long with them, or with torch's
+    compiler."""
+    for name in ("timm", "torchvision"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('{name}', name='{name}')")
+    settings = environment(tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    done = subprocess.run([sys.executable, "-c", BUILD], cwd=ROOT, env=settings, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\n"), done.stderr
+
+
 class SlowLabelStudio:
     """Gives out one image, when told to."""
 

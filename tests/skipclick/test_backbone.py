@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,9 @@ import pytest
 import timm
 import torch
 
-from skipclick import backbone
+from skipclick import timm_networks
 from skipclick.backbone import Backbone
-from skipclick.config import ConvNetConfig, ModelConfig
+from skipclick.config import EFFICIENTNET_LITE, ConvNetConfig, ModelConfig
 from skipclick.released import convert_released
 from tests.support.parity_files import for_each_golden
 from tests.support.rule_weights import released_parameters, rule_state
@@ -33,7 +34,7 @@ def test_timm_reads_the_hubs_weights_as_we_read_released_ones(
     torch.save(hub, tmp_path / "hub.pth")
     config, converted = convert_released(state, released_parameters(layout))
     local = partial(timm.create_model, pretrained_cfg_overlay={"file": str(tmp_path / "hub.pth")})
-    monkeypatch.setattr(backbone.timm, "create_model", local)
+    monkeypatch.setattr(timm_networks.timm, "create_model", local)
     loaded = Backbone(config, pretrained=True).state_dict()
     assert loaded
     for key, tensor in loaded.items():
@@ -44,7 +45,7 @@ def test_weights_that_cannot_be_fetched_are_explained(monkeypatch: pytest.Monkey
     def no_network(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(backbone.timm, "create_model", no_network)
+    monkeypatch.setattr(timm_networks.timm, "create_model", no_network)
     with pytest.raises(ValueError, match="vit_base_patch14_reg4_dinov2 could not be loaded"):
         Backbone(ModelConfig(), pretrained=True)
 
@@ -78,6 +79,22 @@ def test_stages_of_any_convnet_are_checked() -> None:
         replace(named, depths=(1, 1, 1, 1))
     with pytest.raises(ValueError, match="must be four"):
         replace(named, widths=(24, 40))
+
+
+def test_a_network_of_timm_without_timm_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image for CPUs has neither timm nor torchvision, which timm imports."""
+    monkeypatch.delitem(sys.modules, "skipclick.timm_networks")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for config in (SMALL, SMALL_CONV):
+        with pytest.raises(ValueError, match=f"{config.backbone.name} needs timm, .* use the full image"):
+            Backbone(config)
+
+
+def test_the_bundled_backbone_is_checked_against_the_configuration() -> None:
+    lite = EFFICIENTNET_LITE["efficientnet_lite2"]
+    wrong = replace(lite, backbone=replace(lite.backbone, widths=(24, 40, 112, 320)))
+    with pytest.raises(ValueError, match=r"\(24, 48, 120, 352\) channels.*\(24, 40, 112, 320\)"):
+        Backbone(wrong)
 
 
 def test_statistics_from_elsewhere_stay_while_weights_learn() -> None:

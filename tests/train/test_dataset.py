@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as V
 
 from skipclick.evaluation.datasets.left_out import LeftOut
 from tests.support.photo_folder import dataset
-from train.augment import AugmentConfig, augment, labels_in, random_crop, random_window
+from train.augment import AugmentConfig, augment, labels_in, pixels_in, random_crop, random_window
 from train.dataset import NO_USABLE, Batch, ObjectDataset, collate, report_left_out, watched
 from train.sampler import SamplerConfig
 from train.scene import Scene, SceneObject
@@ -126,20 +126,27 @@ def test_all_layers_and_ignored_pixels_are_cut_alike(view: str) -> None:
     st.booleans(),
     st.integers(0, 10**6),
 )
-def test_masks_are_where_torchvision_would_bring_them(
+def test_photo_and_masks_are_what_torchvision_would_make_of_them(
     height: int, width: int, view: str, flipped: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     layers = rng.integers(0, 256, (2, height, width), dtype=np.uint8)
+    photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     config = AugmentConfig(crop=40)
     frame = (random_crop if view == "crop" else random_window)((height, width), config, rng)
-    top, left = frame.corner
-    whole = V.crop(torch.from_numpy(layers), frame.top, frame.left, frame.height, frame.width)
-    resized = V.resize(whole, list(frame.size), InterpolationMode.NEAREST)
-    expected = V.crop(resized, top, left, config.crop, config.crop)  # pads with 0 beyond the edges
-    expected = V.hflip(expected) if flipped else expected
-    seen = labels_in(replace(frame, flipped=flipped), layers, config.crop)
-    np.testing.assert_array_equal(seen, expected.numpy())
+    frame = replace(frame, flipped=flipped)
+
+    def by_torchvision(planes: NDArray[np.uint8], mode: InterpolationMode) -> NDArray[np.uint8]:
+        whole = V.crop(torch.from_numpy(planes), frame.top, frame.left, frame.height, frame.width)
+        resized = V.resize(whole, list(frame.size), mode, antialias=True)
+        view = V.crop(resized, *frame.corner, config.crop, config.crop)  # pads with 0 beyond the edges
+        return np.asarray((V.hflip(view) if flipped else view).numpy())
+
+    seen = labels_in(frame, layers, config.crop)
+    np.testing.assert_array_equal(seen, by_torchvision(layers, InterpolationMode.NEAREST))
+    pixels = by_torchvision(photo.transpose(2, 0, 1), InterpolationMode.BILINEAR).transpose(1, 2, 0)
+    # within 1: without AVX2 torchvision resizes floats
+    np.testing.assert_allclose(pixels_in(frame, photo, config.crop).astype(int), pixels, atol=1)
 
 
 def test_scaling_by_the_released_range_shows_in_object_sizes() -> None:
