@@ -33,4 +33,6 @@ def test_weights_that_answer_with_nothing_or_noise_never_serve(tmp_path: Path, d
     path = tmp_path / "model.safetensors"
     save_checkpoint(model, path, version="damaged")
     with pytest.raises(ValueError, match="the weights do not segment: on a known photo"):
-        build_service(Settings(checkpoint=str(path), device="cpu", dtype="float32", model_dir=path.parent))
+        build_service(
+            Settings(checkpoint=str(path), device="cpu", runtime="torch", dtype="float32", model_dir=tmp_path)
+        )

@@ -40,7 +40,7 @@ def versions(tmp_path: Path) -> Versions:
     return versions
 
 
-@pytest.mark.parametrize("servers", list(product((0, 1), repeat=3)), ids=str)
+@pytest.mark.parametrize("servers", [(0, *later) for later in product((0, 1), repeat=2)], ids=str)  # they are alike
 @pytest.mark.parametrize("promoted_before", [1, 2, 3, None])
 def test_clicks_move_between_servers_and_meet_a_new_version(
     tmp_path: Path, versions: Versions, servers: tuple[int, ...], promoted_before: int | None
