@@ -19,10 +19,13 @@ from backend.heads import Head, Heads
 from backend.settings import Settings
 from backend.web.app import create_app
 from skipclick.cache import ByteLru, SharedCache
+from skipclick.checkpoint import save_checkpoint
 from tests.support import annotation_bodies as bodies
 from tests.support.fake_label_studio import PERSONAL, FakeLabelStudio, fake_label_studio
 from tests.support.fakes import DiscPredictor, FlatImages
+from tests.support.small_models import bundled_at_160_pixels
 from tests.support.traces import Traces, processor_shares
+from tests.support.tuned_models import base_model
 
 # What is slow on a busy machine is not wrong, and a run fails by a change, not by luck: each tries the same examples.
 # `pytest --hypothesis-profile default` looks for others.
@@ -77,6 +80,22 @@ def _keeps_its_share_of_the_processor() -> Iterator[None]:
     before = processor_shares()
     yield
     assert processor_shares() == before
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """File of a small network with random weights, which loads and answers at once: `base_model`."""
+    path = tmp_path_factory.mktemp("checkpoints") / "small.safetensors"
+    save_checkpoint(base_model(), path, version="tiny")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def checkpoint_at_160_pixels(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """File of the bundled weights for 160 x 160 pixels, see `bundled_at_160_pixels`."""
+    path, model = tmp_path_factory.mktemp("checkpoints") / "bundled-160.safetensors", bundled_at_160_pixels()
+    save_checkpoint(model, path, version=model.version, half=True)
+    return str(path)
 
 
 @pytest.fixture

@@ -358,7 +358,7 @@ def test_requests_made_up_from_the_description_are_answered_as_described(
     cases = schemathesis.openapi.from_wsgi("/openapi.json", fuzzed)[path][method].as_strategy(generation_mode=mode)
 
     @given(cases)
-    @settings(deadline=None, max_examples=30 if method == "POST" else 1, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=20 if method == "POST" else 1, suppress_health_check=list(HealthCheck))
     def call(case: schemathesis.Case) -> None:
         case.call_and_validate(checks=CHECKS)
 

@@ -293,7 +293,7 @@ def test_sizes_survive_being_written_and_read(size: int) -> None:
     assert parse_size(size_text(size)) == size
 
 
-@effort(deadline=None)
+@effort(deadline=None, max_examples=30)  # each for every setting
 @given(st.text(string.printable, max_size=12))
 @example("//[^/]*@")  # urllib raises a sentence of its own
 def test_any_value_gives_a_setting_or_one_clear_line(value: str) -> None:

@@ -99,7 +99,7 @@ def test_the_gallery_shows_the_worst_and_the_median() -> None:
 
 @pytest.mark.parametrize("rules", [Rules(num_clicks=3), Rules(num_clicks=3, protocol="serve", threshold=0.5)])
 def test_a_replayed_mask_is_the_one_that_was_scored(checked: EvaluationSet, rules: Rules) -> None:
-    model = Predictor(load_checkpoint("bundled"))
+    model = Predictor(load_checkpoint("bundled"), (160, 160))
     sample = checked.load(0)
     measured = list(evaluate(model, [sample], rules))
     for entry in replay_objects(model, checked, measured, rules):

@@ -24,6 +24,11 @@ PROJECT = 1
 QUICK = AdaptConfig(recipe=dataclasses.replace(RECIPE, steps=2, batch_size=2, views=1, max_seconds=600.0), num_images=1)
 
 
+@pytest.fixture(name="settings")
+def settings_of_a_small_model(settings: Settings, small_checkpoint: str) -> Settings:
+    return settings.model_copy(update={"checkpoint": small_checkpoint})
+
+
 @pytest.fixture
 def versions(settings: Settings) -> Versions:
     return Versions(settings.model_dir)

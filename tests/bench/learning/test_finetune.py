@@ -60,12 +60,12 @@ def test_photos_come_in_an_order_of_their_own() -> None:
     assert names == [photo.name for photo in PICTURES.photos()] != sorted(names)
 
 
-def test_accepted_masks_come_out_of_the_store_unchanged(tmp_path: Path) -> None:
+def test_accepted_masks_come_out_of_the_store_unchanged(tmp_path: Path, checkpoint_at_160_pixels: str) -> None:
     """Bodies, RLE, store and back: what the annotator accepted is what is learnt from."""
     photos = [photo for photo in PICTURES.photos() if photo.name in ("coins", "flower")]
-    examples = annotated(photos, 3, "bundled", tmp_path)
+    examples = annotated(photos, 3, checkpoint_at_160_pixels, tmp_path)
     assert len(examples) == 3
-    predictor = Predictor(load_checkpoint("bundled"))
+    predictor = Predictor(load_checkpoint(checkpoint_at_160_pixels))
     first = photos[0].load()
     for example in examples:
         assert example.image().shape[:2] == example.target().shape
@@ -76,9 +76,9 @@ def test_accepted_masks_come_out_of_the_store_unchanged(tmp_path: Path) -> None:
     assert all(max(mask_iou(mask, truth) for truth in first.targets.values()) >= 0.9 for mask in own)
 
 
-def test_more_objects_than_there_are_is_an_error(tmp_path: Path) -> None:
+def test_more_objects_than_there_are_is_an_error(tmp_path: Path, small_checkpoint: str) -> None:
     with pytest.raises(ValueError, match="50 objects were asked for, the photos to annotate hold"):
-        annotated([photo for photo in PICTURES.photos() if photo.name == "flower"], 50, "bundled", tmp_path)
+        annotated([photo for photo in PICTURES.photos() if photo.name == "flower"], 50, small_checkpoint, tmp_path)
 
 
 def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_the_table_holds_the_base_beside_means_over_seeds() -> None:
     assert "| 20 | 2 | 100 | 50 | 1.0 GB |" in tables(OUTCOMES)
 
 
-def test_where_there_is_too_little_to_learn_from_the_base_stays() -> None:
+def test_where_there_is_too_little_to_learn_from_the_base_stays(checkpoint_at_160_pixels: str) -> None:
     """It counts as a fine-tuning without a gain, not as an error that ends the whole measurement."""
     config = FinetuneConfig(min_objects=8)
-    before, after = (run_one(PICTURES, count, 0, "bundled", 1, config, threads=1) for count in (0, 2))
+    before, after = (run_one(PICTURES, count, 0, checkpoint_at_160_pixels, 1, config, threads=1) for count in (0, 2))
     assert (after.num_objects, after.report, after.nocs) == (2, None, before.nocs)
     line, *rest = tables([before, after]).splitlines()[3:]
     assert line.startswith("| | 2 | 1 | ")

@@ -13,10 +13,10 @@ import pytest
 from bench.learning import finetune_immediate
 from bench.learning.finetune import Domain
 from bench.learning.finetune_immediate import ClickCounts, SequenceResult, main, objects_of, run_sequence, table
-from skipclick import load_checkpoint
 from skipclick.evaluation.results import ObjectResult
 from skipclick.model import SkipClick
 from tests.support.commands import exit_status
+from tests.support.small_models import bundled_at_160_pixels
 from train.finetune import Example
 from train.finetune.adapt import AdaptConfig, Adapted
 from train.finetune.gate import Measured
@@ -39,7 +39,7 @@ def test_objects_come_photo_by_photo_and_no_more_than_asked_for() -> None:
 
 def test_every_object_is_clicked_on_what_was_adapted_to_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base adapts to nothing, the other to each accepted mask, together with those of the same photo."""
-    base, seen = load_checkpoint("bundled"), []
+    base, seen = bundled_at_160_pixels(), []
 
     def remembering(before: Adapted, _: SkipClick, accepted: list[Example], config: AdaptConfig) -> Adapted:
         target = accepted[-1].target()

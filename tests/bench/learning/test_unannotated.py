@@ -52,10 +52,13 @@ def test_a_photo_that_is_its_own_mirror_image_leaves_little_doubt(predictor: Pre
     assert mirrored_disagreement(predictor, image, masks) < 0.2
 
 
-def test_both_tables_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_tables_are_printed(
+    checkpoint_at_160_pixels: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(unannotated, "SKIPPED", 0)
     monkeypatch.setattr(unannotated, "RULE", replace(unannotated.RULE, side=3))
-    assert main(["--domain", f"pictures=folder:{CHECK}", "--photos", "3"]) == 0
+    arguments = ["--domain", f"pictures=folder:{CHECK}", "--photos", "3"]
+    assert main([*arguments, "--model", checkpoint_at_160_pixels]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("| pictures (") for line in shown) == 4
     (order,) = (line for line in shown if line.startswith("| pictures |"))

@@ -20,6 +20,7 @@ from skipclick import Click, Predictor
 from skipclick.evaluation.timing import MedianP95
 from skipclick.model import SkipClick
 from tests.support.small_models import SMALL
+from tests.support.tuned_models import base_model
 
 CLICKS = (Click(60, 40), Click(20, 70, positive=False))
 
@@ -87,9 +88,16 @@ def test_what_is_timed_is_the_last_click_alone() -> None:
     assert model.asked == ["click 2"]
 
 
-def test_the_response_times_stand_in_the_papers_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published figure before ours, the bundled model behind all rows, and what is missing by name."""
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small network in place of the bundled one, and no measurement of the machine, which takes seconds."""
+    monkeypatch.setattr(latency, "build", lambda setting: base_model())
     monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_response_times_stand_in_the_papers_rows(tmp_path: Path) -> None:
+    """The published figure before ours, the bundled model behind all rows, and what is missing by name."""
     output = tmp_path / "response"
     options = ["--table", "2", "--models", "skipclick-lite", "--resolutions", "64", "--devices", "cpu"]
     more = ["--dtypes", "float32", "--rounds", "2", "--size", "320x240", "--no-baselines", "--systems", "grabcut"]
@@ -140,8 +148,8 @@ def test_flops_of_a_click_grow_with_the_photo_and_leave_out_the_backbone() -> No
     assert small[0] > fused
 
 
-def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "matmul_rate", lambda device, dtype: 100.0)  # takes seconds
+@pytest.mark.usefixtures("quick")
+def test_a_run_writes_every_stage_and_every_baseline(tmp_path: Path) -> None:
     output = tmp_path / "new" / "latency"
     options = ["--models", "skipclick-lite", "--resolutions", "64", "--devices", "cpu", "--dtypes", "float32"]
     more = ["--rounds", "2", "--size", "320x240", "--no-baselines", "--output", str(output)]

@@ -17,11 +17,11 @@ from PIL import Image
 
 from bench.serving.annotators import MAX_OBJECT_CLICKS, drawn_photo, photos, session
 from bench.serving.soak import ALLOWED_DIFFERENCE, ALLOWED_GROWTH, PackedAnswer, SoakReport, main, soak
-from skipclick.config import TINY
 from skipclick.masks import BoxMask
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from tests.support.commands import exit_status
+from tests.support.small_models import SMALL_CONV
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def network() -> Iterator[Predictor]:
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield Predictor(SkipClick(TINY), resolution=(64, 64))
+    yield Predictor(SkipClick(SMALL_CONV), resolution=(64, 64))
     torch.set_num_threads(threads)
 
 
@@ -94,14 +94,14 @@ def test_one_bit_is_noticed_and_so_are_errors_and_growth(network: Predictor) -> 
     assert not replace(clean, different=1, worst=0.01, batch=4).clean
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, small_checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status(main, ["--images", str(tmp_path), "--photos", "2"]) == 2
     assert "holds 0 images" in capsys.readouterr().err
     for name in ("a.png", "b.jpg"):
         Image.fromarray(drawn_photo(1, (60, 80))).save(tmp_path / name)
     output = tmp_path / "soak.json"
     arguments = ["--images", str(tmp_path), "--photos", "2", "--clicks", "10", "--annotators", "2"]
-    assert main([*arguments, "--output", str(output)]) == 0
+    assert main([*arguments, "--model", small_checkpoint, "--output", str(output)]) == 0
     assert '"different": 0' in output.read_text()
 
 

@@ -217,7 +217,7 @@ def small_things() -> Sample:
 
 def test_the_serve_protocol_zooms_in_click_by_click() -> None:
     """What `skipclick.zoom` answers from scratch, and which crops that took; the whole photo has other answers."""
-    predictor = Predictor(load_checkpoint("bundled"))
+    predictor = Predictor(load_checkpoint("bundled"), (192, 192))
     sample = small_things()
     rules = replace(make_rules("serve", "center", 0, [85], None), num_clicks=3, target_iou=1.01)
     results = list(evaluate(predictor, [sample], rules))
