@@ -22,7 +22,7 @@ from backend.heads import Head, Heads
 from backend.images.decode import DecodedImage, ImageError, decode_image
 from backend.images.loader import Look
 from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
-from skipclick import Click, Predictor, load_checkpoint
+from skipclick import Click, Predictor
 from skipclick.cache import ByteLru, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.simulation import correcting_clicks
@@ -38,6 +38,7 @@ from skipclick.zoom import (
     whole_view,
     zoom_request,
 )
+from tests.support.small_models import bundled
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Counting(Predictor):
     """Notes the sizes of what it encodes."""
 
     def __init__(self) -> None:
-        super().__init__(load_checkpoint("bundled"), resolution=(96, 96))
+        super().__init__(bundled(), resolution=(96, 96))
         self.encoded: list[tuple[int, ...]] = []
 
     def encode(self, image: NDArray[np.uint8]) -> ImageFeatures:
@@ -147,9 +148,14 @@ def asked(
 
 
 @cache
+def plain_predictor() -> Predictor:
+    return Predictor(bundled(), resolution=(96, 96))
+
+
+@cache
 def serial(name: str, clicks: tuple[SmartClick, ...]) -> ZoomPrediction:
     """By definition: one click after the other, each on the state of the one before, with nothing cached."""
-    predictor, pixels = Predictor(load_checkpoint("bundled"), resolution=(96, 96)), pixels_of(name)
+    predictor, pixels = plain_predictor(), pixels_of(name)
     photo = predictor.encode(np.ascontiguousarray(pixels[::2, ::2]))
     photo = ImageFeatures(photo.taps, photo.prepared, (pixels.shape[0], pixels.shape[1]), photo.head)
     points = [Click(click.x, click.y, click.positive) for click in clicks]
@@ -260,7 +266,7 @@ def ahead_of(annotator: Annotator) -> tuple[object, ...]:
     """The arguments of `_encode_ahead` after the first click on an object."""
     head = annotator._heads.base
     pixels = coffee()
-    features = Predictor(load_checkpoint("bundled"), resolution=(96, 96)).encode(pixels)
+    features = plain_predictor().encode(pixels)
     photo = _Photo(ImageReference("plain", 1), "plain", features, head)
     state = serial("plain", tuple(OBJECTS[0][:1])).state
     return photo, (Click(OBJECTS[0][0].x, OBJECTS[0][0].y),), state

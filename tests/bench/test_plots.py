@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench.baselines import load_baseline
 from bench.plots import (
     GalleryEntry,
     choose_objects,
@@ -21,11 +20,12 @@ from bench.plots import (
     save_plots,
 )
 from bench.published import TABLES, WSESEG_CLASSES
-from skipclick import Click, Predictor, load_checkpoint
+from skipclick import Click, Predictor
 from skipclick.evaluation.datasets import EvaluationSet, open_dataset
 from skipclick.evaluation.evaluate import Rules, evaluate
 from skipclick.evaluation.results import Measurement, ModelRun, ObjectResult, Results
 from skipclick.metrics import mask_iou
+from tests.support.small_models import bundled
 
 CHECK_SET = Path(__file__).resolve().parents[2] / "skipclick" / "evaluation" / "check_set"
 RULES = Rules()
@@ -99,7 +99,7 @@ def test_the_gallery_shows_the_worst_and_the_median() -> None:
 
 @pytest.mark.parametrize("rules", [Rules(num_clicks=3), Rules(num_clicks=3, protocol="serve", threshold=0.5)])
 def test_a_replayed_mask_is_the_one_that_was_scored(checked: EvaluationSet, rules: Rules) -> None:
-    model = Predictor(load_checkpoint("bundled"), (160, 160))
+    model = Predictor(bundled(), (160, 160))
     sample = checked.load(0)
     measured = list(evaluate(model, [sample], rules))
     for entry in replay_objects(model, checked, measured, rules):
@@ -130,7 +130,7 @@ def test_the_gallery_marks_each_click_on_its_pixel(checked: EvaluationSet) -> No
 
 def test_all_figures_are_written_as_pdf_and_png(checked: EvaluationSet, tmp_path: Path) -> None:
     rules = Rules(num_clicks=2)
-    model = load_baseline("grabcut", "cpu")
+    model = Predictor(bundled(), (96, 96))
     measured = list(evaluate(model, [checked.load(0)], rules))
     run = [Measurement("folder", str(CHECK_SET), None, None, measured, [])]
     paths = save_plots(results(run, rules=rules), tmp_path / "new" / "plots", lambda *_: model, lambda _: checked)

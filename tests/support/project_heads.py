@@ -15,11 +15,11 @@ from backend.annotator import Annotator, ObjectMask
 from backend.images.decode import DecodedImage, decode_image
 from backend.images.loader import Look
 from backend.prompts import ImageReference, SmartClick
-from skipclick import load_checkpoint
 from skipclick.features import ImageFeatures
 from skipclick.model import SkipClick
 from skipclick.predictor import ClickRequest, Prediction, Predictor
 from skipclick.prompts import Click
+from tests.support.small_models import bundled
 from tests.support.tuned_models import tuned_model
 
 T = TypeVar("T")
@@ -46,8 +46,7 @@ def photo() -> DecodedImage:
 @cache
 def model(number: int | None) -> SkipClick:
     """The model of a version; None: the bundled one."""
-    bundled = load_checkpoint("bundled")
-    return bundled if number is None else tuned_model(number, bundled)
+    return bundled() if number is None else tuned_model(number, bundled())
 
 
 class OnePhoto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 from skipclick.checkpoint import load_checkpoint
 from skipclick.config import (
@@ -32,8 +33,18 @@ SMALL_CONV = replace(
 )
 
 
+@cache
+def bundled() -> SkipClick:
+    """The bundled model, loaded once, which takes as long as many clicks: make a copy to change it."""
+    return load_checkpoint("bundled")
+
+
+@cache
 def bundled_at_160_pixels() -> SkipClick:
-    """The bundled model for 160 x 160 pixels: it knows what an object is, and learns at a small part of the cost."""
+    """The bundled model for 160 x 160 pixels: it knows what an object is, and learns at a small part of the cost.
+
+    The same for everybody, as `bundled`.
+    """
     model = load_checkpoint("bundled")
     model.config = replace(model.config, resolution=(160, 160))
     return model

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bench.learning import unannotated
 from bench.learning.unannotated import found_on, main, masks_of, mirrored_disagreement
-from skipclick import Predictor, load_checkpoint
+from skipclick import Predictor
 from skipclick.evaluation.datasets import Sample
+from tests.support.small_models import bundled
 
 CHECK = Path(__file__).parents[3] / "skipclick" / "evaluation" / "check_set"
 
@@ -25,7 +26,7 @@ def rectangle(left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(load_checkpoint("bundled"), (96, 128), keep_taps=True)
+    return Predictor(bundled(), (96, 128), keep_taps=True)
 
 
 def test_a_mask_is_a_hit_from_three_quarters_on() -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from bench.learning.zoom import NUM_CLICKS, Outcome, click_photo, main, read_outcomes
-from skipclick import Predictor, load_checkpoint
+from skipclick import Predictor
 from skipclick.evaluation.datasets import Sample
+from tests.support.small_models import bundled
 
 
 def write(path: Path, outcomes: Sequence[Outcome]) -> None:
@@ -34,7 +35,7 @@ def test_objects_are_clicked_under_each_rule(tmp_path: Path) -> None:
     large[20:220] = 1
     sample = Sample("drawn", image, {1: large, 2: small.astype(np.int8)})
     rules = ["whole photo", "default", "never kept"]
-    outcomes = list(click_photo(Predictor(load_checkpoint("bundled"), (320, 320)), sample, rules))
+    outcomes = list(click_photo(Predictor(bundled(), (320, 320)), sample, rules))
     assert [(one.object_id, one.rule) for one in outcomes] == [(2, rule) for rule in rules]  # the large one is none
     whole, default, _ = outcomes
     assert whole.crops == 0
