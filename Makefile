@@ -49,7 +49,7 @@ serve: $(PACKAGE)  ## start the backend for Label Studio
 test: lint  ## run the checks and all tests but those of e2e, image-test and scale-test
 	$(PYTEST) -m "not e2e and not image and not scale"
 
-test-fast: $(DEVELOPMENT)  ## run the tests of modules that start no processes
+test-fast: $(DEVELOPMENT)  ## run the tests that start no processes and take no more than seconds
 	$(PYTEST) -m "not process and not slow and not e2e and not image and not scale"
 
 lint: $(DEVELOPMENT)  ## run ruff and mypy

@@ -128,6 +128,7 @@ def test_the_gallery_marks_each_click_on_its_pixel(checked: EvaluationSet) -> No
     assert photo.get_images()[0].get_extent() == [-0.5, width - 0.5, height - 0.5, -0.5]
 
 
+@pytest.mark.slow
 def test_all_figures_are_written_as_pdf_and_png(checked: EvaluationSet, tmp_path: Path) -> None:
     rules = Rules(num_clicks=2)
     model = Predictor(bundled(), (96, 96))

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PHOTO = ROOT / "tests" / "e2e" / "photos" / "coffee.jpg"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs() -> None:
     mpl.use("Agg")
     notebook = json.loads((ROOT / "examples" / "click_correct_finetune.ipynb").read_text(encoding="utf-8"))

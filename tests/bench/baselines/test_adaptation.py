@@ -148,6 +148,7 @@ def davis(tmp_path: Path) -> Path:
     return write_davis(tmp_path / "davis", num_photos=3)
 
 
+@pytest.mark.slow
 def test_the_benchmark_adapts_and_each_run_begins_anew(davis: Path, tmp_path: Path) -> None:
     checkpoint, ious = tmp_path / "small.safetensors", []
     save_checkpoint(build("ours").model, checkpoint, version="small", provenance={})

@@ -122,6 +122,7 @@ def test_numbers_that_make_no_sense_are_refused() -> None:
             AdaptConfig(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_head_learns_on_the_way(base: SkipClick) -> None:
     """After a few squares, one after the other, clicks leave less wrong on others."""
     config = AdaptConfig(recipe=dataclasses.replace(UNHURRIED, steps=4, views=1, learning_rate=5e-4))

@@ -353,6 +353,7 @@ def candidate(base: SkipClick) -> Candidate:
     return finetune(base, SHOWN, RETENTION_SET, config)
 
 
+@pytest.mark.slow
 def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -> None:
     """The whole way, on squares whose stripe the base model takes for something else."""
     report = candidate.report
@@ -370,6 +371,7 @@ def test_a_head_learns_what_it_is_shown(base: SkipClick, candidate: Candidate) -
     assert np.mean(one.new) == pytest.approx(candidate.after.clicks)
 
 
+@pytest.mark.slow
 def test_the_model_in_service_is_what_must_be_beaten(base: SkipClick, candidate: Candidate) -> None:
     """A second, short job on the same data makes nothing better than the first one's head."""
     config = dataclasses.replace(candidate.report.config, steps=4)
@@ -387,6 +389,7 @@ def test_the_picture_says_whose_objects_taught() -> None:
     assert annotator_lines([of_annotator(f"{n}") for n in range(11)])[8:] == ["and 3 more, who taught less"]
 
 
+@pytest.mark.slow
 def test_the_picture_shows_both_models(base: SkipClick, candidate: Candidate) -> None:
     shown = picture(candidate, base, num_rows=2)
     assert shown.dtype == np.uint8
