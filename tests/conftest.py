@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ LEFT_BEHIND = pytest.StashKey[dict[str, list[str]]]()
 os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
 # Servers that tests start need not make OpenVINO's graphs first; `RUNTIME=openvino pytest ...` runs them with it.
 os.environ.setdefault("RUNTIME", "torch")
+# The cache that torch's compiler makes when an optimiser is first made is not left behind by a run: it is everybody's.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / "torchinductor"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
