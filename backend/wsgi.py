@@ -5,6 +5,7 @@ The model is loaded in the background; `/health` answers meanwhile.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -23,6 +24,8 @@ logger = logging.getLogger("backend")
 
 def _load() -> Service:
     service = build_service(_settings)
+    gc.collect()
+    gc.freeze()  # half a million objects that stay: looking for garbage among them stops all threads for 0.3 s
     logger.info("%s", service.describe(_settings))
     for warning in warnings(_settings):
         logger.warning("%s", warning)

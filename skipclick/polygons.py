@@ -6,7 +6,7 @@ belongs to a polygon where its centre does, by the even-odd rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +19,10 @@ Ring = NDArray[np.float64]
 """(N, 2) corners of a closed line, N at least 3; the last is joined to the first."""
 
 MIN_IOU = 0.99
+MAX_CROSSINGS = 4_000_000
+"""Rows that all edges of rings may run through together. Outlines of objects have a few times the photo's rows; a
+zigzag of a hundred thousand corners over a large photo would take a hundred gigabytes."""
+_CROSSINGS_AT_ONCE = 1_000_000
 _SEARCH_STEPS = 8  # of the binary search for the tolerance, on a logarithmic scale
 _MIN_TOLERANCE = 0.25  # pixels; simplification with less saves hardly any corners
 
@@ -114,15 +118,19 @@ def bridged(rings: Sequence[Ring]) -> Ring:
 def rasterize(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.bool_]:
     """The mask, bool (H, W), that rings enclose together by the even-odd rule; what lies outside the photo is cut off.
 
-    Raises `ValueError` for rings of the wrong shape or with coordinates that are not finite.
+    Raises `ValueError` for rings of the wrong shape, with coordinates that are not finite, or whose edges run through
+    more rows, each counted, than `MAX_CROSSINGS`.
     """
     height, width = size
     for ring in rings:
         if ring.ndim != 2 or ring.shape[1] != 2 or len(ring) < 3 or not np.isfinite(ring).all():
             raise ValueError(f"a ring needs at least 3 points (x, y) of finite numbers; got shape {ring.shape}")
-    crossings = _crossings(rings, size)
+    edges = _Edges.of(rings, height)
+    if (num_crossings := int(edges.num_rows.sum())) > MAX_CROSSINGS:
+        raise ValueError(f"the rings' edges run through {num_crossings} rows, more than {MAX_CROSSINGS}")
     changes = np.zeros((height, width + 1), np.uint8)
-    np.bitwise_xor.at(changes.reshape(-1), crossings, np.uint8(1))
+    for part in edges.parts(_CROSSINGS_AT_ONCE):
+        np.bitwise_xor.at(changes.reshape(-1), part.crossings(width), np.uint8(1))
     return np.bitwise_xor.accumulate(changes, axis=1)[:, :width].astype(np.bool_)
 
 
@@ -174,21 +182,43 @@ def _with_at_most(ring: Ring, num_points: int) -> Ring:
 def _crossings(rings: Sequence[Ring], size: tuple[int, int]) -> NDArray[np.int64]:
     """Where each row's line of pixel centres enters or leaves what the rings enclose, sorted: row * (W + 1) + column of
     the first pixel behind the crossing."""
-    height, width = size
-    if not rings:
-        return np.zeros(0, np.int64)
-    starts = np.concatenate(rings)
-    ends = np.concatenate([np.roll(ring, -1, axis=0) for ring in rings])
-    upper, lower = np.where((starts[:, 1] <= ends[:, 1])[:, None], (starts, ends), (ends, starts))
-    first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
-    num_rows = np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - first
-    edge = np.repeat(np.arange(len(first)), num_rows)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first[edge]
-    upper, lower = upper[edge], lower[edge]
-    slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
-    x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * slope
-    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    return np.sort(row * (width + 1) + column)
+    return np.sort(_Edges.of(rings, size[0]).crossings(size[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """Edges of rings: their ends, float (N, 2), and the rows whose line of pixel centres they cross."""
+
+    upper: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    first: NDArray[np.int64]
+    num_rows: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rings: Sequence[Ring], height: int) -> _Edges:
+        """All edges of rings on a photo of this height."""
+        starts = np.concatenate([np.zeros((0, 2)), *rings])
+        ends = np.concatenate([np.zeros((0, 2)), *(np.roll(ring, -1, axis=0) for ring in rings)])
+        upper, lower = np.where((starts[:, 1] <= ends[:, 1])[:, None], (starts, ends), (ends, starts))
+        first = np.clip(np.ceil(upper[:, 1] - 0.5), 0, height).astype(np.int64)
+        return cls(upper, lower, first, np.clip(np.ceil(lower[:, 1] - 0.5), 0, height).astype(np.int64) - first)
+
+    def parts(self, num_crossings: int) -> Iterator[_Edges]:
+        """The same edges in groups with about so many crossings each, which take 100 bytes each."""
+        group = np.cumsum(self.num_rows) // num_crossings
+        for place in np.split(np.arange(len(group)), np.flatnonzero(np.diff(group)) + 1):
+            yield _Edges(self.upper[place], self.lower[place], self.first[place], self.num_rows[place])
+
+    def crossings(self, width: int) -> NDArray[np.int64]:
+        """See `_crossings`; not sorted."""
+        edge = np.repeat(np.arange(len(self.first)), self.num_rows)
+        before = np.cumsum(self.num_rows) - self.num_rows
+        row = np.arange(len(edge)) - np.repeat(before, self.num_rows) + self.first[edge]
+        upper, lower = self.upper[edge], self.lower[edge]
+        slope = (lower[:, 0] - upper[:, 0]) / (lower[:, 1] - upper[:, 1])
+        x = upper[:, 0] + (row + 0.5 - upper[:, 1]) * slope
+        column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+        return np.asarray(row * (width + 1) + column)
 
 
 def _keys(pixels: NDArray[np.int64] | None, mask: BoxMask) -> NDArray[np.int64]:

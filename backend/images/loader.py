@@ -61,6 +61,12 @@ _MAX_REDIRECTS = 5
 _MAX_ADDRESS = 1 << 16
 """Characters of a reference that is not a data URI: parsing takes a step in Python for each."""
 _CHUNK = 1 << 16
+_SIGNATURE = re.compile(
+    r"x-(amz|goog|oss|cos)-.+|(aws|oss)accesskeyid|googleaccessid|sign(ature)?|expires|policy|key-pair-id|token"
+    r"|sig|s[vspetr]|srt|spr|sip|sdd|ske|sks|skt|skv|skoid|sktid",
+    re.IGNORECASE,
+)
+"""Names of a query's fields in addresses that S3, Google, Azure, CloudFront, Aliyun and Tencent have signed."""
 _SIGHTINGS_BYTES = 64 << 20
 """Memory for notes about photos, not for the photos: enough for 60,000 tasks."""
 
@@ -373,8 +379,7 @@ class ImageLoader:
                     if not answer.is_redirect:
                         self._check_status(answer.status_code, address)
                         stamp = answer_stamp(answer.headers)
-                        # without the query, which is another one whenever a cloud storage signs
-                        where = f"{reference.url} {address.partition('?')[0]}"
+                        where = f"{reference.url} {_unsigned(address)}"
                         yield _Opened(
                             streaming_file(self._chunks(answer, address)),
                             None if stamp is None else f"{where} {stamp}",
@@ -563,6 +568,14 @@ def _redirected(address: str, location: str) -> str:
     if _split(target).scheme not in ("http", "https"):
         raise ImageError(f"{describe(target)}: a redirect to something other than http(s) is not followed")
     return _prepared(target)
+
+
+def _unsigned(address: str) -> str:
+    """An address without what differs whenever a cloud storage signs it. Everything else in its query may tell which
+    file is meant."""
+    place, mark, query = address.partition("?")
+    kept = [one for one in query.split("&") if not _SIGNATURE.fullmatch(one.partition("=")[0])]
+    return place + mark + "&".join(kept) if any(kept) else place
 
 
 def _basic_auth(reference: ImageReference) -> str | None:

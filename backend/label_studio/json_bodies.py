@@ -7,6 +7,7 @@ becomes U+FFFD, as a browser shows it.
 
 from __future__ import annotations
 
+import gc
 import re
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ MAX_VALUES = 1_000_000
 """Commas of a text, for the same reason; lists under an "rle" key are removed before."""
 _PIECE = 1 << 20  # bytes searched before another thread may run
 _BIG = 1 << 20
+_SHORT = 0.02  # seconds, after which nobody needs a pause
 _turn = Lock()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -42,17 +44,24 @@ def turn(num_bytes: int) -> Iterator[None]:
     """For whoever works on a text of so many bytes: one text above 1 MB at a time.
 
     Parsing lets no other thread run, and while one text is parsed after the other, whoever answers anything else would
-    wait for many of them. So the interpreter belongs to others afterwards, for as long as it was taken.
+    wait for many of them. So the interpreter belongs to others afterwards, for as long as it was taken. Meanwhile no
+    garbage is looked for: a text makes none, but so many objects that the whole process would be searched, several
+    times.
     """
     if num_bytes <= _BIG:
         yield
         return
     with _turn:
-        begin = time.thread_time()
+        begin, is_collecting = time.thread_time(), gc.isenabled()
+        gc.disable()
         try:
             yield
         finally:
-            time.sleep(time.thread_time() - begin)
+            if is_collecting:
+                gc.enable()
+            taken = time.thread_time() - begin
+            if taken > _SHORT:
+                time.sleep(taken)
 
 
 def loads(raw: bytes, is_trusted: bool = False) -> Any:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from skipclick.strokes import Stroke
 
 Json = Mapping[str, Any]
+_MAX_ITEMS = 10_000  # of a context: the clicks on one object, and few others
 _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
 
 KEYPOINT, RECTANGLE, BRUSH = "keypointlabels", "rectanglelabels", "brushlabels"
@@ -182,6 +183,8 @@ def read_predict(body: Any) -> PredictBody:
     context = _object(params, "context", "params.context")
     # without a result, a task was opened or predictions are retrieved: nobody clicked
     items = tuple(_objects(context, "result", "params.context.result")) if "result" in context else None
+    if items is not None and len(items) > _MAX_ITEMS:
+        raise ProtocolError(f'"params.context.result" has {len(items)} items, more than {_MAX_ITEMS:,}')
     return PredictBody(
         tasks=tuple(tasks),
         project=name_of(body.get("project"), "project"),

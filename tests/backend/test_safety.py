@@ -781,6 +781,9 @@ def test_clicks_and_pixels_have_limits(client: FlaskClient) -> None:
     body["params"]["context"]["result"] = [click | {"id": str(n)} for n in range(101)]
     answer = client.post("/predict", json=body)
     assert (answer.status_code, "REQUEST_MAX_CLICKS=100" in answer.json["error"]) == (400, True)
+    body["params"]["context"]["result"] = [click | {"id": str(n)} for n in range(10_001)]
+    answer = client.post("/predict", json=body)
+    assert (answer.status_code, "has 10001 items" in answer.json["error"]) == (400, True)
     body["params"]["context"]["result"] = [click | {"original_width": 2**31, "original_height": 2**31}]
     answer = client.post("/predict", json=body)
     assert (answer.status_code, "IMAGE_MAX_PIXELS" in answer.json["error"]) == (400, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from skimage import data
 
+from skipclick import polygons
 from skipclick.masks import BoxMask
-from skipclick.polygons import Polygon, Ring, outline, rasterize, signed_area
+from skipclick.polygons import MAX_CROSSINGS, Polygon, Ring, outline, rasterize, signed_area
 from skipclick.polygons import bridged as join
 
 masks = array_shapes(min_dims=2, max_dims=2, max_side=24).flatmap(lambda shape: arrays(np.bool_, shape))
@@ -131,3 +133,26 @@ def test_too_few_points_are_refused() -> None:
 def test_a_ring_that_is_none_is_refused(ring: Ring) -> None:
     with pytest.raises(ValueError, match="at least 3 points"):
         rasterize([ring], (4, 4))
+
+
+def test_in_parts_it_is_the_same_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = np.random.default_rng(0).uniform(-5, 45, (60, 2))
+    expected = rasterize([ring, ring[:7] + 1], (40, 40))
+    assert 0 < expected.sum() < expected.size
+    for at_once in (1, 7, 100):
+        monkeypatch.setattr(polygons, "_CROSSINGS_AT_ONCE", at_once)
+        np.testing.assert_array_equal(rasterize([ring, ring[:7] + 1], (40, 40)), expected)
+
+
+def test_a_zigzag_over_a_large_photo_is_refused_before_it_takes_memory() -> None:
+    zigzag = np.array([[0.0, -1e8], [1e8, 1e8]] * 30_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"480000000 rows, more than {MAX_CROSSINGS}"):
+            rasterize([zigzag], (8000, 10_000))
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        tracemalloc.reset_peak()
+        rasterize([zigzag[: MAX_CROSSINGS // 8000]], (8000, 10))
+        assert tracemalloc.get_traced_memory()[1] < 300 << 20
+    finally:
+        tracemalloc.stop()

@@ -26,7 +26,7 @@ from PIL import Image
 from backend.annotator import Annotator, SizeMismatchError
 from backend.images.allowlist import ImageHosts
 from backend.images.decode import ImageError
-from backend.images.loader import ImageLoader, UnreachableError
+from backend.images.loader import ImageLoader, UnreachableError, _unsigned
 from backend.images.sightings import answer_etag, answer_stamp, file_stamp
 from backend.label_studio.auth import LabelStudioAuth
 from backend.prompts import ImageReference, SmartClick
@@ -360,6 +360,34 @@ def test_one_cloud_uri_of_two_storages_is_two_photos(
     for task, level in ((1, 10), (2, 200), (3, 99), (1, 10), (2, 200), (3, 99)):
         assert level_of(annotator, ImageReference("s3://bucket/a.bmp", task)) == level
     assert predictor.levels == [10, 200, 99]
+
+
+def test_the_query_of_a_redirect_may_tell_which_of_two_photos_is_meant(
+    source: Source, clock: Clock, make_annotator: MakeAnnotator
+) -> None:
+    predictor = Levels()
+    annotator = make_annotator(images=loader(source.url, clock), predictor=predictor)
+    source.headers = {"ETag": '"1"'}
+    for task in (1, 2):
+        source.redirects[f"/tasks/{task}/resolve/"] = f"/data/upload/a.bmp?storage={task}&X-Amz-Signature={task}"
+    for task, level in ((1, 10), (2, 200), (1, 10)):
+        source.file = picture(level)
+        assert level_of(annotator, ImageReference("s3://bucket/a.bmp", task)) == level
+    assert predictor.levels == [10, 200]
+
+
+@pytest.mark.parametrize(
+    ("address", "unsigned"),
+    [
+        ("http://h/a?X-Amz-Date=1&X-Amz-Signature=2", "http://h/a"),
+        ("http://h/a?sv=1&sig=2&se=3&versionid=7", "http://h/a?versionid=7"),
+        ("http://h/a?key=b&Expires=1", "http://h/a?key=b"),
+        ("http://h/a?", "http://h/a"),
+        ("http://h/a", "http://h/a"),
+    ],
+)
+def test_an_address_without_its_signature(address: str, unsigned: str) -> None:
+    assert _unsigned(address) == unsigned
 
 
 def test_tasks_that_share_a_photo_share_its_features(

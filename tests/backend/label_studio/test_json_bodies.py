@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import re
@@ -122,10 +123,12 @@ def test_after_a_long_text_the_interpreter_belongs_to_others(monkeypatch: pytest
     assert pauses == []
     begin = time.thread_time()
     with json_bodies.turn(2 << 20):
-        sum(range(1_000_000))
+        assert not gc.isenabled()
+        sum(range(3_000_000))
         took = time.thread_time() - begin
         assert not json_bodies._turn.acquire(blocking=False)
     assert took <= pauses[0] < took + 1
+    assert gc.isenabled()
     assert json_bodies._turn.acquire(blocking=False)
     json_bodies._turn.release()
 
