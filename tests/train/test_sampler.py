@@ -184,6 +184,7 @@ def family() -> Scene:
     return replace(scene, objects=(parent, replace(child, parent=0), flat, small), stuff=(sky,))
 
 
+@pytest.mark.slow
 def test_ten_thousand_samples_keep_the_rules() -> None:
     """Each share is held against its rule within four standard deviations."""
     num_samples = 10_000
