@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from backend.finetune.locks import locked
-from backend.label_studio.annotations import Annotation, Event, UnusableError, read_event
+from backend.label_studio.annotations import Annotation, Event, UnusableError, num_annotations, read_event
 from backend.label_studio.protocol import read_json
 from backend.small_files import is_file_or_missing, open_file
 from skipclick.atomic_io import atomic_write, synchronize
@@ -345,7 +345,11 @@ class AnnotationStore:
             self._set_aside(row)
             return
         try:
-            event = _event(row["body"], row["project"])
+            body = _body(row["body"], row["project"])
+            if not heavy and num_annotations(body) > _LIGHT_MASKS:  # each may expand a labeling config
+                self._leave_for_later(number)
+                return
+            event = _event(body, row["body"], row["project"])
             if not heavy and _is_heavy(event, self._max_pixels):
                 self._leave_for_later(number)
                 return
@@ -642,10 +646,19 @@ def _compare(database: sqlite3.Connection, project: int, task: int) -> None:
     )
 
 
-def _event(body: bytes, project: int) -> Event:
+def _body(raw: bytes, project: int) -> Any:
+    """The JSON of a received body; an empty object if it cannot be read."""
+    try:
+        return read_json(raw)
+    except Exception:
+        logger.exception("an event of project %d cannot be read and is skipped", project)
+        return {}
+
+
+def _event(body: Any, raw: bytes, project: int) -> Event:
     """The event of a received body; an empty one if it cannot be read, so that it does not block those after it."""
     try:
-        return read_event(read_json(body), body)
+        return read_event(body, raw)
     except Exception:
         logger.exception("an event of project %d cannot be read and is skipped", project)
         return Event()

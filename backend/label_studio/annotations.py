@@ -22,6 +22,7 @@ __all__ = [
     "Reason",
     "UnusableError",
     "event_project",
+    "num_annotations",
     "read_annotation",
     "read_event",
     "read_task",
@@ -47,6 +48,11 @@ def event_project(body: Any) -> int | None:
         return None
     project = body.get("project")
     return number(project.get("id")) if isinstance(project, dict) else None
+
+
+def num_annotations(body: Any) -> int:
+    """How many annotations a /webhook body holds."""
+    return len(json_objects(mapping(body).get("annotation")))
 
 
 def read_event(body: Json, raw: bytes = b"") -> Event:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
@@ -29,6 +30,9 @@ _OBJECT_KINDS = {
 }
 _MAX_LENGTH = 256 << 10  # characters; a config with thousands of labels has fewer
 _MAX_TAGS = 50_000  # of a config with its Repeater tags expanded; each takes some microseconds per click
+_MAX_REPEATED = 8 << 20  # characters of all attributes that Repeater tags make
+_MAX_ALL_LABELS = 100_000  # of all tags, those from the task's data included
+_MAX_PAIRS = 40_000  # of a tag for clicks and a tag for masks
 _MAX_NESTED = 8  # Repeater tags inside each other
 _MAX_LABELS = 10_000  # of one tag, from the task's data
 
@@ -145,6 +149,8 @@ def check_labeling_config(config: LabelingConfig) -> None:
             "the labeling config has no KeyPointLabels tag: clicks need "
             '<KeyPointLabels name="click" toName="image" smart="true">'
         )
+    if len(prompts) * len(config.controls) > _MAX_PAIRS:
+        raise ConfigError(f"the labeling config has {len(config.controls)} control tags, which are too many")
     smart = [control for control in prompts if control.smart]
     if not smart:
         raise ConfigError(f'the {prompts[0].title} lacks the attribute smart="true"')
@@ -261,9 +267,9 @@ class _MaskLabels:
         in_any_case = [tuple(name.casefold() for name in names) for names in read]
         for known, called in ((stored, [(label,) for label in labels]), (shown, read), (folded, in_any_case)):
             for tag, by_name in zip(self._tags, known, strict=True):
-                found = [next((by_name[name] for name in names if name in by_name), None) for names in called]
-                if None not in found:
-                    return tag, tuple(dict.fromkeys(label for label in found if label is not None))
+                found = _stored_labels(by_name, called)
+                if found is not None:
+                    return tag, found
         for tag in self._tags:
             if tag.any_label:
                 return tag, tuple(labels)
@@ -288,6 +294,17 @@ class _MaskLabels:
             f'no tag for masks with toName="{self._image}" has the label {wanted}; there are: {have}. Give one of '
             f"them the labels of the {self._prompt.title}"
         )
+
+
+def _stored_labels(by_name: Mapping[str, str], called: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+    """The stored label of each that is called by one of some names; None where one of them has none."""
+    found: dict[str, None] = {}
+    for names in called:
+        label = next((by_name[name] for name in names if name in by_name), None)
+        if label is None:
+            return None
+        found[label] = None
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -316,6 +333,7 @@ def _read(root: Element, data: Mapping[str, Any] | None) -> LabelingConfig:
     controls: dict[str, Control] = {}
     others: dict[str, str] = {}
     depends = any(tag.kind == "repeater" for tag in tags)
+    labels_of, num_labels = cache(partial(_labels_of, data=data or {})), 0
     for tag in tags:
         name, attributes = tag.attributes.get("name", ""), tag.attributes
         if not name:
@@ -325,24 +343,26 @@ def _read(root: Element, data: Mapping[str, Any] | None) -> LabelingConfig:
         elif tag.kind in _CONTROL_KINDS:
             is_open = attributes.get("value", "").startswith("$")
             depends = depends or is_open
-            controls[name] = _control(tag, name, attributes.get("toname") or only, data, is_open)
+            of_task = labels_of(attributes["value"]) if is_open and data is not None else ()
+            num_labels += len(tag.labels) + len(of_task)
+            if num_labels > _MAX_ALL_LABELS:
+                raise ConfigError(f"the tags of the labeling config have more than {_MAX_ALL_LABELS} labels together")
+            any_label = is_open and data is None
+            controls[name] = _control(tag, name, attributes.get("toname") or only, (*tag.labels, *of_task), any_label)
         else:
             others[name] = tag.kind
     return LabelingConfig(images, controls, others, root if depends and data is None else None)
 
 
-def _control(tag: _Tag, name: str, to_name: str, data: Mapping[str, Any] | None, is_open: bool) -> Control:
+def _control(tag: _Tag, name: str, to_name: str, choices: tuple[Label, ...], any_label: bool) -> Control:
     attributes = tag.attributes
-    choices = [*tag.labels]
-    if is_open and data is not None:
-        choices += _labels_of(attributes["value"], data)
     return Control(
         kind=tag.kind,
         name=name,
         to_names=tuple(part.strip() for part in to_name.split(",")),
-        choices=tuple(choices),
+        choices=choices,
         smart=_is_smart(tag.kind, attributes),
-        any_label=not choices or (is_open and data is None),
+        any_label=any_label or not choices,
         allow_empty=attributes.get("allowempty", "").lower() == "true",
     )
 
@@ -355,13 +375,13 @@ def _is_smart(kind: str, attributes: Mapping[str, str]) -> bool:
     return "true" in (attributes.get("smart", "").lower(), attributes.get("smartonly", "").lower())
 
 
-def _labels_of(expression: str, data: Mapping[str, Any]) -> list[Label]:
+def _labels_of(expression: str, data: Mapping[str, Any]) -> tuple[Label, ...]:
     """The labels that a task's data list for a tag: objects with a value, possibly with nested ones."""
     found: list[Label] = []
     try:
         waiting = [evaluate(expression, data)]
     except MissingValueError:
-        return found
+        return ()
     while waiting:
         listed = waiting.pop()
         for item in listed if isinstance(listed, list) else ():
@@ -373,14 +393,14 @@ def _labels_of(expression: str, data: Mapping[str, Any]) -> list[Label]:
             waiting.append(item.get("children"))
             if len(found) > _MAX_LABELS:
                 raise ConfigError(f"the task's data list more labels for a tag than the {_MAX_LABELS} that are allowed")
-    return found
+    return tuple(found)
 
 
 def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
     """All tags in document order. Without `data` a `Repeater` is a tag like others; with them its content comes once
     for each item of its list."""
     waiting: list[tuple[Element, _Turn, list[Label]]] = [(root, _Turn(), [])]
-    num_repeated = 0
+    num_repeated = num_characters = 0
     while waiting:
         element, turn, labels = waiting.pop()
         kind, attributes = element.tag.lower(), _attributes(element, turn)
@@ -393,9 +413,11 @@ def _tags(root: Element, data: Mapping[str, Any] | None) -> Iterator[_Tag]:
             turns = _turns(attributes, turn, data)
         if turn.flags or len(turns) > 1:
             num_repeated += len(turns) * (1 + len(element))
-        if num_repeated > _MAX_TAGS:
+            num_characters += sum(map(len, attributes.values()))
+        if num_repeated > _MAX_TAGS or num_characters > _MAX_REPEATED:
             raise ConfigError(
-                f"the Repeater tags of the labeling config create more than {_MAX_TAGS} tags for this task"
+                f"the Repeater tags of the labeling config create more than {_MAX_TAGS} tags, or "
+                f"{_MAX_REPEATED >> 20} MB of attributes, for this task"
             )
         waiting.extend((child, inner, labels) for inner in reversed(turns) for child in reversed(element))
         yield _Tag(kind, attributes, labels)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, Any]
 _MAX_ITEMS = 10_000  # of a context: the clicks on one object, and few others
+_MAX_LABELS = 1000  # of a click
 _LONGEST_NAME = 200  # of what is remembered or logged; Label Studio's have 10
 
 KEYPOINT, RECTANGLE, BRUSH = "keypointlabels", "rectanglelabels", "brushlabels"
@@ -471,6 +472,8 @@ def _labels(item: Json) -> tuple[str, ...]:
     """All labels of a click, in order."""
     labels = item["value"][item["type"]]
     labels = labels if isinstance(labels, list) else [labels]
+    if len(labels) > _MAX_LABELS:
+        raise ProtocolError(f"a {item['type']} item has {len(labels)} labels, more than {_MAX_LABELS:,}")
     if not all(isinstance(label, str) for label in labels):
         raise ProtocolError(f'the labels in "value.{item["type"]}" of a {item["type"]} item must be texts')
     return tuple(labels)

@@ -784,6 +784,10 @@ def test_clicks_and_pixels_have_limits(client: FlaskClient) -> None:
     body["params"]["context"]["result"] = [click | {"id": str(n)} for n in range(10_001)]
     answer = client.post("/predict", json=body)
     assert (answer.status_code, "has 10001 items" in answer.json["error"]) == (400, True)
+    labels = {click["type"]: ["a"] * 1001}
+    body["params"]["context"]["result"] = [click | {"value": click["value"] | labels}]
+    answer = client.post("/predict", json=body)
+    assert (answer.status_code, "has 1001 labels" in answer.json["error"]) == (400, True)
     body["params"]["context"]["result"] = [click | {"original_width": 2**31, "original_height": 2**31}]
     answer = client.post("/predict", json=body)
     assert (answer.status_code, "IMAGE_MAX_PIXELS" in answer.json["error"]) == (400, True)

@@ -224,7 +224,8 @@ def _annotated_objects(
 ) -> Iterator[AnnotatedObject]:
     """Regions joined to objects; those without an image go to `skipped`."""
     pieces: dict[str, list[Json]] = {}
-    for region_id, root in _roots({one: _parent(one, regions) for one in regions}).items():
+    shared = {region_id: _what_pieces_share(region) for region_id, region in regions.items()}
+    for region_id, root in _roots({one: _parent(one, regions, shared) for one in regions}).items():
         pieces.setdefault(root, []).append(regions[region_id])
     for region_id, members in pieces.items():
         first = regions[region_id]
@@ -235,12 +236,10 @@ def _annotated_objects(
             yield AnnotatedObject(region_id, _label(first), image, tuple(region_piece(one, rle_of) for one in members))
 
 
-def _parent(region_id: str, regions: Mapping[str, Json]) -> str | None:
-    """The region that a region is a further piece of."""
-    region = regions[region_id]
-    parent_id = _region_id(region.get("parentID"))
-    parent = regions.get(parent_id)
-    return parent_id if parent is not None and _what_pieces_share(parent) == _what_pieces_share(region) else None
+def _parent(region_id: str, regions: Mapping[str, Json], shared: Mapping[str, Any]) -> str | None:
+    """The region that a region is a further piece of; `shared`: what pieces share, by the region's id."""
+    parent_id = _region_id(regions[region_id].get("parentID"))
+    return parent_id if parent_id in regions and shared[parent_id] == shared[region_id] else None
 
 
 def _roots(parents: Mapping[str, str | None]) -> dict[str, str]:

@@ -541,6 +541,20 @@ def test_heavy_events_are_left_for_a_process_of_their_own(
     assert not store.is_behind()
 
 
+def test_an_event_of_many_annotations_is_heavy_before_it_is_read(
+    store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may expand a labeling config of tens of thousands of tags."""
+    body = saved(annotation(1, 5, [region("a", SHOWN)]))
+    body |= {"action": "ANNOTATIONS_CREATED", "annotation": [body["annotation"]] * 51}
+    with monkeypatch.context() as context:
+        context.setattr(store_module, "read_event", lambda *_: pytest.fail("it was read"))
+        tell(store, body)
+    assert store.backlog()["heavy"] == 1
+    assert store.apply_heavy() == 1
+    assert regions(store) == ["a"]
+
+
 def test_a_heavy_event_that_ends_its_process_is_set_aside(
     store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -136,3 +139,59 @@ def test_a_token_that_does_not_come_keeps_nobody_for_longer_than_one_try() -> No
         errors = [pool.submit(auth.header).exception() for _ in range(28)]
         assert {type(error) for error in errors} == {NoAnswerError}
     assert time.monotonic() - begin < 14  # half of what it would be, however busy the machine
+
+
+@contextmanager
+def answering(*pieces: bytes) -> Iterator[str]:
+    """A host that answers every request with these bytes, the last of them again and again; its address."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(1 << 16)
+            for piece in pieces:
+                connection.sendall(piece)
+            while True:
+                connection.sendall(pieces[-1])
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("key", [PERSONAL, LEGACY])
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" " * 65536),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(bytes(64 << 20)), b""),
+        (b"HTTP/1.1 100 Continue\r\n\r\n",),
+    ],
+    ids=["endless", "compressed", "continued"],
+)
+def test_an_answer_without_end_takes_neither_memory_nor_long(
+    monkeypatch: pytest.MonkeyPatch, pieces: tuple[bytes, ...], key: str
+) -> None:
+    monkeypatch.setattr("backend.label_studio.client._MAX_BYTES", 4 << 20)
+    with answering(*pieces) as url:
+        asked = LabelStudioApi(LabelStudioAuth(url, key, 2), 2)
+        begin = time.monotonic()
+        tracemalloc.start()
+        try:
+            with pytest.raises(ApiError, match="tried"):
+                asked.get("/api/projects/1/")
+            assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        finally:
+            tracemalloc.stop()
+        assert time.monotonic() - begin < 10
+
+
+def test_a_token_that_is_nested_without_end_is_just_wrong(label_studio: FakeLabelStudio) -> None:
+    claims = base64.urlsafe_b64encode(b"[" * 100_000).decode()
+    auth = LabelStudioAuth(label_studio.url, f"a.{claims}.c", 5)
+    assert auth.key_kind == "legacy token"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -370,3 +372,53 @@ def test_a_list_of_images_has_pages() -> None:
     assert not is_paged(config, "image", {"image": "/a.png"})
     assert not is_paged(config, "image", {"text": "none"})
     assert not is_paged(config, "other", {})
+
+
+@pytest.mark.parametrize(
+    ("xml", "data", "trouble"),
+    [
+        (
+            '<View><Repeater on="$a"><Image name="i{{idx}}" value="$%s{{idx}}"/></Repeater></View>' % ("x" * 100_000),
+            {"a": [0] * 5000},
+            "create more than",
+        ),
+        (
+            "<View>" + "".join(f'<BrushLabels name="b{n}" toName="i" value="$l"/>' for n in range(1000)) + "</View>",
+            {"l": [{"value": str(n)} for n in range(9000)]},
+            "labels together",
+        ),
+    ],
+    ids=["attributes", "labels"],
+)
+def test_no_task_makes_more_of_a_config_than_memory_holds(xml: str, data: dict[str, Any], trouble: str) -> None:
+    config = parse_labeling_config(xml)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=trouble):
+            config.for_task(data)
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_config_of_thousands_of_tags_is_refused_at_once() -> None:
+    tags = "".join(
+        f'<KeyPointLabels name="k{n}" toName="i" smart="true"/><BrushLabels name="b{n}" toName="i"/>'
+        for n in range(2000)
+    )
+    config = parse_labeling_config(f'<View><Image name="i" value="$image"/>{tags}</View>')
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match="4000 control tags, which are too many"):
+        check_labeling_config(config)
+    assert time.process_time() - begin < 1
+
+
+def test_labels_that_no_tag_has_are_not_all_looked_up() -> None:
+    tags = "".join(f'<BrushLabels name="b{n}" toName="i"><Label value="l{n}"/></BrushLabels>' for n in range(2000))
+    config = parse_labeling_config(
+        f'<View><Image name="i" value="$image"/><KeyPointLabels name="k" toName="i"/>{tags}</View>'
+    )
+    begin = time.process_time()
+    with pytest.raises(ConfigError, match="no tag for masks"):
+        choose_mask_tag(config, config.controls["k"], "i", [f"x{n}" for n in range(1000)])
+    assert time.process_time() - begin < 2
