@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from importlib.resources import files
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from skipclick.atomic_io import atomic_write
 from skipclick.config import ModelConfig
@@ -130,6 +132,19 @@ def build_model(config: ModelConfig, state: Mapping[str, Tensor], version: str) 
     return model.eval()
 
 
+class _ShapesAlone(TorchFunctionMode):
+    """Tensors are allocated and never filled. On the meta device there is nothing to fill, and the functions that would
+    do it import torch's compiler, which takes a second."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if re.fullmatch(r"[a-z]\w*[^_]_", func.__name__):  # in place, such as torch.nn.init.normal_
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if func in (torch.zeros, torch.ones) else func)(*args, **kwargs)
+
+
 def _expected_shapes(config: ModelConfig, max_layers: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a configuration's weights, found without allocating them: a file may claim any sizes."""
     depths = config.mixer_depth, getattr(config.backbone, "depth", 0)
@@ -137,5 +152,5 @@ def _expected_shapes(config: ModelConfig, max_layers: int) -> dict[str, tuple[in
         raise ValueError(
             f"weights do not fit the configuration: it has {max(depths)} layers, the file only {max_layers} tensors"
         )
-    with torch.device("meta"):
+    with torch.device("meta"), _ShapesAlone():
         return {key: tuple(tensor.shape) for key, tensor in SkipClick(config).state_dict().items()}

@@ -58,10 +58,8 @@ class EfficientNetLite(nn.Module):
         self.widths = tuple(size.widths[group] for group in _STAGES)
         for module in self.modules():
             if isinstance(module, _Convolution):
-                # TensorFlow's variance, 2 / fan_out. On the meta device, `normal_` would import torch's compiler.
                 fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
-                bound = math.sqrt(6 / fan_out)
-                nn.init.uniform_(module.weight, -bound, bound)
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))  # as in TensorFlow
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.bn1(self.conv_stem(image))
