@@ -102,7 +102,7 @@ lock: $(DEVELOPMENT)  ## pin what all environments and the image install anew, f
 
 audit: $(DEVELOPMENT)  ## look for known vulnerabilities in what the image installs
 	$(BIN)/python -m uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes \
-	    -r requirements/torch.txt -r requirements/server.txt
+	    -r requirements/torch.txt -r requirements/timm.txt -r requirements/server.txt
 
 clean:  ## remove caches and test output
 	rm -rf build e2e-output .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -111,7 +111,7 @@ clean:  ## remove caches and test output
 distclean: clean  ## remove the virtual environments too
 	rm -rf $(VENV) $(E2E_VENV)
 
-$(RUNTIME): requirements.txt requirements/torch.txt requirements/server.txt requirements/install.txt
+$(RUNTIME): requirements.txt requirements/torch.txt requirements/timm.txt requirements/server.txt requirements/install.txt
 $(BENCHMARK): requirements/bench.txt requirements/train.txt $(PACKAGE)
 $(DEVELOPMENT): requirements/dev.txt $(BENCHMARK)
 $(LABEL_STUDIO): requirements/e2e.txt requirements/install.txt

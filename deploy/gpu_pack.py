@@ -42,7 +42,7 @@ PYTHONPATH="$PWD:$PWD/site" exec python3 bench/gpu_check.py "$@"
 
 def locked() -> dict[str, str]:
     """By name: the entries of the lock files that are packed, with their hashes."""
-    found = [entries((LOCKS / f"{layer}.txt").read_text()) for layer in LAYERS]
+    found = [entries((LOCKS / f"{layer}.txt").read_text()) for layer in ("timm", *LAYERS)]
     by_name = {line.partition("==")[0]: entry for layer in found for line, entry in layer.items()}
     return {name: by_name[name] for name in sorted(NEEDED.split())}
 

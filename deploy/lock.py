@@ -4,8 +4,9 @@ pyproject.toml says what is needed, the lock files what that means: every packag
 with its SHA-256, for Python 3.11 to 3.13. All environments that make builds, and the image, install from them and from
 nothing else, so a release made tomorrow changes nothing until `make lock` is run and its difference reviewed.
 
-The layers build on each other: each file holds what its layer adds and refers to the one before. torch and NVIDIA's
-libraries have a file of their own, because they are most of the image and seldom change.
+The layers build on each other: each file holds what its layer adds and refers to the one before. The server's is three
+files: torch and NVIDIA's libraries, which are most of the image and seldom change; timm, NumPy and what only they and
+torch need; and the rest, which is all that is installed into the image for CPUs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from skipclick.atomic_io import atomic_write
@@ -33,6 +35,8 @@ FIRST_LINES = {
     "bench": "-r train.txt\n",
     "dev": "-r bench.txt\n",
 }
+NOT_ON_CPU = ("torch", "torchvision", "timm", "numpy")
+"""Of what pyproject.toml asks for: what the image for CPUs has from Debian (torch and NumPy) or does without."""
 OF_TORCH = re.compile(r"(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==")
 
 
@@ -66,8 +70,19 @@ def entries(lock: str) -> dict[str, str]:
     return {entry.partition(" \\\n")[0]: entry for entry in found}
 
 
+def only_for(names: Iterable[str], entries: Mapping[str, str]) -> set[str]:
+    """The entries of these packages, and of those that nothing else needs, by their first lines."""
+    package = {line: line.partition("==")[0] for line in entries}
+    reasons = {line: re.findall(r"[^\s,]+", entry.partition("# via ")[2]) for line, entry in entries.items()}
+    needed = {package[line] for line in entries if "skipclick" in reasons[line]} - set(names)
+    while more := {package[line] for line in entries if needed & set(reasons[line])} - needed - set(names):
+        needed |= more
+    return {line for line in entries if package[line] not in needed}
+
+
 def layered(locks: dict[str, str]) -> dict[str, str]:
-    """The text of each layer's file, and of `torch`, from the complete locks of the layers in their order."""
+    """The text of each layer's file, and of `torch` and `timm`, from the complete locks of the layers in their
+    order."""
     texts: dict[str, str] = {}
     before: set[str] = set()
     for layer, lock in locks.items():
@@ -76,6 +91,9 @@ def layered(locks: dict[str, str]) -> dict[str, str]:
         of_torch = [line for line in added if OF_TORCH.match(line)]
         if of_torch:
             texts["torch"] = texts.get("torch", "") + "".join(added.pop(line) for line in of_torch)
+        if layer == "server":
+            of_timm = only_for(NOT_ON_CPU, entries(lock))
+            texts["timm"] = "".join(added.pop(line) for line in list(added) if line in of_timm)
         texts[layer] = FIRST_LINES.get(layer, "") + "".join(added.values())
     return texts
 

@@ -16,8 +16,14 @@ from backend.settings import Settings, revealed
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, GPU = ROOT / "docker-compose.yml", ROOT / "docker-compose.gpu.yml"
-CVAT = ROOT / "deploy" / "compose.cvat.yaml"
-SECRETS = {"SKIPCLICK": "/skipclick", "LABEL_STUDIO_TOKEN": "0123456789abcdef", "LABEL_STUDIO_PASSWORD": "password"}
+CVAT, SCALE = ROOT / "deploy" / "compose.cvat.yaml", ROOT / "deploy" / "compose.scale.yaml"
+SECRETS = {
+    "SKIPCLICK": "/skipclick",
+    "LABEL_STUDIO_URL": "http://studio",
+    "LABEL_STUDIO_API_KEY": "key",
+    "LABEL_STUDIO_TOKEN": "0123456789abcdef",
+    "LABEL_STUDIO_PASSWORD": "password",
+}
 
 
 def services(path: Path) -> dict[str, Any]:
@@ -56,9 +62,11 @@ def test_the_backend_is_shut_in() -> None:
     assert backend["ports"] == ["127.0.0.1:9090:9090"]
 
 
-def test_the_gpu_file_adds_a_gpu_and_nothing_else() -> None:
+def test_the_gpu_file_adds_a_gpu_and_the_full_image_and_nothing_else() -> None:
     (name, backend), *others = services(GPU).items()
     assert (name, others) == ("backend", [])
+    assert set(backend) == {"build", "image", "environment", "deploy"}
+    assert (backend["build"]["target"], backend["image"]) == ("full", "skipclick")
     (device,) = backend["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
     both = services(CPU)["backend"]["environment"] | backend["environment"]
@@ -81,6 +89,13 @@ def test_both_services_of_cvat_call_this_server_and_nobody_else_does() -> None:
             "CVAT_NUCLIO_PORT": str(settings.port),
             "CVAT_NUCLIO_INVOKE_METHOD": "dashboard",
         }
+
+
+@pytest.mark.parametrize(("path", "name"), [(CPU, "backend"), (CVAT, "skipclick"), (SCALE, "replica")])
+def test_the_small_image_is_used_where_no_gpu_is_asked_for(path: Path, name: str) -> None:
+    service = services(path)[name]
+    assert (service["build"]["target"], service["image"]) == ("cpu", "skipclick:cpu")
+    assert "cpu" in re.findall(r"^FROM .* AS (\w+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("files", [(CPU,), (CPU, GPU)], ids=["cpu", "gpu"])

@@ -138,24 +138,42 @@ def test_a_lock_file_is_sorted_pins_with_hashes_and_their_reason(path: Path) -> 
 
 def test_torch_has_a_lock_of_its_own() -> None:
     """Together with the server's it is what requirements.txt names, and the image installs."""
-    torch, server = (locked([path]) for path in LAYERS["server"])
+    torch, *others = (locked([path]) for path in LAYERS["server"])
     assert {"torch", "torchvision", "triton"} <= torch.keys()
-    assert not server.keys() & torch.keys()
+    assert not any(other.keys() & torch.keys() for other in others)
     assert all(lock.OF_TORCH.match(f"{name}==") for name in torch)
     lines = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
     assert lines == [f"-r {path.relative_to(ROOT)}" for path in LAYERS["server"]]
 
 
+def test_the_image_for_cpus_installs_all_that_needs_neither_torch_nor_timm() -> None:
+    """Debian has the rest: torch and NumPy, and what they need."""
+    own = locked([LOCKS / "server.txt"])
+    elsewhere = locked([LOCKS / "torch.txt", LOCKS / "timm.txt"]).keys()
+    assert not own.keys() & elsewhere
+    wanted = [one for one in asked_for("server") if one.name not in lock.NOT_ON_CPU]
+    found = {canonicalize_name(one.name) for one in closure(wanted, own)} - set(lock.NOT_ON_CPU)
+    assert own.keys() == found, RENEW
+
+
 FLASK = "flask==1 \\\n    --hash=sha256:aa\n    # via skipclick (pyproject.toml)\n"
 NVIDIA = "nvidia-nccl-cu13==2 \\\n    --hash=sha256:bb \\\n    --hash=sha256:cc\n    # via torch\n"
+TIMM = (
+    "hub==3 \\\n    --hash=sha256:ee\n    # via timm\n"
+    "timm==5 \\\n    --hash=sha256:ff\n    # via skipclick (pyproject.toml)\n"
+    "yaml==6 \\\n    --hash=sha256:00\n    # via hub, timm\n"
+)
+JINJA = "jinja2==7 \\\n    --hash=sha256:11\n    # via flask, hub\n"
 PYTEST = "pytest==4 \\\n    --hash=sha256:dd\n    # via skipclick (pyproject.toml)\n"
 
 
 def test_a_layer_s_file_holds_what_it_adds() -> None:
     other_marker = FLASK.replace("flask==1", "flask==1 ; sys_platform == 'linux'")
-    assert lock.layered({"server": other_marker + NVIDIA, "dev": FLASK + NVIDIA + PYTEST}) == {
+    server, dev = TIMM + other_marker + JINJA + NVIDIA, TIMM + FLASK + JINJA + NVIDIA + PYTEST
+    assert lock.layered({"server": server, "dev": dev}) == {
         "torch": NVIDIA,
-        "server": other_marker,
+        "timm": TIMM,
+        "server": other_marker + JINJA,
         "dev": "-r bench.txt\n" + FLASK + PYTEST,
     }
 

@@ -35,13 +35,13 @@ def main() -> None:
     url = sys.argv[1]
     answers = {
         "health": _await(f"{url}/health", patience=60),
-        "ready": _await(f"{url}/ready", patience=120),
+        "ready": _await(f"{url}/ready", patience=300),
         "setup": _ask(
             f"{url}/setup", {"project": "1.1", "schema": LABELING_CONFIG, "hostname": "http://localhost:8080"}
         ),
         "predict": _ask(f"{url}/predict", click_body()),
         "webhook": _ask(f"{url}/webhook", {"action": "START_TRAINING", "project": {"id": 1}}),
-        "training": _ended_training(f"{url}/training?project=1", patience=120),
+        "training": _ended_training(f"{url}/training?project=1", patience=300),
     }
     print(json.dumps(answers))
 

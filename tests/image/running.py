@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .storage import IMAGE, ROOT, Storage, descendants
+from .storage import ROOT, Image, Storage, descendants
 
 _DRIVE = Path(__file__).with_name("drive.py")
 
@@ -64,7 +64,7 @@ class Running:
 
     def _inside(self, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", f"--net=/proc/{self.main}/ns/net"] if self.own_network else []
-        done = subprocess.run([*enter, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=300)
+        done = subprocess.run([*enter, *command], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=900)
         assert done.returncode == 0, f"the backend was not reached; its log:\n{self.log.read_text()}"
         return done
 
@@ -75,10 +75,10 @@ def command_of(config: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def started(store: Storage, log: Path, port: int) -> Iterator[Running]:
+def started(store: Storage, image: Image, log: Path, port: int) -> Iterator[Running]:
     """The image's command under `buildah run`, which shares this machine's network."""
-    command = command_of(store.image_config(IMAGE))
-    with store.container(IMAGE) as container:
+    command = command_of(store.image_config(image.name))
+    with store.container(image.name) as container:
         run = store.command("run", "--isolation", "chroot", "--env", f"PORT={port}", container, "--", *command)
         with _process(run, log, {}) as process:
             main = _find(process, command, log)
@@ -86,12 +86,12 @@ def started(store: Storage, log: Path, port: int) -> Iterator[Running]:
 
 
 @contextmanager
-def sealed(store: Storage, log: Path, data: Path) -> Iterator[Running]:
+def sealed(store: Storage, image: Image, log: Path, data: Path) -> Iterator[Running]:
     """The image's command as process 1, not as root, without a network, its root file system read-only."""
-    config = store.image_config(IMAGE)
+    config = store.image_config(image.name)
     command = command_of(config)
     line = f"cd {shlex.quote(config['WorkingDir'])} && exec env {shlex.join([*config['Env'], *command])}"
-    with store.container(IMAGE) as container:
+    with store.container(image.name) as container:
         place = {"ROOTFS": store.buildah("mount", container), "DATA": str(data)}
         place |= {"USER_AND_GROUP": config["User"], "COMMAND": line, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         alone = ["unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]

@@ -16,10 +16,31 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-BASE, IMAGE = "localhost/debian-python", "localhost/skipclick"
 
-_SUITE = "bookworm"  # Python 3.11, as in the Dockerfile's own base image
-_PACKAGES = "python3,python3-venv,python3-pip,ca-certificates"
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """An image of Debian's packages in the place of a base image that the Dockerfile names."""
+
+    name: str
+    argument: str  # of the Dockerfile, in whose place it comes
+    suite: str
+    packages: str  # beyond what each Debian has
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that the Dockerfile makes."""
+
+    name: str
+    target: str
+    base: Base
+
+
+_PYTHON_311 = Base("localhost/debian-12", "BASE_IMAGE", "bookworm", "python3,python3-venv,python3-pip,ca-certificates")
+_DEBIAN_13 = Base("localhost/debian-13", "CPU_BASE_IMAGE", "trixie", "ca-certificates")
+FULL = Image("localhost/skipclick", "full", _PYTHON_311)
+CPU = Image("localhost/skipclick-cpu", "cpu", _DEBIAN_13)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +120,29 @@ def _overlay_works(folder: Path) -> bool:
     return done.returncode == 0
 
 
-def build_base(store: Storage) -> None:
-    """An image like the Dockerfile's base, from Debian's packages: Python, pip and certificates."""
+def build_base(store: Storage, base: Base) -> None:
+    """An image like the Dockerfile's base, from Debian's packages, as slim as that."""
     container = store.buildah("from", "scratch")
     top = Path(store.buildah("mount", container))
-    subprocess.run(["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", _SUITE, top], check=True)
-    for leftover in ("var/cache/apt/archives", "var/lib/apt/lists"):
+    subprocess.run(["debootstrap", "--variant=minbase", f"--include={base.packages}", base.suite, top], check=True)
+    for leftover in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(top / leftover)
     store.buildah("umount", container)
-    store.buildah("commit", "--quiet", container, BASE)
+    store.buildah("commit", "--quiet", container, base.name)
     store.buildah("rm", container)
 
 
-def build_image(store: Storage) -> None:
-    """The Dockerfile on that base, with this machine's way to the package index lent to the build and not kept.
+def build_image(store: Storage, image: Image) -> None:
+    """A target of the Dockerfile on its base, with this machine's way to the package index lent to the build only.
 
     Its layers are kept apart only where they are overlays.
     """
     with tempfile.TemporaryDirectory(dir=store.folder) as folder:
         secrets = [f"--secret=id={name},src={path}" for name, path in _pip_secrets(Path(folder)).items()]
-        options = ["--isolation", "chroot", "--format", "docker", "--build-arg", f"BASE_IMAGE={BASE}"]
+        options = ["--isolation", "chroot", "--format", "docker", "--target", image.target]
+        options += ["--build-arg", f"{image.base.argument}={image.base.name}"]
         options += ["--layers"] if store.driver == "overlay" else []  # else each layer would copy all below it
-        subprocess.run(store.command("bud", *options, *secrets, "--tag", IMAGE, ROOT), check=True)
+        subprocess.run(store.command("bud", *options, *secrets, "--tag", image.name, ROOT), check=True)
 
 
 def _pip_secrets(folder: Path) -> dict[str, Path]:

@@ -19,7 +19,7 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = ROOT / "requirements"
 INSTALL = LOCKS / "install.txt"
 LAYERS = {
-    "server": [LOCKS / "torch.txt", LOCKS / "server.txt"],
+    "server": [LOCKS / "torch.txt", LOCKS / "timm.txt", LOCKS / "server.txt"],
     "train": [LOCKS / "train.txt"],
     "bench": [LOCKS / "bench.txt"],
     "dev": [LOCKS / "dev.txt"],
