@@ -50,6 +50,7 @@ _PATIENCE = 5.0  # seconds to wait for another process's transaction, each of wh
 _SHORT_PATIENCE = 1.0  # seconds for the same, while an annotator waits
 _WRITERS_PATIENCE = 600.0  # seconds to wait for another process that applies events; a heavy one takes long
 _LIGHT_BYTES = 1 << 20  # of an event's body; parsing takes up to 45 times as much memory
+_LIGHT_DELETIONS = 1000  # annotations and tasks that an event deletes
 _LIGHT_MASKS = 50  # of an event: each takes a millisecond at least
 _LIGHT_PIXELS = 20_000_000  # of all masks of an event together; decoding them takes a tenth of a second
 _MAX_TRIES = 5  # after which an event is set aside: each time the process ended while it was applied
@@ -66,6 +67,7 @@ CREATE TABLE IF NOT EXISTS annotations(
     project INTEGER NOT NULL, annotation INTEGER NOT NULL, task INTEGER NOT NULL, updated_at TEXT NOT NULL,
     ground_truth INTEGER NOT NULL, deleted INTEGER NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL,
     annotator INTEGER, agreement REAL NOT NULL DEFAULT 0, PRIMARY KEY (project, annotation));
+CREATE INDEX IF NOT EXISTS annotations_of_tasks ON annotations(project, task);
 CREATE TABLE IF NOT EXISTS objects(
     id INTEGER PRIMARY KEY AUTOINCREMENT, project INTEGER NOT NULL, annotation INTEGER NOT NULL, region TEXT NOT NULL,
     label TEXT, image TEXT NOT NULL, height INTEGER NOT NULL, width INTEGER NOT NULL, digest TEXT NOT NULL,
@@ -665,7 +667,10 @@ def _event(body: Any, raw: bytes, project: int) -> Event:
 
 
 def _is_heavy(event: Event, max_pixels: int) -> bool:
-    """Whether an event has many or large masks to decode; those of more than `max_pixels` are not decoded."""
+    """Whether an event deletes much, or has many or large masks to decode; those of more than `max_pixels` are not
+    decoded."""
+    if len(event.deleted) + len(event.deleted_tasks) > _LIGHT_DELETIONS:
+        return True
     sizes = (piece.size[0] * piece.size[1] for one in event.saved for each in one.objects for piece in each.pieces)
     pixels = [size for size in sizes if size <= max_pixels]
     return len(pixels) > _LIGHT_MASKS or sum(pixels) > _LIGHT_PIXELS

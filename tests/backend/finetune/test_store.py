@@ -541,6 +541,15 @@ def test_heavy_events_are_left_for_a_process_of_their_own(
     assert not store.is_behind()
 
 
+@pytest.mark.parametrize(("action", "key"), [("ANNOTATIONS_DELETED", "annotations"), ("TASKS_DELETED", "tasks")])
+def test_an_event_that_deletes_much_is_heavy(store: AnnotationStore, action: str, key: str) -> None:
+    tell(store, saved(annotation(1, 5, [region("a", SHOWN)])))
+    tell(store, {"action": action, "project": {"id": 1}, key: [{"id": number} for number in range(1, 1002)]})
+    assert (store.backlog()["heavy"], regions(store)) == (1, ["a"])
+    assert store.apply_heavy() == 1
+    assert regions(store) == []
+
+
 def test_an_event_of_many_annotations_is_heavy_before_it_is_read(
     store: AnnotationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
