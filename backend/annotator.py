@@ -178,6 +178,7 @@ class Annotator:
         )  # requests by the features they wait for
         self._warming: set[str] = set()
         self._fetching = BoundedSemaphore(fetching)
+        self._fetching_again = BoundedSemaphore(max(1, fetching // 6))  # half of what is left beside `fetching`
         self._likely: dict[Hashable, Callable[[], object]] = {}  # encodes of crops to come, by object
         self._encoded: Counter[str] = Counter()
         self._lock = Lock()
@@ -400,14 +401,17 @@ class Annotator:
         if not doubt and name is not None and self._features.peek(name) is not None:
             return self._see(head, place, image, stages, doubt)
         try:
-            with self._fetching_place():
+            with self._place(self._fetching):
                 return self._looks.get_or_make((place, doubt), lambda: self._see(head, place, image, stages, doubt))
         except NoPlaceError:
             name = self._images.recent(image, unconfirmed=True)
-            features = self._features.find(name) if name is not None else None
-            if name is None or features is None:
+            if name is None:
                 raise
-            return _Seen(name, features, is_fetched=True)  # the best that is known now
+            features = self._features.find(name)
+            if features is not None:
+                return _Seen(name, features, is_fetched=True)  # the best that is known now
+            with self._place(self._fetching_again):
+                return self._looks.get_or_make((place, doubt), lambda: self._see(head, place, image, stages, doubt))
 
     def _see(self, head: Head, place: str, image: ImageReference, stages: dict[str, float], doubt: bool) -> _Seen:
         begin = time.perf_counter()
@@ -488,20 +492,20 @@ class Annotator:
         return self._prepared(photo.head, key, key, self._features.get_or_make(key, make), stages)
 
     def _pixels(self, photo: _Photo) -> NDArray[np.uint8]:
-        with nullcontext() if self._photos.peek(photo.name) is not None else self._fetching_place():
+        with nullcontext() if self._photos.peek(photo.name) is not None else self._place(self._fetching_again):
             return self._photos.get_or_make(photo.name, lambda: self._images.pixels(photo.image, photo.name))
 
     @contextmanager
-    def _fetching_place(self) -> Iterator[None]:
+    def _place(self, places: BoundedSemaphore) -> Iterator[None]:
         """Holds one of the places for threads that wait for photos. Raises `NoPlaceError`."""
-        if not self._fetching.acquire(blocking=False):
+        if not places.acquire(blocking=False):
             raise NoPlaceError(
                 "too many requests are waiting for photos: a source is slow; try again, or raise THREADS"
             )
         try:
             yield
         finally:
-            self._fetching.release()
+            places.release()
 
     def _encode_ahead(self, photo: _Photo, clicks: tuple[Click, ...], state: ZoomState) -> None:
         """Start to encode the crop that the next click will probably need; it replaces one still queued for an earlier

@@ -220,8 +220,10 @@ def strange_files(server: Attacked, stop: threading.Event) -> Iterator[int]:
             for route in ("/status", "/metrics", "/training?project=1"):
                 yield http.get(server.url + route, timeout=30).status_code
             stop.wait(0.5)
-            with suppress(FileNotFoundError):  # the server has set it aside
-                path.unlink() if is_pipe else path.rmdir()
+            if path.is_fifo():  # else the server has set it aside, and may have a file of its own there
+                path.unlink()
+            elif path.is_dir():
+                path.rmdir()
 
 
 def forged_trainings(server: Attacked, stop: threading.Event) -> Iterator[int]:
