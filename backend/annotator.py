@@ -492,13 +492,15 @@ class Annotator:
         return self._prepared(photo.head, key, key, self._features.get_or_make(key, make), stages)
 
     def _pixels(self, photo: _Photo) -> NDArray[np.uint8]:
-        with nullcontext() if self._photos.peek(photo.name) is not None else self._place(self._fetching_again):
+        is_held = self._photos.peek(photo.name) is not None
+        with nullcontext() if is_held else self._place(self._fetching, self._fetching_again):
             return self._photos.get_or_make(photo.name, lambda: self._images.pixels(photo.image, photo.name))
 
     @contextmanager
-    def _place(self, places: BoundedSemaphore) -> Iterator[None]:
-        """Holds one of the places for threads that wait for photos. Raises `NoPlaceError`."""
-        if not places.acquire(blocking=False):
+    def _place(self, *kinds: BoundedSemaphore) -> Iterator[None]:
+        """Holds a place for a thread that waits for a photo, of the first kind that has one. Raises `NoPlaceError`."""
+        places = next((kind for kind in kinds if kind.acquire(blocking=False)), None)
+        if places is None:
             raise NoPlaceError(
                 "too many requests are waiting for photos: a source is slow; try again, or raise THREADS"
             )

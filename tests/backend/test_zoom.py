@@ -119,7 +119,11 @@ def make_annotator(predictor: Counting, images: Photos) -> Iterator[MakeAnnotato
     made: list[Annotator] = []
 
     def make(
-        feature_bytes: int = 1 << 30, memo_bytes: int = 1 << 30, photo_bytes: int = 1 << 30, batch: int = 1
+        feature_bytes: int = 1 << 30,
+        memo_bytes: int = 1 << 30,
+        photo_bytes: int = 1 << 30,
+        batch: int = 1,
+        fetching: int = 48,
     ) -> Annotator:
         features: SharedCache[ImageFeatures] = SharedCache("features", ByteLru(feature_bytes))
         made.append(
@@ -131,6 +135,7 @@ def make_annotator(predictor: Counting, images: Photos) -> Iterator[MakeAnnotato
                 memo_bytes=memo_bytes,
                 zoom=DEFAULT_RULE,
                 photo_bytes=photo_bytes,
+                fetching=fetching,
             )
         )
         return made[-1]
@@ -282,6 +287,27 @@ def test_a_photo_that_cannot_be_fetched_again_is_said_so_and_asked_for_again(
         asked(annotator, OBJECTS[0][:2])
     images.broken = False
     assert_serial(asked(annotator, OBJECTS[0][:2]), "plain", OBJECTS[0][:2])
+
+
+def test_crops_of_several_photos_that_were_not_kept_are_waited_for_at_once(
+    make_annotator: MakeAnnotator, images: Photos
+) -> None:
+    names, arrived, all_there = ["one", "two", "three", "four"], threading.Semaphore(0), threading.Event()
+
+    def pixels(reference: ImageReference, name: str) -> NDArray[np.uint8]:
+        arrived.release()
+        assert all_there.wait(60)
+        return pixels_of(name)
+
+    annotator, clicks = make_annotator(photo_bytes=1, fetching=6), OBJECTS[0][:2]
+    images.pixels = pixels  # type: ignore[method-assign]
+    with ThreadPoolExecutor(len(names)) as annotators:
+        answers = [annotators.submit(asked, annotator, clicks, name) for name in names]
+        for _ in names:
+            assert arrived.acquire(timeout=60)
+        all_there.set()
+        for answer in answers:
+            assert_serial(answer.result(), "mirrored", clicks)
 
 
 def test_a_photo_without_memory_is_an_overload(make_annotator: MakeAnnotator, images: Photos) -> None:
