@@ -37,7 +37,7 @@ from backend.finetune.versions import Version
 from backend.heads import Head, Heads, PredictorLike
 from backend.images.decode import DecodedImage
 from backend.images.loader import ImageSource
-from backend.prompts import Box, ImageReference, SmartClick, Start, StartMask
+from backend.prompts import Box, ImageReference, SmartClick, Start
 from skipclick.cache import ByteLru, CacheStats, SharedCache
 from skipclick.features import ImageFeatures
 from skipclick.masks import Box as View
@@ -54,6 +54,8 @@ from skipclick.zoom import (
     likely_view,
     local_side,
     predict_zoomed,
+    start_in_box,
+    start_zoomed,
     whole_view,
     zoom_request,
 )
@@ -607,31 +609,29 @@ class _Steps:
         """The request for the first click, which starts from what is known of the object before it."""
         if self.start is None:
             return self._request(clicks, None)
-        if isinstance(self.start, StartMask):
-            return self._request(clicks, self._start_state(self.start.mask, 1.0), self.start.mask)
-        area = self.start.area(self.photo.features.image_size)
-        nothing = np.zeros(area.shape, np.bool_)  # a box is no mask yet: its first answer is on the whole photo
-        return self._request(clicks, self._start_state(area, BOX_PROBABILITY), nothing, within=area)
+        is_box = isinstance(self.start, Box)
+        area = self.start.area(self.photo.features.image_size) if isinstance(self.start, Box) else self.start.mask
+        state = self.annotator._on_device(self._urgency, lambda: self._start_state(area, is_box))
+        return self._request(clicks, state, within=area if is_box else None)
 
-    def _start_state(self, area: NDArray[np.bool_], probability: float) -> torch.Tensor:
+    def _start_state(self, area: NDArray[np.bool_], is_box: bool) -> torch.Tensor | ZoomState:
         predictor = self.photo.head.predictor
-        return self.annotator._on_device(self._urgency, lambda: predictor.start_state(area, probability))
+        if self.annotator._zoom is None:
+            return predictor.start_state(area, BOX_PROBABILITY if is_box else 1.0)
+        start = start_in_box if is_box else start_zoomed
+        return start(cast(Predictor, predictor), area)
 
     def _request(
         self,
         clicks: tuple[Click, ...],
         state: torch.Tensor | ZoomState | None,
-        mask: NDArray[np.bool_] | None = None,
         within: NDArray[np.bool_] | None = None,
     ) -> ClickRequest | ZoomRequest:
-        """state: before the last click; `mask` goes with one that is no answer's."""
         features, zoom = self.photo.features, self.annotator._zoom
         if zoom is None:
             assert not isinstance(state, ZoomState)
             return ClickRequest(features, clicks, state, within)
-        if isinstance(state, torch.Tensor):
-            assert mask is not None
-            state = ZoomState(state, None, whole_view(features.image_size), BoxMask.of(mask), 1.0)
+        assert not isinstance(state, torch.Tensor)
         return zoom_request(features, clicks, state, self._crop, zoom, within)
 
     def _crop(self, view: View) -> ImageFeatures:

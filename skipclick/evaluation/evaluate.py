@@ -359,9 +359,10 @@ def _answers(
                 probabilities = model.click_batch(features, clicks, states)
             else:
                 probabilities = list(map(model.click, features, clicks, states))
-            for session, probability in zip(sessions, probabilities, strict=True):
-                if session.within is not None:
-                    probability *= session.within
+            probabilities = [
+                probability if one.within is None else probability * one.within
+                for one, probability in zip(sessions, probabilities, strict=True)
+            ]
             answers = [(probability > rules.threshold, probability) for probability in probabilities]
         return answers, milliseconds()
 
