@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.baselines.checkout import import_checkout, reading_checkpoint
 from skipclick import Click
 
 
@@ -74,20 +75,11 @@ class IsegmModel:
         self.side = side
         how = METHODS[method]
         self.version = f"{method}:{checkpoint}"
-        try:
-            utils, predictors, self._clicker = (
-                importlib.import_module(f"isegm.inference.{name}") for name in ("utils", "predictors", "clicker")
-            )
-        except ImportError as error:
-            raise ValueError(
-                f"{method} needs its authors' checkout on PYTHONPATH, see docs/baselines.md: {error}"
-            ) from error
+        names = (f"isegm.inference.{name}" for name in ("utils", "predictors", "clicker"))
+        utils, predictors, self._clicker = import_checkout(method, *names)
         older = {"eval_ritm": False} if "eval_ritm" in inspect.signature(utils.load_is_model).parameters else {}
-        try:
+        with reading_checkpoint(method, checkpoint):
             network = utils.load_is_model(checkpoint, self.device, **older)
-        except Exception as error:  # whatever another project's code raises
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"the checkout of {method} cannot read {checkpoint!r}: {reason}") from error
         size = (self.side, self.side)
         if how.resizes_positions:
             positions = importlib.import_module("isegm.model.modeling.pos_embed")

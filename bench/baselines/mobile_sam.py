@@ -6,7 +6,6 @@ photos and objects can take turns. It is clicked as the rest of SAM's family (`b
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.baselines.checkout import import_checkout, reading_checkpoint
 from skipclick import Click
 
 _PHOTO = ("features", "original_size", "input_size", "is_image_set")
@@ -42,17 +42,9 @@ class MobileSam:
         Raises:
             ValueError: the package is missing, or the checkpoint cannot be read by it.
         """
-        try:
-            package = importlib.import_module("mobile_sam")
-        except ImportError as error:
-            raise ValueError(
-                f"mobile-sam needs its authors' checkout on PYTHONPATH, see docs/baselines.md: {error}"
-            ) from error
-        try:
+        (package,) = import_checkout("mobile-sam", "mobile_sam")
+        with reading_checkpoint("mobile-sam", checkpoint):
             model = package.sam_model_registry["vit_t"](checkpoint=checkpoint)
-        except Exception as error:  # whatever another project's code raises
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"the checkout of mobile-sam cannot read {checkpoint!r}: {reason}") from error
         self._predictor = package.SamPredictor(model.eval().to(torch.device(device)))
         self._mask_feedback = mask_feedback
         self.version = f"mobile-sam:{checkpoint}" + ("" if mask_feedback else ", clicks alone")
